@@ -1,0 +1,223 @@
+"""
+The ``alexnet-export`` command: weights in, a verified model file out.
+
+Exit status: 0 when the file is there and verified, 1 when anything stopped it (no file is left
+behind), 2 when the command line itself is wrong.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from model_export.errors import ExportError, WeightsUnusable
+
+if TYPE_CHECKING:
+    from model_export.alexnet import AlexNet
+    from model_export.export import Record
+    from model_export.variants import Variant
+    from model_export.verify import Agreement
+
+# The names of the tables' rows, for the help; torch takes seconds to import, so the tables
+# themselves are read only when there is work.  A test holds the two together.
+VariantName = enum.StrEnum("VariantName", ["owt", "paper", "caffe", "d2l"])
+PrecisionName = enum.StrEnum("PrecisionName", ["fp32", "fp16", "int8", "int8w"])
+
+app = typer.Typer(add_completion=False)
+console = Console()
+
+
+@app.command()
+def export(
+    variant: Annotated[VariantName, typer.Option(help="Which of the networks called AlexNet.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Your .pth, .safetensors or .onnx; without it the published weights."),
+    ] = None,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="fp16 is for GPUs, int8 for CPUs, int8w a small file.")
+    ] = PrecisionName("fp32"),
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="One class name per line, or CSV: wordnet_id,name. Default: ImageNet."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path(
+        "alexnet.onnx"
+    ),
+    name: Annotated[str, typer.Option(help="The model's name in the service's answers.")] = (
+        "alexnet"
+    ),
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="A folder of pictures to calibrate int8 and verify on."),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="JSON with what is known of the weights: name, licence, accuracy."),
+    ] = None,
+) -> None:
+    """Export a PyTorch-trained AlexNet to the one ONNX file that the service runs."""
+    try:
+        _require()
+        _export(
+            variant.value, weights, precision.value, labels, output, name, pictures, record
+        )
+    except ExportError as error:
+        Console(stderr=True, soft_wrap=True).print(f"alexnet-export: {error}", markup=False)
+        raise typer.Exit(1) from error
+
+
+def _require() -> None:
+    """Say which extra is missing, rather than how an import failed."""
+    for package, extra in (("torch", "export"), ("onnx", "export"), ("onnxruntime", "cpu")):
+        if importlib.util.find_spec(package) is None:
+            raise ExportError(
+                f"{package} is not installed; exporting needs "
+                f"pip install 'alexnet-service[{extra if extra == 'export' else 'export,cpu'}]'"
+            )
+
+
+def _export(
+    variant_name: str,
+    weights: Path | None,
+    precision: str,
+    labels_file: Path | None,
+    output: Path,
+    name: str,
+    folder: Path | None,
+    record_file: Path | None,
+) -> None:
+    from model_export import checkpoints, export, verify
+    from model_export.variants import VARIANTS
+
+    variant = VARIANTS[variant_name]
+    with console.status("reading the weights") as status:
+        path = weights or _published(variant)
+        network = checkpoints.build(variant, checkpoints.read(path), source=path.name)
+        classes = network.classifier[-1].bias.shape[0]
+        labels = _labels(labels_file, classes)
+        record = _record(record_file, path, name, variant)
+        real = verify.load_pictures(folder)
+        status.update("building the graph")
+        model = export.build_model(network, variant, precision=precision, calibration=real)
+        export.describe(
+            model,
+            variant=variant,
+            precision=precision,
+            labels=labels,
+            record=record,
+            picture=real[len(real) // 2],
+        )
+        try:
+            status.update("writing the file")
+            export.write(model, output)
+            status.update("verifying the file against PyTorch")
+            agreements = verify.verify(
+                verify.read_back(output),
+                network,
+                side=variant.side,
+                normalisation=export.normalisation_of(network, variant),
+                precision=precision,
+                pictures=real,
+            )
+        except OSError as error:
+            raise ExportError(
+                f"{output} cannot be written ({error.strerror}); choose another place with -o"
+            ) from error
+        except BaseException:
+            output.unlink(missing_ok=True)
+            raise
+    _summary(output, variant, precision, network, agreements, len(real))
+
+
+def _published(variant: Variant) -> Path:
+    from model_export import checkpoints
+
+    if variant.weights is None:
+        raise WeightsUnusable(
+            f"nobody has published weights of {variant.name}; give your own with --weights PATH"
+        )
+    return checkpoints.fetch(variant.weights)
+
+
+def _labels(file: Path | None, classes: int) -> list[tuple[str | None, str]]:
+    from model_export import export
+
+    if file is not None:
+        return export.read_labels(file, classes)
+    labels = export.imagenet_labels()
+    if len(labels) != classes:
+        raise ExportError(
+            f"the network has {classes} classes, not ImageNet's {len(labels)}; "
+            "name them with --labels FILE, one per line"
+        )
+    return labels
+
+
+def _record(file: Path | None, path: Path, name: str, variant: Variant) -> Record:
+    """What is known of the weights: told by --record, or by the variant's row when they are its
+    published ones; else only their name and checksum."""
+    from model_export import checkpoints
+    from model_export.export import Record
+
+    sha256 = checkpoints.sha256(path)
+    weights: dict[str, object] = {"name": path.name, "sha256": sha256, "licence": "unknown"}
+    if file is not None:
+        try:
+            told = json.loads(file.read_text("utf-8"))
+            return Record(name, {**weights, **told["weights"]}, told["accuracy"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ExportError(
+                f"{file} is not a record; it is JSON with the keys weights and accuracy"
+            ) from error
+    row = variant.weights
+    if row is not None and sha256.startswith(row.sha256):
+        told_weights = {"name": row.name, "licence": row.licence, "url": row.url}
+        return Record(name, {**weights, **told_weights}, row.accuracy)
+    return Record(name, weights, [])
+
+
+def _summary(
+    output: Path,
+    variant: Variant,
+    precision: str,
+    network: AlexNet,
+    agreements: list[Agreement],
+    pictures: int,
+) -> None:
+    parameters = sum(p.numel() for p in network.parameters())
+    console.print(
+        f"{output}: {variant.name}, {precision}, {parameters:,} parameters, "
+        f"{output.stat().st_size / 1e6:.1f} MB",
+        soft_wrap=True,
+    )
+    table = Table(title=f"against PyTorch in fp32, {pictures} real pictures and 7 random ones")
+    for column in ("crops", "same best class", "same best five", "largest difference", "mean"):
+        table.add_column(column, justify="left" if column == "crops" else "right")
+    for row in agreements:
+        table.add_row(
+            row.crops,
+            f"{row.top1:.1%}",
+            f"{row.top5:.1%}",
+            f"{row.largest_difference:.1e}",
+            f"{row.mean_distance:.1e}",
+        )
+    console.print(table)
+    console.print(f"try it: alexnet serve --model {output}", soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of ``alexnet-export`` and ``python -m model_export``."""
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

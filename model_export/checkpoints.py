@@ -1,0 +1,246 @@
+"""
+A checkpoint -> a state dict of float32 tensors under our names, or an error that names the key.
+
+Read are ``.pth``/``.pt`` (as plain tensors only: ``weights_only=True``), ``.safetensors`` and
+``.onnx``, our own exports of any precision included.  Without a path the variant's published
+weights are fetched into the user's cache, resumed where an earlier attempt stopped, and checked
+against their SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import onnx
+import platformdirs
+import safetensors
+import safetensors.torch
+import torch
+from onnx import numpy_helper
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from torch import Tensor
+
+from model_export.alexnet import AlexNet, Ranks
+from model_export.errors import WeightsUnusable
+from model_export.variants import Variant, Weights
+
+StateDict = dict[str, Tensor]
+CHUNK = 1 << 20  # bytes
+LAST_BIAS = "classifier.6.bias"  # fc8 stands at this place in every variant
+
+
+def read(path: Path) -> StateDict:
+    """Read the tensors of a checkpoint file, under the names that the file gives them."""
+    if not path.is_file():
+        raise WeightsUnusable(f"there is no weights file at {path}; check --weights")
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise WeightsUnusable(
+            f"{path.name}: {path.suffix or 'no ending'} is not a kind of weights file that is "
+            f"read here; convert it to one of {', '.join(sorted(READERS))}"
+        )
+    return reader(path)
+
+
+def build(variant: Variant, state: Mapping[str, Tensor], *, source: str) -> AlexNet:
+    """The network that ``state`` describes, with its weights in it, in evaluation mode.
+
+    The number of classes, of input planes and the ranks of the fully connected layers are read
+    off the tensors' shapes.  Raises WeightsUnusable naming every key that does not fit.
+    """
+    state = {variant.rename(_unwrapped(key)): tensor for key, tensor in state.items()}
+    network = variant.build(_classes(variant, state, source), _planes(state), _ranks(state))
+    expected = network.state_dict()
+    problems = [
+        *(f"{key} is missing" for key in expected if key not in state),
+        *(f"{key} is not part of {variant.name}" for key in state if key not in expected),
+        *(
+            f"{key} is {tuple(state[key].shape)} and should be {tuple(tensor.shape)}"
+            for key, tensor in expected.items()
+            if key in state and state[key].shape != tensor.shape
+        ),
+        *(
+            f"{key} holds NaN or infinite values"
+            for key in expected
+            if key in state and not torch.isfinite(state[key].float()).all()
+        ),
+    ]
+    if problems:
+        more = f", and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise WeightsUnusable(
+            f"{source} does not fit the variant {variant.name}: {'; '.join(problems[:6])}{more}. "
+            "Choose another --variant, or other weights with --weights PATH"
+        )
+    network.load_state_dict({key: state[key].float() for key in expected})
+    return network.eval()
+
+
+def fetch(weights: Weights, *, folder: Path | None = None) -> Path:
+    """The published weights as a verified file in the user's cache; fetched if need be."""
+    folder = folder or platformdirs.user_cache_path("alexnet-service")
+    path = folder / weights.name
+    if path.is_file() and sha256(path).startswith(weights.sha256):
+        return path
+    part = path.with_name(path.name + ".part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _download(weights.url, part)
+    except (httpx2.HTTPError, OSError) as error:
+        raise WeightsUnusable(
+            f"{weights.url} could not be fetched ({error or type(error).__name__}); run again to "
+            f"resume, or fetch it elsewhere and give the file with --weights PATH"
+        ) from error
+    found = sha256(part)
+    if not found.startswith(weights.sha256):
+        part.unlink()
+        raise WeightsUnusable(
+            f"{weights.url} arrived damaged: its SHA-256 is {found}, not {weights.sha256}...; "
+            "the download was deleted, run again, or give another copy with --weights PATH"
+        )
+    os.replace(part, path)
+    return path
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(url: str, part: Path) -> None:
+    """Append what is missing of ``url`` to ``part``; a server that cannot resume sends it all."""
+    have = part.stat().st_size if part.is_file() else 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with (
+        httpx2.stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as answer,
+        Progress(*columns, transient=True) as progress,
+    ):
+        if answer.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # the part is as long as the file: the checksum decides
+        answer.raise_for_status()
+        resumed = answer.status_code == httpx2.codes.PARTIAL_CONTENT
+        rest = answer.headers.get("Content-Length")
+        start = have if resumed else 0
+        task = progress.add_task(
+            part.stem, completed=start, total=start + int(rest) if rest else None
+        )
+        with part.open("ab" if resumed else "wb") as file:
+            for chunk in answer.iter_bytes(CHUNK):
+                file.write(chunk)
+                progress.advance(task, len(chunk))
+
+
+def _read_pth(path: Path) -> StateDict:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise WeightsUnusable(
+            f"{path.name} cannot be read as a PyTorch checkpoint of plain tensors: it is damaged, "
+            "or holds more than tensors; save it again with torch.save(model.state_dict(), PATH)"
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsUnusable(f"{path.name} holds no state dict; save model.state_dict() into it")
+    strange = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise WeightsUnusable(
+            f"{path.name}: {strange[0]} is not a tensor; save model.state_dict() alone"
+        )
+    return dict(content)
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsUnusable(
+            f"{path.name} is not a whole safetensors file ({error}); fetch or save it again"
+        ) from error
+
+
+def _read_onnx(path: Path) -> StateDict:
+    """The weights of an ONNX file by their initialisers' names; 8-bit ones are multiplied out."""
+    try:
+        graph = onnx.load(path).graph
+    except Exception as error:  # protobuf's DecodeError has no public home
+        raise WeightsUnusable(
+            f"{path.name} is not a whole ONNX file; fetch or export it again"
+        ) from error
+    arrays = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    state = {}
+    for name, array in arrays.items():
+        if name.endswith("_quantized"):
+            base = name.removesuffix("_quantized")
+            scale = arrays.get(f"{base}_scale", arrays.get(f"{base}_quantized_scale"))
+            if scale is None:
+                raise WeightsUnusable(f"{path.name}: {name} has no scale; export the file again")
+            along = scale.reshape(-1, *[1] * (array.ndim - 1)) if scale.size > 1 else scale
+            array, name = array.astype(np.float32) * along, base
+        if _is_parameter(name):
+            state[name] = torch.from_numpy(np.array(array))
+    if not state:
+        raise WeightsUnusable(f"{path.name} holds no weights under names that are known here")
+    return state
+
+
+READERS: dict[str, Callable[[Path], StateDict]] = {
+    ".pth": _read_pth,
+    ".pt": _read_pth,
+    ".safetensors": _read_safetensors,
+    ".onnx": _read_onnx,
+}
+
+
+def _is_parameter(name: str) -> bool:
+    """Whether an initialiser is a weight, and not a scale, a shape or a constant of the graph."""
+    return name.endswith((".weight", ".bias", ".u", ".v", "_w_0", "_b_0"))
+
+
+def _unwrapped(key: str) -> str:
+    """``module.features.0.weight`` as DataParallel saves it -> ``features.0.weight``."""
+    return key.removeprefix("module.")
+
+
+def _classes(variant: Variant, state: Mapping[str, Tensor], source: str) -> int:
+    bias = state.get(LAST_BIAS)
+    if bias is None or bias.ndim != 1:
+        raise WeightsUnusable(
+            f"{source} does not fit the variant {variant.name}: {LAST_BIAS} is missing, "
+            f"so its classes cannot be counted; it holds {', '.join(list(state)[:4]) or 'nothing'}"
+            "... Choose another --variant, or other weights with --weights PATH"
+        )
+    return len(bias)
+
+
+def _planes(state: Mapping[str, Tensor]) -> int:
+    conv1 = state.get("features.0.weight", state.get("features.1.weight"))
+    return int(conv1.shape[1]) if conv1 is not None and conv1.ndim == 4 else 3
+
+
+def _ranks(state: Mapping[str, Tensor]) -> Ranks:
+    """The ranks of fc6, fc7, fc8: ``classifier.N.v`` is (rank, in) where a layer is factored."""
+    places = sorted({int(k.split(".")[1]) for k in state if k.startswith("classifier.")})
+    factors = [state.get(f"classifier.{place}.v") for place in places]
+    ranks = [None if v is None else int(v.shape[0]) for v in factors] + [None] * 3
+    return (ranks[0], ranks[1], ranks[2])

@@ -1,0 +1,219 @@
+"""
+A network with its weights -> the model file: one ONNX file that holds everything between a
+256 x 256 picture and its classes, and the record of where it came from.
+
+The file ends in a checksum of all that stands before it.  Protobuf merges what is written one
+after the other, so that the last metadata entry can be appended to the finished bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxscript.optimizer
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, helper
+
+from model_export import precision as precisions
+from model_export.alexnet import AlexNet
+from model_export.errors import LabelsUnusable
+from model_export.graph import CROPS, IR_VERSION, OPSET, SIDE, serving_graph
+from model_export.variants import Normalisation, Variant, greyscale
+
+FORMAT = "1"  # of the contract between this file's reader and us; see docs/model-file.md
+THUMB = 32  # pixels a side of the picture that the start-up check classifies
+Label = tuple[str | None, str]  # WordNet id where there is one, name
+Pixels = NDArray[np.uint8]  # (N, 256, 256, 3), RGB
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known about the weights; goes into the file's metadata as it is."""
+
+    name: str
+    weights: Mapping[str, object]  # name, sha256, licence, ...
+    accuracy: Sequence[Mapping[str, object]]  # one entry per measurement: data, crops, top1, ...
+
+
+def build_model(
+    network: AlexNet, variant: Variant, *, precision: str, calibration: Pixels
+) -> ModelProto:
+    """The serving graph of a network, in one of ``PRECISIONS``; without metadata."""
+    preparation = normalisation_of(network, variant)
+    model = serving_graph(
+        to_onnx(network, variant.side), side=variant.side, normalisation=preparation
+    )
+    return precisions.PRECISIONS[precision].convert(model, calibration)
+
+
+def normalisation_of(network: AlexNet, variant: Variant) -> Normalisation:
+    """The variant's preparation, or its greyscale form where conv1 sees one plane."""
+    conv1 = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d))
+    grey = conv1.in_channels == 1
+    return greyscale(variant.normalisation) if grey else variant.normalisation
+
+
+def to_onnx(network: AlexNet, side: int) -> ModelProto:
+    """``views`` (N, planes, side, side) -> ``logits``, with PyTorch's names on the weights.
+
+    Constants are folded; torch's further rewriting is not run, as it drops biases of zero, and an
+    exported model is to remain a whole checkpoint.
+    """
+    conv1 = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d))
+    views = torch.zeros(2, conv1.in_channels, side, side)
+    with _quiet():
+        program = torch.onnx.export(
+            network.eval(),
+            (views,),
+            dynamo=True,
+            verbose=False,
+            optimize=False,
+            opset_version=OPSET,
+            input_names=["views"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("M", min=1)},),
+        )
+    assert program is not None
+    onnxscript.optimizer.fold_constants(program.model)
+    onnxscript.optimizer.remove_unused_nodes(program.model)
+    model = program.model_proto
+    model.ir_version = IR_VERSION
+    for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]  # stack traces and paths of the exporting machine
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+    return model
+
+
+def describe(
+    model: ModelProto,
+    *,
+    variant: Variant,
+    precision: str,
+    labels: Sequence[Label],
+    record: Record,
+    picture: Pixels,
+) -> None:
+    """Write the metadata of the contract into ``model``.
+
+    ``picture``, uint8 (256, 256, 3), becomes the start-up check: its thumbnail, and what this
+    very model answers to it.
+    """
+    entries = {
+        "format": FORMAT,
+        "name": record.name,
+        "variant": variant.name,
+        "precision": precision,
+        "crops": json.dumps(CROPS),
+        "labels": json.dumps(labels, ensure_ascii=False),
+        "weights": json.dumps(record.weights, ensure_ascii=False),
+        "accuracy": json.dumps(record.accuracy, ensure_ascii=False),
+        "exporter": json.dumps(_exporter()),
+        "golden": json.dumps(_golden(model, picture, precision)),
+    }
+    helper.set_model_props(model, entries)
+    model.producer_name, model.producer_version = "alexnet-export", _version("alexnet-service")
+
+
+def write(model: ModelProto, path: Path) -> None:
+    """Write the file and its checksum; a reader never sees half of it."""
+    body = model.SerializeToString()
+    seal = ModelProto()
+    helper.set_model_props(seal, {"checksum": hashlib.sha256(body).hexdigest()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, half = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(body + seal.SerializeToString())
+        os.chmod(half, 0o644)
+        os.replace(half, path)
+    except BaseException:
+        Path(half).unlink(missing_ok=True)
+        raise
+
+
+def imagenet_labels() -> list[Label]:
+    """The 1000 classes of ILSVRC-2012 in the order of their WordNet ids."""
+    return _read_csv(Path(__file__).with_name("imagenet_classes.csv").read_text("utf-8"))
+
+
+def read_labels(path: Path, classes: int) -> list[Label]:
+    """A labels file: a name per line, or CSV with the columns ``wordnet_id,name``."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelsUnusable(f"{path} cannot be read as UTF-8 text ({error}); see --labels") from (
+            error
+        )
+    first = text.partition("\n")[0].strip()
+    if first == "wordnet_id,name":
+        labels = _read_csv(text)
+    else:
+        labels = [(None, line.strip()) for line in text.splitlines() if line.strip()]
+    if len(labels) != classes:
+        raise LabelsUnusable(
+            f"{path.name} names {len(labels)} classes and the network has {classes}; "
+            "give one name per class, in the order of the network's outputs"
+        )
+    return labels
+
+
+def _read_csv(text: str) -> list[Label]:
+    rows = csv.DictReader(io.StringIO(text))
+    return [(row["wordnet_id"] or None, row["name"]) for row in rows]
+
+
+def _golden(model: ModelProto, picture: Pixels, precision: str) -> dict[str, object]:
+    step = SIDE // THUMB
+    thumb = np.ascontiguousarray(picture[step // 2 :: step, step // 2 :: step])
+    whole = thumb.repeat(step, axis=0).repeat(step, axis=1)[None]
+    probabilities = precisions.run(model, whole, CROPS["ten"])[0][0]
+    best = np.argsort(-probabilities, kind="stable")[:5]
+    return {
+        "pixels": base64.b64encode(thumb.tobytes()).decode("ascii"),
+        "classes": [{"index": int(i), "probability": float(probabilities[i])} for i in best],
+        "tolerance": precisions.PRECISIONS[precision].golden_tolerance,
+    }
+
+
+def _exporter() -> dict[str, str]:
+    packages = ("alexnet-service", "torch", "onnx", "onnxscript", "onnxruntime")
+    return {package: _version(package) for package in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch's exporter warns of its own deprecations and of a torchvision that is not needed."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        registration.setLevel(level)

@@ -1,0 +1,14 @@
+"""
+Pictures in, labels out: AlexNet behind HTTP, from one ONNX file and without torch.
+
+Read `classifier` first: the whole road stands there on one page.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("alexnet-service")
+except PackageNotFoundError:  # run from a checkout that was never installed
+    __version__ = "0.0.0+checkout"
+
+__all__ = ["__version__"]

@@ -1,0 +1,322 @@
+"""
+The `alexnet` command, also `python -m service`.
+
+Whatever cannot start says why in one sentence and ends with a non-zero status.  Heavy
+modules are imported by the command that needs them, so that `--help` comes at once.
+"""
+
+import asyncio
+import inspect as signatures
+import json
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from service.errors import RequestError, ServiceError, SettingsInvalid
+
+if TYPE_CHECKING:
+    from service.classifier import Prediction
+    from service.engine import Engine
+    from service.settings import Settings
+
+DISTRIBUTION: Final = "alexnet-service"
+
+app = typer.Typer(
+    help="Classify pictures with AlexNet: over HTTP, or here.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Unread(RequestError):
+    """A picture that cannot be read from the disk."""
+
+    code = "file_unreadable"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"alexnet {version(DISTRIBUTION)}")
+        except PackageNotFoundError:
+            typer.echo("alexnet, from a checkout that is not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def alexnet(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Classify pictures with AlexNet: over HTTP, or here."""
+
+
+def serve(**given: str | None) -> None:
+    """Answer over HTTP until SIGTERM or Ctrl-C.
+
+    Each flag is also an environment variable: --max-batch is ALEXNET_MAX_BATCH.
+    """
+    from service.settings import load_settings
+
+    settings = load_settings(**given)
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)-7s %(message)s",
+    )
+    listener = _listener(settings.host, settings.port)
+
+    from service.app import create_app
+    from service.app import serve as run
+
+    web = create_app(settings, _engine(settings))
+    run(web, listener, lambda: _announce(settings, listener))
+
+
+def _flag_help(description: str | None, default: object) -> str:
+    # The bundled model's path is long, and another one on every machine.
+    return str(description) if isinstance(default, Path) else f"{description} Default: {default}."
+
+
+def _flags() -> list[signatures.Parameter]:
+    """One flag for each setting; its text is parsed by Settings, as the environment's is."""
+    from service.settings import Settings
+
+    return [
+        signatures.Parameter(
+            name,
+            signatures.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                str | None,
+                typer.Option(
+                    "--" + name.replace("_", "-"),
+                    help=_flag_help(field.description, field.default),
+                    show_default=False,
+                    metavar=name.rpartition("_")[2].upper(),
+                ),
+            ],
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+flags = _flags()
+serve.__signature__ = signatures.Signature(flags)  # type: ignore[attr-defined]
+serve.__annotations__ = {flag.name: flag.annotation for flag in flags}
+app.command()(serve)
+
+
+Crops = Annotated[str, typer.Option(help="ten: the paper's ten views; one: the centre.")]
+Top = Annotated[int, typer.Option(min=1, max=1000, help="How many classes to show.")]
+ModelPath = Annotated[
+    str | None, typer.Option(help="The model file; the bundled one by default.", metavar="FILE")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cuda or cpu.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@app.command()
+def predict(
+    pictures: Annotated[list[str], typer.Argument(help="Picture files; - is standard input.")],
+    as_json: AsJson = False,
+    crops: Crops = "ten",
+    top: Top = 5,
+    model: ModelPath = None,
+    device: Device = None,
+) -> None:
+    """Classify pictures here, without a server; status 1 if any of them fails."""
+    from service.settings import load_settings
+
+    settings = load_settings(model=model, device=device)
+    engine = _engine(settings)
+    if crops not in engine.model.crops:
+        offered = ", ".join(engine.model.crops)
+        raise SettingsInvalid(f"--crops {crops}: this model offers {offered}")
+    outcomes = asyncio.run(_classify(settings, engine, pictures, crops, top))
+    if as_json:
+        from service.routes.predict import answer_for
+
+        typer.echo(answer_for(engine, crops, pictures, outcomes).model_dump_json(indent=2))
+    failed = False
+    for picture, outcome in zip(pictures, outcomes, strict=True):
+        if isinstance(outcome, ServiceError):
+            failed = True
+            typer.echo(f"{picture}: {outcome}", err=True)
+        elif not as_json:
+            _print_bars(picture, outcome)
+    if failed:
+        raise typer.Exit(1)
+
+
+async def _classify(
+    settings: "Settings", engine: "Engine", pictures: Sequence[str], crops: str, top: int
+) -> list["list[Prediction] | ServiceError"]:
+    from service.classifier import Classifier
+
+    classifier = Classifier(
+        engine,
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+        max_delay=settings.max_delay,
+        max_pixels=settings.max_pixels,
+        max_aspect_ratio=settings.max_aspect_ratio,
+    )
+    outcomes: list[list[Prediction] | ServiceError] = []
+    await classifier.start()
+    try:
+        # A batch of files at a time: a thousand pictures need not fit in memory.
+        step = min(settings.max_batch, settings.max_queue)
+        for start in range(0, len(pictures), step):
+            read = [_read(picture) for picture in pictures[start : start + step]]
+            found = iter(
+                await classifier.classify_many(
+                    [data for data in read if isinstance(data, bytes)], crops=crops, top=top
+                )
+            )
+            outcomes += [next(found) if isinstance(data, bytes) else data for data in read]
+    finally:
+        await classifier.stop()
+    return outcomes
+
+
+def _read(picture: str) -> bytes | ServiceError:
+    try:
+        return sys.stdin.buffer.read() if picture == "-" else Path(picture).read_bytes()
+    except OSError as error:
+        return Unread(f"cannot be read: {error.strerror}")
+
+
+def _print_bars(picture: str, best: Sequence["Prediction"]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    table = Table(title=escape(picture), title_justify="left", box=None, show_header=False)
+    for prediction in best:
+        table.add_row(
+            f"{100 * prediction.probability:5.1f} %",
+            ProgressBar(total=1.0, completed=prediction.probability, width=24),
+            escape(prediction.label),
+            prediction.wordnet_id or "",
+        )
+    Console().print(table)
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str | None, typer.Argument(help="The model file; the bundled one by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is in a model file."""
+    from service.engine import inspect as read
+    from service.settings import load_settings
+
+    found = read(load_settings(model=model).model)
+    facts: dict[str, Any] = {
+        "file": str(found.path),
+        "size": found.size_bytes,
+        "name": found.name,
+        "variant": found.variant,
+        "precision": found.precision,
+        "version": found.version,
+        "classes": len(found.labels),
+        "crops": dict(found.crops),
+        "weights": found.weights,
+        "accuracy": found.accuracy,
+        "exporter": found.exporter,
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        _print_facts(facts)
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    facts["size"] = f"{facts['size'] / 1e6:.1f} MB"
+    facts["crops"] = ", ".join(f"{name} ({views})" for name, views in facts["crops"].items())
+    table = Table(box=None, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        for heading, text in _lines(name, value):
+            table.add_row(heading, text)
+    Console(markup=False).print(table)
+
+
+def _lines(name: str, value: Any) -> list[tuple[str, str]]:
+    """A record as one line for each of its parts, a list as one for each of its records."""
+    if isinstance(value, dict):
+        return [(f"{name}, {part}", str(text)) for part, text in value.items()]
+    if isinstance(value, list):
+        return [line for record in value for line in _lines(name, record)]
+    return [(name, str(value))]
+
+
+def _engine(settings: "Settings") -> "Engine":
+    from service.engine import Engine
+
+    return Engine.load(
+        settings.model,
+        device=settings.device,
+        threads=settings.threads,
+        gpu_memory_limit=settings.gpu_memory_limit,
+    )
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """Bind before anything slow: a port that is taken is said at once."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise SettingsInvalid(
+            f"cannot listen on {host}:{port}: {error.strerror}; "
+            "choose another with --port or --host"
+        ) from error
+    return listener
+
+
+def _announce(settings: "Settings", listener: socket.socket) -> None:
+    # 0.0.0.0 and :: are every address of this machine; a person reaches it by the local one.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    print(f"AlexNet answers at {address}  (docs: {address}/docs, stop: Ctrl-C).  Try:")
+    print(
+        f"  curl --data-binary @tests/pictures/cat.jpg -H 'Content-Type: image/jpeg' "
+        f"{address}/v1/predict",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Run a command; an error of ours is one sentence, without a traceback."""
+    try:
+        app(prog_name="alexnet")
+    except ServiceError as error:
+        print(f"alexnet: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""
+Settings and an engine -> an ASGI application, and the server that carries it.
+
+The only place where the parts are put together.  Nothing is built at import.
+"""
+
+import asyncio
+import logging
+import math
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from service.classifier import Classifier
+from service.engine import Engine
+from service.routes import Running, errors, operations, page, predict
+from service.settings import Settings
+
+VERSION: Final = "1"  # of the HTTP interface, the 1 of /v1
+
+DESCRIPTION: Final = """\
+Send a picture, get its best ImageNet classes from AlexNet, averaged over ten crops.
+
+    curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/v1/predict
+
+Whatever is refused is answered with `{"error": "...", "code": "..."}`.
+"""
+
+
+def create_app(settings: Settings, engine: Engine) -> FastAPI:
+    """Build the application around an engine that is loaded and checked."""
+    classifier = Classifier(
+        engine,
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+        max_delay=settings.max_delay,
+        max_pixels=settings.max_pixels,
+        max_aspect_ratio=settings.max_aspect_ratio,
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await classifier.start()
+        try:
+            yield
+        finally:
+            await classifier.stop()
+
+    app = FastAPIOffline(
+        title="AlexNet",
+        version=VERSION,
+        description=DESCRIPTION,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.running = Running(settings, engine, classifier)
+    for door in (predict, operations, page):
+        app.include_router(door.router)
+    errors.install(app)
+    return app
+
+
+class Server(uvicorn.Server):
+    """
+    uvicorn, ended politely.
+
+    It would close its port at once on SIGTERM.  Here readiness turns 503 first and the
+    port stays open until what was accepted is answered, so that probes see a server that
+    drains rather than one that crashed.
+    """
+
+    def __init__(self, app: FastAPI, announce: Callable[[], None]) -> None:
+        self._running: Running = app.state.running
+        self._announce = announce
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,  # __main__ has set up logging
+                log_level=self._running.settings.log_level.lower(),
+                server_header=False,
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then say so."""
+        await super().startup(sockets)
+        self._announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Turn unready, let accepted work finish within the limit, then close."""
+        self._running.draining = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._running.settings.shutdown_timeout
+        # uvicorn's force_exit is a plain flag, with nothing to wait on.
+        while self._running.in_flight and loop.time() < deadline and not self.force_exit:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        # Whole seconds, at least one: to write the last answers out.
+        self.config.timeout_graceful_shutdown = max(1, math.ceil(deadline - loop.time()))
+        await super().shutdown(sockets)
+
+
+def serve(app: FastAPI, listener: socket.socket, announce: Callable[[], None]) -> None:
+    """Serve on a bound socket until SIGTERM or SIGINT, then return."""
+    service: Running = app.state.running
+    if service.engine.warning:
+        logging.getLogger("service").warning(service.engine.warning)
+    server = Server(app, announce)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises a captured signal anew when it has shut down, to die of it; with
+        # its own handler in place beforehand that is harmless, and the exit status is 0.
+        signal.signal(number, server.handle_exit)
+    server.run(sockets=[listener])

@@ -1,0 +1,226 @@
+"""
+Single pictures -> batches -> single answers.
+
+Greedy: an idle engine starts at once with what is there; while it runs, arrivals gather, and the
+next batch takes all of them that ask for the same crops, up to `max_batch`.
+
+    reserve(n)      n places in the bounded queue, or Overloaded at once
+    submit(...)     joins the queue, waits for its own row
+    _dispatch()     one task: drops those who left, joins the rest, runs them in one worker thread
+
+Nothing that happens to one entry harms its neighbours: a client that leaves only leaves a row
+that nobody reads, and a run that fails fails its own batch alone.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import DeadlineExceeded, NotReady, Overloaded
+
+SHAPE = (256, 256, 3)
+RECENT = 0.2  # weight of the newest batch in the moving average of batch times
+
+Pixels = NDArray[np.uint8]
+Probabilities = NDArray[np.float32]
+Run = Callable[[Pixels, int], Probabilities]
+
+
+@dataclass(eq=False, slots=True)
+class _Entry:
+    """One picture in the queue and the future that its client awaits."""
+
+    pixels: Pixels
+    crops: int
+    deadline: float | None  # the event loop's time, seconds
+    answer: asyncio.Future[Probabilities]
+
+
+class Batcher:
+    """Joins pictures of many requests into runs of `run(images, crops)`, one at a time."""
+
+    def __init__(self, run: Run, *, max_batch: int, max_queue: int, max_delay: float = 0.0) -> None:
+        """`max_batch` and `max_queue` count images; `max_delay` is in seconds."""
+        self._run = run
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._max_delay = max_delay
+        self._queue: deque[_Entry] = deque()
+        self._changed = asyncio.Event()  # an arrival, a place freed, or the wish to stop
+        self._worker: ThreadPoolExecutor | None = None
+        self._dispatcher: asyncio.Task[None] | None = None
+        self._pending = 0
+        self._stopping = False
+        self._batch_seconds = 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the dispatcher runs: without it no answer ever comes."""
+        return self._dispatcher is not None and not self._dispatcher.done()
+
+    @property
+    def pending(self) -> int:
+        """Images that hold a place: accepted and not yet answered."""
+        return self._pending
+
+    async def start(self) -> None:
+        """Start the dispatcher on the running loop."""
+        if self.alive:
+            raise RuntimeError("the batcher runs already")
+        self._stopping = False
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="alexnet-engine")
+        self._dispatcher = asyncio.create_task(self._dispatch(), name="alexnet-dispatcher")
+
+    async def stop(self) -> None:
+        """Accept nothing more, finish what holds a place, then end."""
+        self._stopping = True
+        self._changed.set()
+        if self._dispatcher is not None:
+            # wait(), not await: whoever stops us must not be hit by what killed the dispatcher.
+            await asyncio.wait([self._dispatcher])
+        if self._worker is not None:
+            self._worker.shutdown(wait=False)
+
+    @contextmanager
+    def reserve(self, count: int) -> Iterator[None]:
+        """Hold `count` places while the block runs; all or none, at once."""
+        if self._stopping or not self.alive:
+            raise NotReady("The service is not accepting work now. Try again shortly.")
+        if self._pending + count > self._max_queue:
+            retry_after = self._retry_after()
+            raise Overloaded(
+                f"The queue is full: {self._pending} of {self._max_queue} images are waiting and "
+                f"{count} more do not fit. Try again in {retry_after} s.",
+                retry_after=retry_after,
+            )
+        self._pending += count
+        try:
+            yield
+        finally:
+            self._pending -= count
+            self._changed.set()
+
+    async def submit(
+        self, pixels: Pixels, crops: int, *, deadline: float | None = None
+    ) -> Probabilities:
+        """
+        One picture, uint8 `(256, 256, 3)`, to its float32 `(classes,)`.
+
+        `deadline` is a time of the running loop; if it passes before the picture's batch starts,
+        `DeadlineExceeded`.  What the run raises, this raises.
+        """
+        if pixels.shape != SHAPE or pixels.dtype != np.uint8:
+            raise ValueError(f"expected uint8 {SHAPE}, got {pixels.dtype} {pixels.shape}")
+        if not self.alive:
+            raise NotReady("The service is not running the model now. Try again shortly.")
+        entry = _Entry(pixels, crops, deadline, asyncio.get_running_loop().create_future())
+        self._queue.append(entry)
+        self._changed.set()
+        return await entry.answer
+
+    def _retry_after(self) -> int:
+        """Seconds, at least one, until what is pending now should be done."""
+        batches = math.ceil(self._pending / self._max_batch)
+        return max(1, math.ceil(batches * self._batch_seconds))
+
+    async def _dispatch(self) -> None:
+        """Batch after batch, until stopped and nothing holds a place."""
+        try:
+            while True:
+                self._drop_the_gone()
+                if self._queue:
+                    await self._gather()
+                    if batch := self._take():
+                        await self._serve(batch)
+                elif self._stopping and not self._pending:
+                    return
+                else:
+                    self._changed.clear()
+                    await self._changed.wait()
+        finally:
+            # Should this task ever end early, nobody may wait for it for ever.
+            for entry in self._queue:
+                if not entry.answer.done():
+                    entry.answer.set_exception(NotReady("The service stopped. Try again shortly."))
+            self._queue.clear()
+
+    def _drop_the_gone(self) -> None:
+        """Forget entries whose client left; refuse those whose deadline has passed."""
+        now = asyncio.get_running_loop().time()
+        kept = []
+        for entry in self._queue:
+            if entry.answer.done():
+                continue
+            if entry.deadline is not None and entry.deadline <= now:
+                entry.answer.set_exception(
+                    DeadlineExceeded(
+                        "The time allowed passed while the picture waited for its turn. "
+                        "Try again, or allow more time."
+                    )
+                )
+                continue
+            kept.append(entry)
+        self._queue = deque(kept)
+
+    async def _gather(self) -> None:
+        """With a `max_delay`, give others that long to join the head of the queue."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._max_delay
+        while self._max_delay and not self._stopping and loop.time() < until:
+            if len(self._matching()) >= self._max_batch:
+                return
+            self._changed.clear()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+
+    def _matching(self) -> list[_Entry]:
+        """The entries that could share the head's batch, the head first."""
+        return [entry for entry in self._queue if entry.crops == self._queue[0].crops]
+
+    def _take(self) -> list[_Entry]:
+        """Remove the next batch from the queue; the others keep their order."""
+        self._drop_the_gone()
+        batch = self._matching()[: self._max_batch] if self._queue else []
+        taken = set(map(id, batch))
+        self._queue = deque(entry for entry in self._queue if id(entry) not in taken)
+        return batch
+
+    async def _serve(self, batch: list[_Entry]) -> None:
+        """Run one batch in the worker thread and hand each entry its row, or the failure."""
+        started = time.perf_counter()
+        try:
+            rows = await asyncio.get_running_loop().run_in_executor(
+                self._worker, self._join_and_run, batch
+            )
+        except Exception as error:  # whatever a run raises belongs to its batch, not to the loop
+            for entry in batch:
+                if not entry.answer.done():
+                    entry.answer.set_exception(error)
+            return
+        self._measure(time.perf_counter() - started)
+        for entry, row in zip(batch, rows, strict=True):
+            if not entry.answer.done():  # its client may have left meanwhile
+                entry.answer.set_result(row)
+
+    def _join_and_run(self, batch: list[_Entry]) -> Probabilities:
+        """In the worker thread: the one copy, then the engine."""
+        rows = self._run(np.stack([entry.pixels for entry in batch]), batch[0].crops)
+        if len(rows) != len(batch):
+            raise RuntimeError(f"{len(batch)} images went in, {len(rows)} rows came out")
+        return rows
+
+    def _measure(self, seconds: float) -> None:
+        """Fold a batch's time into the moving average."""
+        before = self._batch_seconds or seconds
+        self._batch_seconds = before + RECENT * (seconds - before)

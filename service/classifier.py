@@ -1,0 +1,192 @@
+"""
+The road on one page: bytes -> pixels -> batch -> probabilities -> the best classes.
+
+`image`, `batching` and `engine` are the steps; none of them knows another; here they meet.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batching import Batcher
+from service.engine import Engine, usable_cores
+from service.errors import (
+    DeadlineExceeded,
+    ImageError,
+    NotReady,
+    ParameterInvalid,
+    RequestError,
+    ServiceError,
+)
+from service.image import decode
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class and its probability, the mean over the views."""
+
+    index: int
+    wordnet_id: str | None
+    label: str
+    probability: float
+
+
+class Classifier:
+    """Classifies encoded pictures with one engine; start it before, stop it after."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_batch: int,
+        max_queue: int,
+        max_delay: float,
+        max_pixels: int,
+        max_aspect_ratio: float,
+        decode_threads: int | None = None,
+    ) -> None:
+        """Limits are in images, images, seconds, pixels, long side over short side, threads."""
+        self.engine = engine
+        self.batcher = Batcher(
+            engine.run, max_batch=max_batch, max_queue=max_queue, max_delay=max_delay
+        )
+        self.draining = False
+        self._decode = partial(decode, max_pixels=max_pixels, max_aspect_ratio=max_aspect_ratio)
+        # Our own pool: the event loop's default one is shared with everything synchronous.
+        self._decoders = ThreadPoolExecutor(
+            max_workers=decode_threads or usable_cores(), thread_name_prefix="alexnet-decode"
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether a picture that comes now will be answered."""
+        return self.batcher.alive and not self.draining
+
+    async def start(self) -> None:
+        """Begin to accept pictures."""
+        await self.batcher.start()
+
+    async def stop(self) -> None:
+        """Refuse new pictures, finish the accepted ones, end the threads."""
+        self.draining = True
+        await self.batcher.stop()
+        self._decoders.shutdown(wait=False)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def classify(
+        self, data: bytes, *, crops: str = "ten", top: int = 5, timeout: float | None = None
+    ) -> list[Prediction]:
+        """
+        Classify one encoded picture, as a client uploads it; the best class comes first.
+
+        `timeout` is in seconds, decoding and waiting included.  Raises any `ServiceError` that
+        is not a `StartError`.
+        """
+        views = self._views(crops)
+        async with self._admitted(1, timeout) as deadline:
+            return await self._one(data, views, top, deadline)
+
+    async def classify_many(
+        self,
+        pictures: Sequence[bytes],
+        *,
+        crops: str = "ten",
+        top: int = 5,
+        timeout: float | None = None,
+    ) -> list[list[Prediction] | ServiceError]:
+        """
+        Classify the pictures of one request, accepted whole or not at all, answers in order.
+
+        A picture that is at fault leaves its error in its place; what concerns the request as a
+        whole (overload, deadline, an unknown parameter) is raised.
+        """
+        views = self._views(crops)
+        async with self._admitted(len(pictures), timeout) as deadline:
+            tasks = [
+                asyncio.create_task(self._one_or_error(data, views, top, deadline))
+                for data in pictures
+            ]
+            try:
+                return await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:  # when one raised, nobody waits for the others
+                    task.cancel()
+
+    async def _one(
+        self, data: bytes, views: int, top: int, deadline: float | None
+    ) -> list[Prediction]:
+        """The road itself."""
+        pixels = await asyncio.get_running_loop().run_in_executor(
+            self._decoders, self._decode, data
+        )
+        return self._best(await self.batcher.submit(pixels, views, deadline=deadline), top)
+
+    async def _one_or_error(
+        self, data: bytes, views: int, top: int, deadline: float | None
+    ) -> list[Prediction] | ServiceError:
+        """The road, where a picture at fault is an answer too."""
+        try:
+            return await self._one(data, views, top, deadline)
+        except (ImageError, RequestError) as error:
+            return error
+
+    @asynccontextmanager
+    async def _admitted(self, count: int, timeout: float | None) -> AsyncIterator[float | None]:
+        """Places in the queue and a clock; yields the deadline in the loop's time."""
+        if not self.ready:
+            raise NotReady("The service is starting or stopping. Try again shortly.")
+        now = asyncio.get_running_loop().time()
+        deadline = None if timeout is None else now + timeout
+        with self.batcher.reserve(count):
+            clock = asyncio.timeout_at(deadline)
+            try:
+                async with clock:
+                    yield deadline
+            except TimeoutError as error:
+                if not clock.expired():
+                    raise
+                raise DeadlineExceeded(
+                    f"No answer within {timeout:g} s. Try again, or allow more time."
+                ) from error
+
+    def _views(self, crops: str) -> int:
+        """The number that the model file gives to a choice of crops."""
+        offered = self.engine.model.crops
+        if crops not in offered:
+            raise ParameterInvalid(
+                f"crops={crops!r} is not offered by this model. Use one of {', '.join(offered)}."
+            )
+        return offered[crops]
+
+    def _best(self, probabilities: NDArray[np.float32], top: int) -> list[Prediction]:
+        """The `top` best of float32 `(classes,)`; equal ones in the order of the classes."""
+        labels = self.engine.model.labels
+        order = np.argsort(-probabilities, kind="stable")[: max(1, top)]
+        return [
+            Prediction(
+                int(index),
+                labels[index].wordnet_id,
+                labels[index].name,
+                float(probabilities[index]),
+            )
+            for index in order
+        ]

@@ -1,0 +1,160 @@
+"""
+Everything that can go wrong, drawn once.  Whose fault it is is the first fork.
+
+* ServiceError
+  + RequestError               the client's request is at fault
+    - RequestMalformed
+    - BodyEmpty
+    - BodyTooLarge
+    - TooManyFiles
+    - MediaTypeUnsupported
+    - ParameterInvalid
+  + ImageError                 the client's picture is at fault
+    - ImageTypeUnsupported
+    - ImageTooLarge
+    - ImageTooElongated
+    - ImageUnreadable
+  + Overloaded                 nobody is at fault; come back later
+  + NotReady                   we are starting, or stopping
+  + DeadlineExceeded           the answer would come too late
+  + StartError                 our installation is at fault; raised at start-up only
+    - RuntimeMissing
+    - ModelUnusable
+    - ProviderUnusable
+    - SettingsInvalid
+
+Each class carries the `code` that clients read.  Messages say what is wrong and what to do.
+HTTP statuses are not here: they stand in one table at the edge.
+"""
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """The root: whatever this service raises on purpose."""
+
+    code: ClassVar[str] = "service_error"
+
+
+class RequestError(ServiceError):
+    """The request is at fault, whatever the picture in it."""
+
+    code = "request_invalid"
+
+
+class RequestMalformed(RequestError):
+    """The body cannot be parsed as what its headers say it is."""
+
+    code = "request_malformed"
+
+
+class BodyEmpty(RequestError):
+    """There is no picture: the body, or the part, has no bytes."""
+
+    code = "body_empty"
+
+
+class BodyTooLarge(RequestError):
+    """The body has more bytes than we accept."""
+
+    code = "body_too_large"
+
+
+class TooManyFiles(RequestError):
+    """The form holds more pictures than one request may bring."""
+
+    code = "too_many_files"
+
+
+class MediaTypeUnsupported(RequestError):
+    """The Content-Type is neither a picture nor a form."""
+
+    code = "media_type_unsupported"
+
+
+class ParameterInvalid(RequestError):
+    """A parameter has a value that we, or this model, do not offer."""
+
+    code = "parameter_invalid"
+
+
+class ImageError(ServiceError):
+    """The picture is at fault."""
+
+    code = "image_invalid"
+
+
+class ImageTypeUnsupported(ImageError):
+    """The bytes do not begin like any picture format that we read."""
+
+    code = "image_type_unsupported"
+
+
+class ImageTooLarge(ImageError):
+    """The picture has more pixels than we decode."""
+
+    code = "image_too_large"
+
+
+class ImageTooElongated(ImageError):
+    """The picture is a ribbon: scaling its short side up would take too much memory."""
+
+    code = "image_too_elongated"
+
+
+class ImageUnreadable(ImageError):
+    """The bytes begin like a picture, but cannot be decoded to the end."""
+
+    code = "image_unreadable"
+
+
+class Overloaded(ServiceError):
+    """The queue is full; `retry_after` says in how many seconds it should have room."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NotReady(ServiceError):
+    """The model is not loaded yet, or the service is stopping."""
+
+    code = "not_ready"
+
+
+class DeadlineExceeded(ServiceError):
+    """The time that the request allowed has passed."""
+
+    code = "deadline_exceeded"
+
+
+class StartError(ServiceError):
+    """The service cannot start; the message is all that its operator sees."""
+
+    code = "start_failed"
+
+
+class RuntimeMissing(StartError):
+    """ONNX Runtime is not installed, or twice."""
+
+    code = "runtime_missing"
+
+
+class ModelUnusable(StartError):
+    """The model file is missing, damaged, or not of the format that we read."""
+
+    code = "model_unusable"
+
+
+class ProviderUnusable(StartError):
+    """The device that was asked for is not the one that computes."""
+
+    code = "provider_unusable"
+
+
+class SettingsInvalid(StartError):
+    """A setting is unknown, out of range, or contradicts another."""
+
+    code = "settings_invalid"

@@ -1,0 +1,157 @@
+"""
+The record inside a model file: what the network is, what its classes are called, what it answers.
+
+`alexnet-export` writes it into the file's metadata, and ends the file with its own checksum: the
+last 78 bytes are one more metadata entry, so that any ONNX reader still accepts the file, and
+hold the SHA-256 of all bytes before them.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import ModelUnusable
+
+FORMAT = "1"  # the version of the contract with alexnet-export
+# Protobuf: field 14 of ModelProto, 76 bytes; its key, "checksum"; its value, 64 bytes of hex.
+MARK = b"\x72\x4c\x0a\x08checksum\x12\x40"
+TAIL = len(MARK) + 64
+CHUNK = 2**20  # bytes hashed at a time, so that a large file never lies in memory twice
+
+THUMB = 32  # pixels; the golden picture's side before each of its pixels becomes 8 x 8
+
+
+@dataclass(frozen=True)
+class Label:
+    """A class's name, and its WordNet id where it is one of ImageNet's."""
+
+    wordnet_id: str | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a model file says about itself."""
+
+    name: str
+    variant: str
+    precision: str
+    version: str  # the first 12 hex digits of the file's checksum
+    labels: tuple[Label, ...]
+    crops: dict[str, int]  # what a client may ask for -> what the graph's input takes
+    weights: dict[str, Any]
+    accuracy: list[dict[str, Any]]
+    exporter: dict[str, Any]
+    golden: dict[str, Any]
+    path: Path
+    size_bytes: int
+
+    def golden_picture(self) -> NDArray[np.uint8]:
+        """The start-up picture, `(1, 256, 256, 3)`: a thumb with every pixel repeated 8 x 8."""
+        try:
+            pixels = base64.b64decode(self.golden["pixels"], validate=True)
+            thumb = np.frombuffer(pixels, np.uint8).reshape(THUMB, THUMB, 3)
+        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+            raise _bad_entry(self.path, "golden") from error
+        return np.ascontiguousarray(thumb.repeat(8, axis=0).repeat(8, axis=1)[np.newaxis])
+
+
+def checksum(path: Path) -> str:
+    """The file's SHA-256, 64 hex digits, if it is the one that the file ends with."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            left = path.stat().st_size - TAIL
+            while left > 0 and (chunk := file.read(min(CHUNK, left))):
+                digest.update(chunk)
+                left -= len(chunk)
+            tail = file.read()
+    except OSError as error:
+        raise ModelUnusable(
+            f"The model file {path} cannot be read ({error.strerror}); check ALEXNET_MODEL / "
+            "--model, or write one with alexnet-export."
+        ) from error
+    if len(tail) != TAIL or not tail.startswith(MARK):
+        raise ModelUnusable(
+            f"The model file {path} was not made by alexnet-export, or was cut short; export it "
+            "again, or copy it again."
+        )
+    if tail[len(MARK) :] != digest.hexdigest().encode():
+        raise ModelUnusable(
+            f"The model file {path} is damaged: its bytes do not match its checksum; copy it "
+            "again, or export it again."
+        )
+    return digest.hexdigest()
+
+
+def read(path: Path, sha256: str, metadata: Mapping[str, str]) -> Model:
+    """The record in a file's metadata, checked; raises `ModelUnusable` naming the entry at fault."""
+    if metadata.get("format") != FORMAT:
+        raise ModelUnusable(
+            f"The model file {path} has format {metadata.get('format', 'none')}, and this service "
+            f"reads format {FORMAT}; upgrade alexnet-service, or export the model again."
+        )
+    golden = _entry(path, metadata, "golden", dict)
+    if not golden.get("classes") or "tolerance" not in golden:
+        raise _bad_entry(path, "golden")
+    crops = _entry(path, metadata, "crops", dict)
+    if not crops or not all(type(views) is int for views in crops.values()):
+        raise _bad_entry(path, "crops")
+    return Model(
+        name=_text(path, metadata, "name"),
+        variant=_text(path, metadata, "variant"),
+        precision=_text(path, metadata, "precision"),
+        version=sha256[:12],
+        labels=_labels(path, metadata),
+        crops=crops,
+        weights=_entry(path, metadata, "weights", dict),
+        accuracy=_entry(path, metadata, "accuracy", list),
+        exporter=_entry(path, metadata, "exporter", dict),
+        golden=golden,
+        path=path,
+        size_bytes=path.stat().st_size,
+    )
+
+
+def _labels(path: Path, metadata: Mapping[str, str]) -> tuple[Label, ...]:
+    """The classes in the order of the network's outputs."""
+    try:
+        return tuple(
+            Label(None if wordnet_id is None else str(wordnet_id), str(name))
+            for wordnet_id, name in _entry(path, metadata, "labels", list)
+        )
+    except (TypeError, ValueError) as error:
+        raise _bad_entry(path, "labels") from error
+
+
+def _text(path: Path, metadata: Mapping[str, str], key: str) -> str:
+    """An entry that must be there."""
+    try:
+        return metadata[key]
+    except KeyError as error:
+        raise _bad_entry(path, key) from error
+
+
+def _entry(path: Path, metadata: Mapping[str, str], key: str, kind: type) -> Any:
+    """An entry that must be there and hold JSON of one kind."""
+    try:
+        entry = json.loads(_text(path, metadata, key))
+    except json.JSONDecodeError as error:
+        raise _bad_entry(path, key) from error
+    if not isinstance(entry, kind):
+        raise _bad_entry(path, key)
+    return entry
+
+
+def _bad_entry(path: Path, key: str) -> ModelUnusable:
+    return ModelUnusable(
+        f"The model file {path} has no usable metadata entry {key!r}; export the model again."
+    )

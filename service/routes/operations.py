@@ -1,0 +1,110 @@
+"""
+GET /health, /livez, /readyz: for people, for Docker, for an orchestrator.
+
+Live means that the dispatcher's heart beats; ready, that a picture sent now would be
+classified.  Never behind a key and never refused under load: they touch no queue.
+"""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from service.routes import Running, running
+from service.routes.predict import ModelAnswer
+
+
+class HealthModel(ModelAnswer):
+    """The model in use, with what was measured of it."""
+
+    accuracy: Any
+
+
+class HealthQueue(BaseModel):
+    """Pictures that wait, and how many may."""
+
+    pending: int
+    limit: int
+
+
+class HealthAnswer(BaseModel):
+    """Readiness with its details."""
+
+    status: str
+    model: HealthModel
+    provider: str
+    device_requested: str
+    warning: str | None
+    queue: HealthQueue
+
+
+class StatusAnswer(BaseModel):
+    """Readiness or liveness in a word."""
+
+    status: str
+
+
+router = APIRouter(tags=["operations"])
+
+
+@router.head("/health", include_in_schema=False)
+@router.get(
+    "/health",
+    summary="Ready or not, and the details",
+    response_model=HealthAnswer,
+    responses={503: {"model": HealthAnswer, "description": "Not ready: starting or draining"}},
+)
+async def health(request: Request) -> Response:
+    """What runs, where it runs, and how full the queue is."""
+    service = running(request)
+    return _report(_health(service), service.ready)
+
+
+@router.head("/readyz", include_in_schema=False)
+@router.get(
+    "/readyz",
+    summary="Whether to send traffic here",
+    response_model=StatusAnswer,
+    responses={503: {"model": StatusAnswer, "description": "Not ready: starting or draining"}},
+)
+async def readyz(request: Request) -> Response:
+    """200 while a picture sent now would be classified, 503 otherwise."""
+    service = running(request)
+    return _report(StatusAnswer(status=service.status), service.ready)
+
+
+@router.head("/livez", include_in_schema=False)
+@router.get(
+    "/livez",
+    summary="Whether to leave the process alone",
+    response_model=StatusAnswer,
+    responses={503: {"model": StatusAnswer, "description": "The dispatcher has stopped"}},
+)
+async def livez(request: Request) -> Response:
+    """200 while the dispatcher's heart beats; 503 asks for a restart."""
+    alive = running(request).classifier.batcher.alive
+    return _report(StatusAnswer(status="alive" if alive else "stopped"), alive)
+
+
+def _health(service: Running) -> HealthAnswer:
+    engine, model, batcher = service.engine, service.engine.model, service.classifier.batcher
+    return HealthAnswer(
+        status=service.status,
+        model=HealthModel(
+            name=model.name,
+            variant=model.variant,
+            precision=model.precision,
+            version=model.version,
+            accuracy=model.accuracy,
+        ),
+        provider=engine.provider,
+        device_requested=engine.device_requested,
+        warning=engine.warning,
+        queue=HealthQueue(pending=batcher.pending, limit=service.settings.max_queue),
+    )
+
+
+def _report(answer: BaseModel, well: bool) -> Response:
+    headers = {"Cache-Control": "no-store"}
+    return JSONResponse(answer.model_dump(mode="json"), 200 if well else 503, headers=headers)

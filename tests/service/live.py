@@ -1,0 +1,93 @@
+"""A server of its own process on a port of its own, as a user runs it."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """This process's environment with these settings and no others."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
+    given = {f"ALEXNET_{name.upper()}": str(value) for name, value in settings.items()}
+    return kept | {"ALEXNET_DEVICE": "cpu"} | given | {"PYTHONUNBUFFERED": "1"}
+
+
+def alexnet(
+    *arguments: str, stdin: bytes = b"", **settings: object
+) -> "subprocess.CompletedProcess[bytes]":
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "service", *arguments],
+        cwd=ROOT,
+        env=environment(**settings),
+        input=stdin,
+        capture_output=True,
+        timeout=60,
+    )
+
+
+@dataclass
+class Live:
+    """A server that runs, and a client of it."""
+
+    process: "subprocess.Popen[str]"
+    url: str
+    client: httpx2.Client
+    log: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def serving(model: Path, **settings: object) -> Iterator[Live]:
+    """Serve `model` until the block ends; the server chooses its port and tells it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", "--port", "0", "--model", str(model)],
+        cwd=ROOT,
+        env=environment(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout
+    log: list[str] = []
+    # Reads on once the server has started, lest a full pipe stop it.
+    reader = threading.Thread(target=log.extend, args=(process.stdout,), daemon=True)
+    try:
+        url = ""
+        for line in process.stdout:
+            log.append(line)
+            if found := re.search(r"answers at (http://\S+)", line):
+                url = found[1]
+                break
+        assert url, f"the server did not start: {''.join(log)}"
+        reader.start()
+        with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
+            yield Live(process, url, client, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        finally:
+            process.kill()
+            process.wait()
+            if reader.is_alive():
+                reader.join(5)
+            process.stdout.close()
+
+
+def picture(kind: str = "JPEG", size: tuple[int, int] = (320, 280)) -> bytes:
+    """A small picture with something to see in it."""
+    encoded = io.BytesIO()
+    Image.radial_gradient("L").resize(size).convert("RGB").save(encoded, kind)
+    return encoded.getvalue()
