@@ -9,6 +9,8 @@ An ONNX model in fp32 -> the same model in another precision.  A new precision i
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -91,7 +93,7 @@ def _quantise(model: ModelProto, calibration: Pixels) -> ModelProto:
     Weights use 7 of their 8 bits: without VNNI, x86 adds pairs of products in 16 bits, which
     8-bit weights overflow.  So the file answers alike on every machine.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _quiet_quantiser():
         plain, quantised = Path(folder, "plain.onnx"), Path(folder, "quantised.onnx")
         onnx.save(model, plain)
         quantization.quantize_static(
@@ -108,6 +110,21 @@ def _quantise(model: ModelProto, calibration: Pixels) -> ModelProto:
             extra_options={"WeightSymmetric": True, "ActivationSymmetric": False},
         )
         return onnx.load(quantised)
+
+
+@contextlib.contextmanager
+def _quiet_quantiser() -> Iterator[None]:
+    """The quantiser recommends a preparation that this graph does not need: nothing is left to
+    fuse or to infer in it.  Its sessions warn of the initialiser that is also an input."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    onnxruntime.set_default_logger_severity(3)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        onnxruntime.set_default_logger_severity(2)
 
 
 class _Pictures(quantization.CalibrationDataReader):  # type: ignore[misc]  # untyped base

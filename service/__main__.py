@@ -262,6 +262,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
 
 def _lines(name: str, value: Any) -> list[tuple[str, str]]:
     """A record as one line for each of its parts, a list as one for each of its records."""
+    if value in ({}, []):
+        return [(name, "not recorded")]
     if isinstance(value, dict):
         return [(f"{name}, {part}", str(text)) for part, text in value.items()]
     if isinstance(value, list):

@@ -1,0 +1,51 @@
+"""Fixtures: a tiny model with the real front and back, made by the real exporter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from model_export import export, verify
+from model_export.alexnet import AlexNet
+from model_export.export import Record
+from model_export.variants import VARIANTS
+
+PICTURES = Path(__file__).parent / "pictures"
+
+
+def tiny_network(classes: int = 1000) -> AlexNet:
+    """A network of one strided convolution that still tells colours and places apart."""
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Conv2d(3, 8, 16, stride=16), nn.ReLU(), nn.MaxPool2d(7))
+    classifier = nn.Sequential(nn.Linear(8 * 2 * 2, classes))
+    nn.init.normal_(classifier[0].weight, std=1.0)
+    return AlexNet(features, classifier).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of a few kilobytes: ten crops, normalisation, softmax, mean, metadata."""
+    variant = VARIANTS["owt"]
+    network = tiny_network()
+    real = verify.load_pictures(limit=8)
+    model = export.build_model(network, variant, precision="fp32", calibration=real)
+    export.describe(
+        model,
+        variant=variant,
+        precision="fp32",
+        labels=export.imagenet_labels(),
+        record=Record("tiny", {"name": "random", "licence": "none"}, []),
+        picture=real[0],
+    )
+    path = tmp_path_factory.mktemp("model") / "tiny.onnx"
+    export.write(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundled_model() -> Path:
+    """The model that ships with the package."""
+    return Path(__file__).parents[1] / "service" / "bundled" / "alexnet.onnx"
