@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,7 +43,7 @@ def export(
     ] = None,
     precision: Annotated[
         PrecisionName, typer.Option(help="fp16 is for GPUs, int8 for CPUs, int8w a small file.")
-    ] = PrecisionName("fp32"),
+    ] = PrecisionName.fp32,
     labels: Annotated[
         Path | None,
         typer.Option(help="One class name per line, or CSV: wordnet_id,name. Default: ImageNet."),
@@ -67,9 +66,7 @@ def export(
     """Export a PyTorch-trained AlexNet to the one ONNX file that the service runs."""
     try:
         _require()
-        _export(
-            variant.value, weights, precision.value, labels, output, name, pictures, record
-        )
+        _export(variant.value, weights, precision.value, labels, output, name, pictures, record)
     except ExportError as error:
         Console(stderr=True, soft_wrap=True).print(f"alexnet-export: {error}", markup=False)
         raise typer.Exit(1) from error
@@ -102,7 +99,7 @@ def _export(
     with console.status("reading the weights") as status:
         path = weights or _published(variant)
         network = checkpoints.build(variant, checkpoints.read(path), source=path.name)
-        classes = network.classifier[-1].bias.shape[0]
+        classes = network.classes
         labels = _labels(labels_file, classes)
         record = _record(record_file, path, name, variant)
         real = verify.load_pictures(folder)
@@ -220,4 +217,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,13 +13,16 @@ Their parameters have the same names wherever the layers stand at the same place
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 Ranks = tuple[int | None, int | None, int | None]  # of fc6, fc7, fc8; None is a full matrix
+Attribute = (
+    int | float | str | bool | Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bool]
+)
 FULL: Ranks = (None, None, None)
 
 
@@ -33,6 +36,11 @@ class AlexNet(nn.Module):
         super().__init__()
         self.features = features
         self.classifier = classifier
+
+    @property
+    def classes(self) -> int:
+        """How many classes the last layer tells apart."""
+        return len(_bias(self.classifier[-1]))
 
     def forward(self, views: Tensor) -> Tensor:
         maps: Tensor = self.features(views)
@@ -63,7 +71,12 @@ class LocalResponseNorm(nn.LocalResponseNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not torch.onnx.is_in_onnx_export():
             return super().forward(input)
-        attributes = {"size": self.size, "alpha": self.alpha, "beta": self.beta, "bias": self.k}
+        attributes: dict[str, Attribute] = {
+            "size": self.size,
+            "alpha": self.alpha,
+            "beta": self.beta,
+            "bias": self.k,
+        }
         return torch.onnx.ops.symbolic(
             "LRN", [input], attributes, dtype=input.dtype, shape=input.shape
         )

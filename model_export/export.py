@@ -24,7 +24,6 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxscript.optimizer
 import torch
 from numpy.typing import NDArray

@@ -41,8 +41,12 @@ def serving_graph(network: ModelProto, *, side: int, normalisation: Normalisatio
     del model.opset_import[:]  # merging leaves one for each part
     model.opset_import.append(helper.make_opsetid("", OPSET))
     del model.graph.output[:]
-    n, v, classes = "N", "V", _classes(network)
-    for name, shape in (("probabilities", [n, classes]), ("view_probabilities", [n, v, classes])):
+    classes = _classes(network)
+    shapes: dict[str, list[str | int | None]] = {
+        "probabilities": ["N", classes],
+        "view_probabilities": ["N", "V", classes],
+    }
+    for name, shape in shapes.items():
         model.graph.output.append(
             helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
         )
@@ -118,9 +122,7 @@ def _planes(normalisation: Normalisation) -> list[str]:
 def _ten(side: int) -> list[str]:
     """The five crops, then their mirror images: the mirror of a crop that begins at column x is
     the crop of the mirrored picture that begins at 256 - side - x."""
-    nodes = [
-        "mirrored = Slice (chosen_planes, mirror_start, mirror_end, mirror_axis, mirror_step)"
-    ]
+    nodes = ["mirrored = Slice (chosen_planes, mirror_start, mirror_end, mirror_axis, mirror_step)"]
     names = []
     for picture, flip in (("chosen_planes", False), ("mirrored", True)):
         for place, (y, x) in enumerate(corners(side)):

@@ -159,9 +159,7 @@ def _store_in_8_bit(model: ModelProto, calibration: Pixels) -> ModelProto:
         scale[scale == 0] = 1
         name = initialiser.name
         kept += [
-            numpy_helper.from_array(
-                np.rint(array / scale).astype(np.int8), f"{name}_quantized"
-            ),
+            numpy_helper.from_array(np.rint(array / scale).astype(np.int8), f"{name}_quantized"),
             numpy_helper.from_array(scale.astype(np.float32), f"{name}_scale"),
         ]
         nodes += [

@@ -82,12 +82,12 @@ def reference(
         views = views[..., ::-1]
     elif normalisation.planes == "L":
         views = np.rint(views @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
-    mean, std = np.float32(normalisation.mean), np.float32(normalisation.std)
+    mean, std = (np.array(v, np.float32) for v in (normalisation.mean, normalisation.std))
     planes = ((views - mean) / std).transpose(0, 1, 4, 2, 3)  # (N, V, planes, side, side)
     flat = torch.from_numpy(np.ascontiguousarray(planes)).flatten(0, 1)
     with torch.inference_mode():
-        logits = torch.cat([network.eval()(part) for part in flat.split(40)])
-    softmax: Floats = logits.softmax(1).unflatten(0, planes.shape[:2]).numpy()
+        logits = torch.cat([network.eval()(part) for part in torch.split(flat, 40)])
+    softmax: Floats = logits.softmax(1).numpy().reshape(*planes.shape[:2], -1)
     return softmax
 
 
@@ -130,9 +130,7 @@ def _compare(
     mean, views = (np.concatenate(part) for part in zip(*answers, strict=True))
     if not (np.isfinite(views).all() and np.allclose(views.sum(-1), 1, atol=1e-3)):
         raise VerificationFailed("the file's answers are not probabilities; it was deleted")
-    expected = reference(
-        network, pictures, side=side, normalisation=normalisation, count=count
-    )
+    expected = reference(network, pictures, side=side, normalisation=normalisation, count=count)
     expected_mean = expected.mean(1)
     best, expected_best = np.argsort(-mean, 1)[:, :5], np.argsort(-expected_mean, 1)[:, :5]
     same = [set(a) == set(b) for a, b in zip(best.tolist(), expected_best.tolist(), strict=True)]
@@ -164,8 +162,8 @@ def _judge(agreement: Agreement, precision: str) -> None:
 
 def _square(file: Path) -> Pixels:
     """Shorter side to 256, central square: what the service sends."""
-    with Image.open(file) as image:
-        image = image.convert("RGB")
+    with Image.open(file) as picture:
+        image = picture.convert("RGB")
     short, long = sorted(image.size)
     size = [SIDE if side == short else int(SIDE * long / short) for side in image.size]
     image = image.resize((size[0], size[1]), Image.Resampling.BILINEAR)

@@ -20,9 +20,9 @@ def tiny_network(classes: int = 1000) -> AlexNet:
     """A network of one strided convolution that still tells colours and places apart."""
     torch.manual_seed(0)
     features = nn.Sequential(nn.Conv2d(3, 8, 16, stride=16), nn.ReLU(), nn.MaxPool2d(7))
-    classifier = nn.Sequential(nn.Linear(8 * 2 * 2, classes))
-    nn.init.normal_(classifier[0].weight, std=1.0)
-    return AlexNet(features, classifier).eval()
+    linear = nn.Linear(8 * 2 * 2, classes)
+    nn.init.normal_(linear.weight, std=1.0)
+    return AlexNet(features, nn.Sequential(linear)).eval()
 
 
 @pytest.fixture(scope="session")
