@@ -84,7 +84,7 @@ class Engine:
     def _load_cuda(
         cls, runtime: ModuleType, path: Path, sha256: str, device: Device, memory_limit: int
     ) -> Self:
-        """The four steps of the module's docstring; `ProviderUnusable` names the one that failed."""
+        """The docstring's four steps; `ProviderUnusable` names the one that failed."""
         if CUDA not in runtime.get_available_providers():
             raise ProviderUnusable(
                 "CUDA is not in use because the installed ONNX Runtime is built without it; "

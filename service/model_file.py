@@ -93,7 +93,7 @@ def checksum(path: Path) -> str:
 
 
 def read(path: Path, sha256: str, metadata: Mapping[str, str]) -> Model:
-    """The record in a file's metadata, checked; raises `ModelUnusable` naming the entry at fault."""
+    """The record in a file's metadata, checked; `ModelUnusable` names the entry at fault."""
     if metadata.get("format") != FORMAT:
         raise ModelUnusable(
             f"The model file {path} has format {metadata.get('format', 'none')}, and this service "

@@ -1,0 +1,319 @@
+"""
+What the network sees of an uploaded picture: its pixels, its colours, or a clear refusal.
+
+The reference here shares nothing with Pillow: it resamples with a triangle filter written in
+numpy, in the 8-bit fixed point that torchvision's preset inherits.
+"""
+
+import math
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from service import errors
+from service.image import decode
+
+Pixels = NDArray[np.uint8]
+PRECISION_BITS = 32 - 8 - 2
+PICTURES = Path(__file__).parents[1] / "pictures"
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def seen(data: bytes, max_pixels: int = 50_000_000, max_aspect_ratio: float = 32.0) -> Pixels:
+    """Decode with the service's default limits."""
+    return decode(data, max_pixels=max_pixels, max_aspect_ratio=max_aspect_ratio)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    """The picture as a file's bytes."""
+    file = BytesIO()
+    image.save(file, kind, **options)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def noise(width: int, height: int) -> Pixels:
+    """Random pixels: whatever is off by one shows."""
+    return np.random.default_rng(width * 10_000 + height).integers(
+        0, 256, (height, width, 3), np.uint8
+    )
+
+
+def resampled(rows: Pixels, length: int) -> Pixels:
+    """The first axis at a new length: a triangle as wide as the scale, rounded once."""
+    scale = rows.shape[0] / length
+    reach = max(scale, 1.0)
+    out = np.empty((length, *rows.shape[1:]), np.uint8)
+    for target in range(length):
+        middle = (target + 0.5) * scale
+        first = max(0, int(middle - reach + 0.5))
+        last = min(rows.shape[0], int(middle + reach + 0.5))
+        weights = [
+            max(0.0, 1 - abs((source - middle + 0.5) * (1 / reach)))
+            for source in range(first, last)
+        ]
+        total = sum(weights)
+        fixed = [int(0.5 + weight / total * (1 << PRECISION_BITS)) for weight in weights]
+        sums = np.tensordot(np.array(fixed, np.int64), rows[first:last].astype(np.int64), 1)
+        rounded = (sums + (1 << (PRECISION_BITS - 1))) >> PRECISION_BITS
+        out[target] = np.clip(rounded, 0, 255)
+    return out
+
+
+def reference(pixels: Pixels) -> Pixels:
+    """torchvision's preset: the shorter side to 256, across before down, the central square."""
+    height, width = pixels.shape[:2]
+    long = int(256 * max(width, height) / min(width, height))
+    new_width, new_height = (256, long) if width <= height else (long, 256)
+    if new_width != width:
+        pixels = resampled(pixels.transpose(1, 0, 2), new_width).transpose(1, 0, 2)
+    if new_height != height:
+        pixels = resampled(pixels, new_height)
+    left, top = (int(round((side - 256) / 2.0)) for side in (new_width, new_height))  # noqa: RUF046
+    return pixels[top : top + 256, left : left + 256]
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A valid 1-bit PNG of any size, as short as zlib makes it."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    rows = zlib.compress(bytes((math.ceil(width / 8) + 1) * height), 9)
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [
+        (256, 256), (257, 256), (256, 257), (500, 375), (375, 500), (333, 259), (517, 1023),
+        (640, 427), (1001, 301), (255, 511), (97, 61), (31, 200), (3, 5), (1, 1), (301, 300),
+    ],
+)  # fmt: skip
+def test_the_pixels_are_those_of_torchvisions_preset(width: int, height: int) -> None:
+    pixels = noise(width, height)
+
+    square = seen(encoded(Image.fromarray(pixels), "PNG"))
+
+    np.testing.assert_array_equal(square, reference(pixels))
+
+
+def test_the_square_is_contiguous_bytes_in_rows_of_rgb() -> None:
+    square = seen(encoded(Image.new("RGB", (300, 200), RED), "PNG"))
+
+    assert (square.shape, square.dtype) == ((256, 256, 3), np.uint8)
+    assert square.flags.c_contiguous
+    assert (square == RED).all()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_every_format_keeps_its_colours(kind: str) -> None:
+    half = Image.new("RGB", (320, 320), (200, 30, 30))
+    half.paste((30, 30, 200), (160, 0, 320, 320))
+
+    square = seen(encoded(half, kind)).astype(int)
+
+    assert np.abs(square[:, :120] - (200, 30, 30)).max() <= 6
+    assert np.abs(square[:, 136:] - (30, 30, 200)).max() <= 6
+
+
+def test_a_lossless_webp_is_read_to_the_pixel() -> None:
+    pixels = noise(300, 260)
+
+    square = seen(encoded(Image.fromarray(pixels), "WEBP", lossless=True))
+
+    np.testing.assert_array_equal(square, reference(pixels))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_photograph_is_seen_as_its_camera_meant_it(orientation: int) -> None:
+    meant = noise(260, 300)
+    stored = {  # how a camera that declares this orientation lays its sensor's rows
+        1: meant,
+        2: meant[:, ::-1],
+        3: meant[::-1, ::-1],
+        4: meant[::-1],
+        5: meant.transpose(1, 0, 2),
+        6: np.rot90(meant, 1),
+        7: meant[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(meant, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+
+    square = seen(encoded(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif))
+
+    np.testing.assert_array_equal(square, reference(meant))
+
+
+def test_a_turned_jpeg_is_seen_upright() -> None:
+    meant = Image.new("RGB", (320, 320), BLUE)
+    meant.paste(RED, (0, 0, 320, 160))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+
+    square = seen(encoded(meant.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif))
+
+    assert np.abs(square[:120].astype(int) - RED).max() <= 6
+    assert np.abs(square[136:].astype(int) - BLUE).max() <= 6
+
+
+def test_broken_exif_data_does_not_spoil_a_picture() -> None:
+    exif = b"Exif\0\0II*\0\xff\xff\xff\xff"
+
+    square = seen(encoded(Image.new("RGB", (256, 256), RED), "PNG", exif=exif))
+
+    assert (square == RED).all()
+
+
+def test_transparency_lies_over_white() -> None:
+    clear = Image.new("RGBA", (256, 256), (0, 0, 0, 0))
+    clear.paste((255, 0, 0, 255), (0, 0, 64, 256))
+    clear.paste((0, 0, 255, 51), (128, 0, 256, 256))
+
+    square = seen(encoded(clear, "PNG"))
+
+    assert tuple(square[0, 0]) == RED
+    assert tuple(square[0, 100]) == WHITE
+    assert tuple(square[0, 200]) == (204, 204, 255)
+
+
+@pytest.mark.parametrize("transparency", [0, b"\x00\xff"])
+def test_a_palette_with_alpha_lies_over_white(transparency: int | bytes) -> None:
+    palette = Image.new("P", (256, 256), 0)
+    palette.putpalette([0, 0, 0, 0, 255, 0])
+    palette.paste(1, (128, 0, 256, 256))
+
+    square = seen(encoded(palette, "PNG", transparency=transparency))
+
+    assert tuple(square[0, 0]) == WHITE
+    assert tuple(square[0, 200]) == GREEN
+
+
+def test_grey_with_alpha_lies_over_white() -> None:
+    square = seen(encoded(Image.new("LA", (256, 256), (100, 0)), "PNG"))
+
+    assert (square == 255).all()
+
+
+def test_sixteen_bit_grey_keeps_its_upper_eight_bits() -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)
+    grey = Image.fromarray(np.tile(ramp, (256, 1)))
+
+    square = seen(encoded(grey, "PNG"))
+
+    np.testing.assert_array_equal(square[0], np.stack([ramp >> 8] * 3, -1))
+
+
+@pytest.mark.parametrize(("mode", "colour", "grey"), [("L", 90, 90), ("1", 1, 255)])
+def test_grey_is_the_same_in_all_three_channels(mode: str, colour: int, grey: int) -> None:
+    square = seen(encoded(Image.new(mode, (256, 300), colour), "PNG"))
+
+    assert (square == grey).all()
+
+
+def test_cmyk_becomes_the_colour_it_prints() -> None:
+    magenta_and_yellow = Image.new("CMYK", (300, 300), (0, 255, 255, 0))
+
+    square = seen(encoded(magenta_and_yellow, "JPEG")).astype(int)
+
+    assert np.abs(square - RED).max() <= 6
+
+
+def test_an_animation_is_judged_by_its_first_frame() -> None:
+    first, second = Image.new("RGB", (256, 256), RED), Image.new("RGB", (256, 256), BLUE)
+
+    square = seen(encoded(first, "GIF", save_all=True, append_images=[second]))
+
+    assert (square == RED).all()
+
+
+def test_no_bytes_are_no_picture() -> None:
+    with pytest.raises(errors.BodyEmpty, match="empty"):
+        seen(b"")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"hello, world",
+        b"%PDF-1.7\n",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"RIFF\0\0\0\0WAVEfmt ",
+        b"\0",
+        encoded(Image.new("RGB", (9, 9)), "TIFF"),
+        encoded(Image.new("RGB", (9, 9)), "PPM"),
+    ],
+)
+def test_what_is_not_in_the_table_is_refused_by_its_type(data: bytes) -> None:
+    with pytest.raises(errors.ImageTypeUnsupported, match="JPEG, PNG, WEBP, GIF, BMP"):
+        seen(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7])
+def test_a_truncated_file_is_unreadable(kind: str, share: float) -> None:
+    whole = encoded(Image.fromarray(noise(300, 300)), kind)
+
+    with pytest.raises(errors.ImageUnreadable, match=kind):
+        seen(whole[: int(len(whole) * share)])
+
+
+@pytest.mark.parametrize(
+    "start", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP", b"GIF89a", b"BM"]
+)
+def test_rubbish_behind_a_signature_is_unreadable(start: bytes) -> None:
+    with pytest.raises(errors.ImageUnreadable):
+        seen(start + np.random.default_rng(0).bytes(2000))
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    with pytest.raises(errors.ImageTooLarge, match=r"20000 x 20000.*ALEXNET_MAX_PIXELS"):
+        seen(png_of(20_000, 20_000))
+
+
+def test_pillows_own_limit_does_not_interfere_with_ours() -> None:
+    square = seen(png_of(10_000, 10_000), max_pixels=100_000_000)
+
+    assert (square == 0).all()
+    assert Image.MAX_IMAGE_PIXELS == 1024 * 1024 * 1024 // 4 // 3
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 60_000), (60_000, 1)])
+def test_a_ribbon_is_refused(width: int, height: int) -> None:
+    with pytest.raises(
+        errors.ImageTooElongated, match=rf"{width} x {height}.*ALEXNET_MAX_ASPECT_RATIO"
+    ):
+        seen(png_of(width, height))
+
+
+@pytest.mark.parametrize(("width", "fits"), [(320, True), (321, False)])
+def test_the_limits_themselves_are_allowed(width: int, fits: bool) -> None:
+    picture = png_of(width, 10)
+
+    if fits:
+        assert seen(picture, max_pixels=3200).shape == (256, 256, 3)
+    else:
+        with pytest.raises(errors.ImageError):
+            seen(picture, max_pixels=3200)
+
+
+@pytest.mark.parametrize("path", sorted(PICTURES.glob("*.jpg")), ids=lambda path: path.name)
+def test_a_photograph_is_seen_as_its_decoded_pixels_resampled(path: Path) -> None:
+    with Image.open(path) as image:
+        if image.mode != "RGB" or image.getexif().get(0x0112, 1) != 1:
+            pytest.skip("its mode or orientation has a test of its own")
+        pixels = np.asarray(image)
+
+    np.testing.assert_array_equal(seen(path.read_bytes()), reference(pixels))

@@ -1,0 +1,70 @@
+"""What an operator may choose, and what is said of a choice that cannot be."""
+
+from pathlib import Path
+
+import pytest
+
+from service.errors import SettingsInvalid
+from service.settings import PREFIX, Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in Settings.model_fields:
+        monkeypatch.delenv(PREFIX + field.upper(), raising=False)
+
+
+def test_the_defaults_serve_the_bundled_model_on_this_machine_alone() -> None:
+    settings = load_settings()
+
+    assert settings.model.parts[-3:] == ("service", "bundled", "alexnet.onnx")
+    assert (settings.host, settings.port, settings.device) == ("127.0.0.1", 8000, "auto")
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_the_environment_sets_what_no_flag_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXNET_MAX_BATCH", "8")
+    monkeypatch.setenv("ALEXNET_PORT", "9000")
+    monkeypatch.setenv("ALEXNET_MODEL", "other.onnx")
+
+    settings = load_settings(port=9001, max_batch=None)
+
+    assert (settings.max_batch, settings.port) == (8, 9001)
+    assert settings.model == Path("other.onnx")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("port", 65536), ("port", "http"), ("device", "tpu"), ("max_batch", 0), ("threads", -1),
+        ("max_aspect_ratio", 0.5), ("timeout", 0), ("log_level", "loud"), ("host", ""),
+        ("max_delay", float("nan")),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_range_is_named_as_the_operator_wrote_it(field: str, value: object) -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        load_settings(**{field: value})
+
+    message = str(caught.value)
+    assert f"ALEXNET_{field.upper()} / --{field.replace('_', '-')} is {value!r}" in message
+    assert "\n" not in message
+
+
+def test_a_bad_variable_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXNET_MAX_QUEUE", "many")
+
+    with pytest.raises(SettingsInvalid, match="ALEXNET_MAX_QUEUE / --max-queue is 'many'"):
+        load_settings()
+
+
+def test_a_queue_that_could_never_hold_a_full_request_is_refused() -> None:
+    with pytest.raises(SettingsInvalid, match=r"ALEXNET_MAX_QUEUE.*10.*ALEXNET_MAX_FILES.*64"):
+        load_settings(max_queue=10)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(SettingsInvalid, match="(?s)ALEXNET_PORT.*ALEXNET_THREADS"):
+        load_settings(port=-1, threads=-1)

@@ -1,0 +1,47 @@
+"""What the README shows is what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from service.routes.errors import STATUSES
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_settings_table_is_the_settings() -> None:
+    rows = re.findall(r"^\| `ALEXNET_(\w+)` \| `--([\w-]+)` \| (.+?) \| (.+?) \|$", README, re.M)
+
+    shown = {
+        name.lower(): (flag.replace("-", "_"), default, text) for name, flag, default, text in rows
+    }
+
+    assert shown == {
+        name: (
+            name,
+            "the bundled model" if name == "model" else str(field.default),
+            " ".join((field.description or "").split()),
+        )
+        for name, field in Settings.model_fields.items()
+    }
+
+
+def test_the_error_table_is_the_table_of_statuses() -> None:
+    rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", README, re.M)
+
+    assert {code: int(status) for status, code in rows} == {
+        kind.code: status for kind, status in STATUSES.items()
+    }
+    assert len(rows) == len(STATUSES)
+
+
+def test_every_file_that_the_readme_names_is_there() -> None:
+    named = set(re.findall(r"@(tests/[\w/.]+\w)|\]\((docs/[\w.-]+)|`(docker/[\w.]+\w)`", README))
+
+    missing = [path for group in named for path in group if path and not (ROOT / path).exists()]
+
+    assert named
+    assert not missing
