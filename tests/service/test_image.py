@@ -33,7 +33,7 @@ def seen(data: bytes, max_pixels: int = 50_000_000, max_aspect_ratio: float = 32
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     """The picture as a file's bytes."""
     file = BytesIO()
-    image.save(file, kind, **options)  # type: ignore[arg-type]
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -111,7 +111,8 @@ def test_the_pixels_are_those_of_torchvisions_preset(width: int, height: int) ->
 def test_the_square_is_contiguous_bytes_in_rows_of_rgb() -> None:
     square = seen(encoded(Image.new("RGB", (300, 200), RED), "PNG"))
 
-    assert (square.shape, square.dtype) == ((256, 256, 3), np.uint8)
+    assert square.shape == (256, 256, 3)
+    assert square.dtype == np.uint8
     assert square.flags.c_contiguous
     assert (square == RED).all()
 

@@ -66,5 +66,5 @@ def test_a_queue_that_could_never_hold_a_full_request_is_refused() -> None:
 
 
 def test_all_faults_are_told_at_once() -> None:
-    with pytest.raises(SettingsInvalid, match="(?s)ALEXNET_PORT.*ALEXNET_THREADS"):
+    with pytest.raises(SettingsInvalid, match=r"ALEXNET_PORT.*ALEXNET_THREADS"):
         load_settings(port=-1, threads=-1)

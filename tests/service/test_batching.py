@@ -1,0 +1,277 @@
+"""
+Companions in a batch: who shares one, who is dropped, and that nobody harms a neighbour.
+
+The engine here is a Python function that stops at a gate, so that each test decides what is in
+the queue while a batch runs.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.batching import Batcher
+from service.errors import DeadlineExceeded, NotReady, Overloaded
+
+Pixels = NDArray[np.uint8]
+PATIENCE = 10  # seconds; only a failing test waits so long
+
+
+class Gate:
+    """A network that answers each picture with its first pixel, when the gate is open."""
+
+    def __init__(self, *, opened: bool = False) -> None:
+        self.batches: list[tuple[list[int], int]] = []
+        self.entered = threading.Semaphore(0)
+        self.open = threading.Event()
+        if opened:
+            self.open.set()
+
+    def __call__(self, images: Pixels, crops: int) -> NDArray[np.float32]:
+        marks = [int(mark) for mark in images[:, 0, 0, 0]]
+        self.batches.append((marks, crops))
+        self.entered.release()
+        assert self.open.wait(PATIENCE)
+        if 13 in marks:
+            raise ArithmeticError("thirteen")
+        return np.array(marks, np.float32)[:, np.newaxis]
+
+    async def running(self) -> None:
+        """Wait until the next batch is inside."""
+        assert await asyncio.to_thread(self.entered.acquire, timeout=PATIENCE)
+
+
+def picture(mark: int) -> Pixels:
+    return np.full((256, 256, 3), mark, np.uint8)
+
+
+def play(
+    scene: Callable[[Batcher, Gate], Coroutine[Any, Any, None]],
+    *,
+    opened: bool = False,
+    max_batch: int = 4,
+    max_queue: int = 8,
+    max_delay: float = 0.0,
+) -> Gate:
+    """Run a scene around a started batcher, open the gate, stop it."""
+    gate = Gate(opened=opened)
+
+    async def whole() -> None:
+        batcher = Batcher(gate, max_batch=max_batch, max_queue=max_queue, max_delay=max_delay)
+        await batcher.start()
+        try:
+            await scene(batcher, gate)
+        finally:
+            gate.open.set()
+            await batcher.stop()
+
+    asyncio.run(asyncio.wait_for(whole(), PATIENCE))
+    return gate
+
+
+async def ask(batcher: Batcher, *marks: int, crops: int = 10) -> list[asyncio.Task[Any]]:
+    """Submit pictures in order and let each reach the queue."""
+    tasks = [asyncio.create_task(batcher.submit(picture(mark), crops)) for mark in marks]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def test_an_idle_engine_starts_at_once() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        answer = await batcher.submit(picture(7), 10)
+
+        assert answer.tolist() == [7.0]
+
+    assert play(scene, opened=True).batches == [([7], 10)]
+
+
+def test_arrivals_gather_while_a_batch_runs() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        tasks = await ask(batcher, 1)
+        await gate.running()
+        tasks += await ask(batcher, 2, 3, 4, 5, 6, 7)
+        gate.open.set()
+
+        answers = await asyncio.gather(*tasks)
+
+        assert [answer.tolist() for answer in answers] == [[float(m)] for m in range(1, 8)]
+
+    assert [marks for marks, _ in play(scene).batches] == [[1], [2, 3, 4, 5], [6, 7]]
+
+
+def test_different_crops_never_share_a_batch() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        tasks = await ask(batcher, 1)
+        await gate.running()
+        for mark, crops in [(2, 10), (3, 1), (4, 10), (5, 1)]:
+            tasks += await ask(batcher, mark, crops=crops)
+        gate.open.set()
+        await asyncio.gather(*tasks)
+
+    assert play(scene).batches == [([1], 10), ([2, 4], 10), ([3, 5], 1)]
+
+
+def test_a_delay_lets_others_join_and_a_full_batch_does_not_wait_for_it() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        tasks = await ask(batcher, 1)
+        await asyncio.sleep(0)
+        tasks += await ask(batcher, 2, 3, 4)
+        await asyncio.gather(*tasks)
+
+    # The delay is longer than the patience of the test.
+    assert play(scene, opened=True, max_delay=60.0).batches == [([1, 2, 3, 4], 10)]
+
+
+def test_who_left_before_the_batch_is_not_in_it() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        tasks = await ask(batcher, 1)
+        await gate.running()
+        leaver, stayer = await ask(batcher, 2, 3)
+        leaver.cancel()
+        gate.open.set()
+        await asyncio.gather(*tasks, stayer)
+
+    assert [marks for marks, _ in play(scene).batches] == [[1], [3]]
+
+
+def test_a_client_that_leaves_during_the_run_does_not_harm_its_batch() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        first = await ask(batcher, 1)
+        await gate.running()
+        leaver, stayer = await ask(batcher, 2, 3)
+        gate.open.set()
+        await asyncio.gather(*first)
+        leaver.cancel()
+
+        assert (await stayer).tolist() == [3.0]
+        assert (await batcher.submit(picture(4), 10)).tolist() == [4.0]
+
+    play(scene)
+
+
+def test_a_deadline_that_passed_in_the_queue_is_refused_before_the_run() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        now = asyncio.get_running_loop().time()
+        tasks = await ask(batcher, 1)
+        await gate.running()
+        late = asyncio.create_task(batcher.submit(picture(2), 10, deadline=now))
+        early = asyncio.create_task(batcher.submit(picture(3), 10, deadline=now + 2 * PATIENCE))
+        await asyncio.sleep(0)
+        gate.open.set()
+
+        with pytest.raises(DeadlineExceeded):
+            await late
+        await asyncio.gather(*tasks, early)
+
+    assert [marks for marks, _ in play(scene).batches] == [[1], [3]]
+
+
+def test_a_run_that_fails_fails_its_own_batch_alone() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        (first,) = await ask(batcher, 1)
+        await gate.running()
+        unlucky = await ask(batcher, 13, 14)
+        lucky = await ask(batcher, 15, crops=1)
+        gate.open.set()
+
+        failures = await asyncio.gather(*unlucky, return_exceptions=True)
+
+        assert [type(failure) for failure in failures] == [ArithmeticError, ArithmeticError]
+        assert [(await task).tolist() for task in (first, *lucky)] == [[1.0], [15.0]]
+        assert batcher.alive
+
+    play(scene)
+
+
+def test_a_picture_of_another_shape_never_reaches_a_batch() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        with pytest.raises(ValueError, match="256"):
+            await batcher.submit(np.zeros((2, 2, 3), np.uint8), 10)
+
+    assert play(scene).batches == []
+
+
+def test_a_request_that_does_not_fit_whole_is_refused_at_once() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        with batcher.reserve(5):
+            with pytest.raises(Overloaded) as caught, batcher.reserve(4):
+                pass
+            with batcher.reserve(3):
+                assert batcher.pending == 8
+
+            assert caught.value.retry_after >= 1
+            assert batcher.pending == 5
+
+    play(scene)
+
+
+def test_places_are_freed_when_a_client_leaves_or_fails() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        async def client() -> None:
+            with batcher.reserve(8):
+                await batcher.submit(picture(1), 10)
+
+        task = asyncio.create_task(client())
+        await gate.running()
+        task.cancel()
+        await asyncio.wait([task])
+
+        assert batcher.pending == 0
+        with pytest.raises(ZeroDivisionError), batcher.reserve(8):
+            raise ZeroDivisionError
+        assert batcher.pending == 0
+
+    play(scene)
+
+
+def test_the_advice_when_to_return_grows_with_the_queue_and_the_time_of_a_batch() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        batcher._measure(3.0)
+        with batcher.reserve(8), pytest.raises(Overloaded) as caught, batcher.reserve(1):
+            pass
+
+        assert caught.value.retry_after == 6  # two batches of four
+
+    play(scene)
+
+
+def test_stopping_finishes_what_was_accepted_and_accepts_nothing_more() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        decoded = asyncio.Event()
+
+        async def client(mark: int) -> float:
+            with batcher.reserve(1):
+                await decoded.wait()
+                return float((await batcher.submit(picture(mark), 10))[0])
+
+        clients = [asyncio.create_task(client(mark)) for mark in (1, 2)]
+        await asyncio.sleep(0)
+        stopping = asyncio.create_task(batcher.stop())
+        await asyncio.sleep(0)
+
+        with pytest.raises(NotReady), batcher.reserve(1):
+            pass
+        decoded.set()
+        gate.open.set()
+        assert await asyncio.gather(*clients) == [1.0, 2.0]
+        await stopping
+        assert not batcher.alive
+        with pytest.raises(NotReady):
+            await batcher.submit(picture(3), 10)
+
+    play(scene)
+
+
+def test_before_its_start_a_batcher_is_not_alive_and_takes_nothing() -> None:
+    async def scene() -> None:
+        batcher = Batcher(Gate(), max_batch=1, max_queue=1)
+
+        assert not batcher.alive
+        with pytest.raises(NotReady):
+            await batcher.submit(picture(1), 10)
+
+    asyncio.run(scene())
