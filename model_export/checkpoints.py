@@ -135,7 +135,7 @@ def _download(url: str, part: Path) -> None:
         httpx2.stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as answer,
         Progress(*columns, transient=True) as progress,
     ):
-        if answer.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if answer.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE:
             return  # the part is as long as the file: the checksum decides
         answer.raise_for_status()
         resumed = answer.status_code == httpx2.codes.PARTIAL_CONTENT
@@ -240,7 +240,8 @@ def _planes(state: Mapping[str, Tensor]) -> int:
 
 def _ranks(state: Mapping[str, Tensor]) -> Ranks:
     """The ranks of fc6, fc7, fc8: ``classifier.N.v`` is (rank, in) where a layer is factored."""
-    places = sorted({int(k.split(".")[1]) for k in state if k.startswith("classifier.")})
+    keys = (k.split(".") for k in state if k.startswith("classifier."))
+    places = sorted({int(place) for _, place, *_ in keys if place.isdecimal()})
     factors = [state.get(f"classifier.{place}.v") for place in places]
     ranks = [None if v is None else int(v.shape[0]) for v in factors] + [None] * 3
     return (ranks[0], ranks[1], ranks[2])

@@ -1,0 +1,163 @@
+"""The command as its user runs it: a file that the service takes, or one sentence and no file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import nn
+
+from model_export import alexnet, verify
+from model_export.__main__ import PrecisionName, VariantName
+from model_export.precision import PRECISIONS
+from model_export.variants import VARIANTS
+from service.engine import Engine
+
+NAMES = ["daisy", "dandelion", "rose", "sunflower", "tulip \N{TULIP}"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine-tuned network of low rank, its labels, and eight pictures to verify on."""
+    folder = tmp_path_factory.mktemp("flowers")
+    torch.manual_seed(0)
+    network = alexnet.owt(len(NAMES), ranks=(4, 4, 4))
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            nn.init.kaiming_normal_(parameter)
+    torch.save({"state_dict": network.state_dict()}, folder / "flowers.pth")
+    (folder / "names.txt").write_text("\n".join(NAMES), "utf-8")
+    (folder / "pictures").mkdir()
+    for number, picture in enumerate(verify.load_pictures(limit=8)[:8]):
+        Image.fromarray(picture).save(folder / "pictures" / f"{number}.png")
+    return folder
+
+
+def test_a_fine_tuned_checkpoint_becomes_a_model_that_the_service_runs(folder: Path) -> None:
+    output = folder / "new" / "flowers.onnx"
+
+    done = _flowers(folder, "-o", str(output), "--name", "flowers")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "owt, fp32, " in done.stdout
+    assert f"alexnet serve --model {output}" in done.stdout
+    engine = Engine.load(output, device="cpu", threads=1)
+    assert [(label.wordnet_id, label.name) for label in engine.model.labels] == [
+        (None, name) for name in NAMES
+    ]
+    assert (engine.model.name, engine.model.variant) == ("flowers", "owt")
+    assert engine.model.weights["name"] == "flowers.pth"
+    answer = engine.run(verify.load_pictures(folder / "pictures"), 10)
+    assert answer.shape == (8, 5)
+    assert np.allclose(answer.sum(1), 1, atol=1e-5)
+
+
+def test_an_export_of_an_export_answers_the_same(folder: Path) -> None:
+    first, second = folder / "first.onnx", folder / "second.onnx"
+    assert _flowers(folder, "-o", str(first)).returncode == 0
+
+    done = _flowers(folder, "-o", str(second), weights=first)
+
+    assert done.returncode == 0, done.stderr
+    pictures = verify.load_pictures(folder / "pictures")
+    answers = [Engine.load(f, device="cpu", threads=1).run(pictures, 10) for f in (first, second)]
+    assert np.array_equal(*answers)
+
+
+def test_a_failing_verification_leaves_no_file(folder: Path, tmp_path: Path) -> None:
+    """Weights so large that half precision cannot hold what they add up to."""
+    state = torch.load(folder / "flowers.pth", weights_only=True)["state_dict"]
+    state["features.0.weight"] *= 1e5
+    safetensors.torch.save_file(state, tmp_path / "large.safetensors")
+    output = tmp_path / "out" / "a.onnx"
+
+    done = _flowers(
+        folder, "-o", str(output), "--precision", "fp16", weights=tmp_path / "large.safetensors"
+    )
+
+    _failed_with(done, "the file")
+    assert not output.parent.exists() or list(output.parent.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written_leaves_no_file(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder", "utf-8")
+    (tmp_path / "taken.onnx").mkdir()
+
+    for output in (tmp_path / "file" / "a.onnx", tmp_path / "taken.onnx"):
+        _failed_with(_flowers(folder, "-o", str(output)), "cannot be written")
+
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["file", "taken.onnx"]
+
+
+def test_nobody_has_published_weights_of_the_paper(tmp_path: Path) -> None:
+    done = _run("--variant", "paper", "-o", str(tmp_path / "a.onnx"))
+
+    _failed_with(done, "nobody has published weights of paper", "--weights PATH")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_there_are_one_sentence(tmp_path: Path) -> None:
+    gone = tmp_path / "gone.pth"
+
+    done = _run("--variant", "owt", "--weights", str(gone), "-o", str(tmp_path / "a.onnx"))
+
+    _failed_with(done, f"no weights file at {gone}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_that_are_not_imagenets_need_names(folder: Path, tmp_path: Path) -> None:
+    weights = str(folder / "flowers.pth")
+
+    done = _run("--variant", "owt", "--weights", weights, "-o", str(tmp_path / "a.onnx"))
+
+    _failed_with(done, "5 classes", "--labels FILE")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [["--variant", "vgg"], [], ["--variant", "owt", "--speed", "1"]])
+def test_a_wrong_command_line_is_status_2(wrong: list[str]) -> None:
+    assert _run(*wrong).returncode == 2
+
+
+def test_the_commands_choices_are_the_tables_rows() -> None:
+    assert [name.value for name in VariantName] == list(VARIANTS)
+    assert [name.value for name in PrecisionName] == list(PRECISIONS)
+
+
+def _flowers(
+    folder: Path, *more: str, weights: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return _run(
+        *("--variant", "owt", "--weights", str(weights or folder / "flowers.pth")),
+        *("--labels", str(folder / "names.txt"), "--pictures", str(folder / "pictures"), *more),
+    )
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "model_export", *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONUTF8": "1", "CUDA_VISIBLE_DEVICES": ""},
+        check=False,
+        timeout=120,
+    )
+
+
+def _failed_with(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Status 1 and one line that says what is wrong."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("alexnet-export: ")
+    assert [word for word in words if word not in lines[0]] == []
