@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from service.engine import Engine
+from service.image import decode
 from service.routes.errors import STATUSES
 from service.settings import Settings
 
@@ -45,3 +47,23 @@ def test_every_file_that_the_readme_names_is_there() -> None:
 
     assert named
     assert not missing
+
+
+def test_the_answer_shown_is_the_bundled_models(bundled_model: Path) -> None:
+    """The version and the first two classes of the README's example, against a real run."""
+    classifier = Engine.load(bundled_model, device="cpu")
+    pixels = decode(
+        (ROOT / "tests" / "pictures" / "cat.jpg").read_bytes(),
+        max_pixels=10**6,
+        max_aspect_ratio=10.0,
+    )
+    shown = re.findall(r'"index": (\d+), .*?"label": "(.+?)", "probability": ([\d.]+)', README)
+
+    probabilities = classifier.run(pixels[None], 10)[0]
+
+    assert f'"version": "{classifier.model.version}"' in README
+    assert len(shown) == 2
+    for index, label, probability in shown:
+        assert classifier.model.labels[int(index)].name == label
+        # Processors round differently in 8 bit: the file's own tolerance.
+        assert abs(probabilities[int(index)] - float(probability)) < 0.1
