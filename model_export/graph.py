@@ -102,7 +102,8 @@ def _front(side: int, normalisation: Normalisation) -> str:
 
 
 def _planes(normalisation: Normalisation) -> list[str]:
-    """RGB as it comes, BGR turned round, or the luma of ITU-R 601, rounded as Pillow's ``L``."""
+    """RGB as it comes, BGR turned round, or the luma of ITU-R 601 in Pillow's whole numbers: below
+    2 ** 24 float32 holds them exactly, so that every runtime rounds alike."""
     if normalisation.planes == "RGB":
         return ["chosen_planes = Identity (planes)"]
     if normalisation.planes == "BGR":
@@ -111,10 +112,16 @@ def _planes(normalisation: Normalisation) -> list[str]:
             "chosen_planes = Gather <axis = 1> (planes, backwards)",
         ]
     return [
-        "luma = Constant <value = float[1, 3, 1, 1] {0.299, 0.587, 0.114}> ()",
+        "luma = Constant <value = float[1, 3, 1, 1] {19595.0, 38470.0, 7471.0}> ()",
+        "half = Constant <value_float = 32768.0> ()",
+        "unit = Constant <value_float = 65536.0> ()",
+        "plane_axis = Constant <value_ints = [1]> ()",
         "colours = Cast <to = 1> (planes)",
-        "grey = Conv (colours, luma)",
-        "rounded = Round (grey)",
+        "weighted = Mul (colours, luma)",
+        "grey = ReduceSum (weighted, plane_axis)",
+        "raised = Add (grey, half)",
+        "luma_of_each = Div (raised, unit)",
+        "rounded = Floor (luma_of_each)",
         "chosen_planes = Cast <to = 2> (rounded)",
     ]
 

@@ -7,8 +7,10 @@ counts as CUDA's only after four steps: CUDA is offered; the session is created;
 provider; with fallback switched off, a real picture gives the answer stored in the model file.
 """
 
+import io
 import math
 import os
+from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -29,6 +31,7 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 CGROUPS = Path("/sys/fs/cgroup")
 ERRORS_ONLY = 3  # ONNX Runtime's severity; its warning about a default for an input is by design
+FATAL_ONLY = 4
 
 
 class Engine:
@@ -91,8 +94,11 @@ class Engine:
                 "replace onnxruntime: pip install 'alexnet-service[gpu]'."
             )
         failures = _failures(runtime)
+        # The runtime prints and logs its troubles in many lines; ours is one, and names the first.
+        runtime.set_default_logger_severity(FATAL_ONLY)
+        troubles = io.StringIO()
         try:
-            if hasattr(runtime, "preload_dlls"):
+            with redirect_stdout(troubles):
                 runtime.preload_dlls()
             provider = CUDA, _cuda_options(memory_limit)
             session = runtime.InferenceSession(
@@ -101,7 +107,8 @@ class Engine:
         except failures as error:
             raise _cuda_failed("creating the session", error) from error
         if session.get_providers()[0] != CUDA:
-            raise _cuda_failed("loading CUDA", "the runtime fell back to the CPU")
+            reason = troubles.getvalue().strip() or "the runtime fell back to the CPU"
+            raise _cuda_failed("loading CUDA", reason)
         session.disable_fallback()
         engine = cls(session, _model(path, sha256, session), device=device, failures=failures)
         try:

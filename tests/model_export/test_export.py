@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import ModelProto, numpy_helper
+from PIL import Image
 from torch import nn
 
 from model_export import export, precision, verify
@@ -82,13 +83,11 @@ def written(model: ModelProto, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_every_view_equals_plain_numpy(
     side: int, normalisation: Normalisation, crops: str, real: Pixels
 ) -> None:
-    # Pixels of unit size, so that no softmax saturates and hides a difference.
-    scaled = replace(normalisation, std=tuple(max(std, 60.0) for std in normalisation.std))
+    # Pixels below one, so that no softmax saturates and hides a difference.
+    scaled = replace(normalisation, std=tuple(255.0 + n for n in range(len(normalisation.std))))
     network = _tiny(planes=len(scaled.mean))
     graph = serving_graph(export.to_onnx(network, side), side=side, normalisation=scaled)
-    expected = verify.reference(
-        network, real, side=side, normalisation=scaled, count=CROPS[crops]
-    )
+    expected = verify.reference(network, real, side=side, normalisation=scaled, count=CROPS[crops])
 
     mean, views = precision.run(graph, real, CROPS[crops])
 
@@ -145,6 +144,21 @@ def test_ten_crops_in_numpy_are_the_ten_that_slicing_gives(real: Pixels) -> None
     assert np.array_equal(found, np.stack([*expected, *(np.fliplr(e) for e in expected)]))
 
 
+def test_grey_is_pillows_grey() -> None:
+    random = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
+    network = AlexNet(nn.Sequential(nn.Conv2d(1, 2, 224)), nn.Sequential(nn.Linear(2, 2))).eval()
+    grey = greyscale(VARIANTS["d2l"].normalisation)
+    graph = serving_graph(export.to_onnx(network, 224), side=224, normalisation=grey)
+    graph.graph.output.append(
+        onnx.helper.make_tensor_value_info("chosen_planes", onnx.TensorProto.UINT8, None)
+    )
+    session = onnxruntime.InferenceSession(_bytes(graph), _silent(), ["CPUExecutionProvider"])
+
+    (found,) = session.run(["chosen_planes"], {"images": random})
+
+    assert np.array_equal(found[0, 0], np.asarray(Image.fromarray(random[0]).convert("L")))
+
+
 def test_who_sends_no_crops_gets_ten(model: ModelProto, real: Pixels) -> None:
     session = onnxruntime.InferenceSession(_bytes(model), _silent(), ["CPUExecutionProvider"])
 
@@ -175,7 +189,11 @@ def test_biases_of_zero_survive() -> None:
 
 def test_the_file_tells_nothing_of_the_exporting_machine(written: Path) -> None:
     content = written.read_bytes()
-    secrets = [str(Path(export.__file__).parent), str(Path(torch.__file__).parent), str(Path.home())]
+    secrets = [
+        str(Path(export.__file__).parent),
+        str(Path(torch.__file__).parent),
+        str(Path.home()),
+    ]
     traces = ["site-packages", "stack_trace", "pkg.torch", ".py", 'File "', str(written.parent)]
 
     assert [word for word in (*secrets, *traces) if word.encode() in content] == []
