@@ -38,7 +38,6 @@ from model_export.errors import WeightsUnusable
 from model_export.variants import Variant, Weights
 
 StateDict = dict[str, Tensor]
-CHUNK = 1 << 20  # bytes
 LAST_BIAS = "classifier.6.bias"  # fc8 stands at this place in every variant
 
 
@@ -123,7 +122,9 @@ def sha256(path: Path) -> str:
 def _download(url: str, part: Path) -> None:
     """Append what is missing of ``url`` to ``part``; a server that cannot resume sends it all."""
     have = part.stat().st_size if part.is_file() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    headers = {"Accept-Encoding": "identity"}  # the file's own bytes: ranges count these
+    if have:
+        headers["Range"] = f"bytes={have}-"
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -145,7 +146,7 @@ def _download(url: str, part: Path) -> None:
             part.stem, completed=start, total=start + int(rest) if rest else None
         )
         with part.open("ab" if resumed else "wb") as file:
-            for chunk in answer.iter_bytes(CHUNK):
+            for chunk in answer.iter_bytes():
                 file.write(chunk)
                 progress.advance(task, len(chunk))
 
