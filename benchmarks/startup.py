@@ -29,11 +29,13 @@ def measure() -> tuple[float, float, float]:
         port = taken.getsockname()[1]
     command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         url = f"http://127.0.0.1:{port}"
         while not _ready(url):
-            if time.perf_counter() - began > 60 or process.poll() is not None:
+            if process.poll() is not None:
+                raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
+            if time.perf_counter() - began > 60:
                 raise SystemExit("the service did not become ready within a minute")
             time.sleep(0.01)
         seconds, idle = time.perf_counter() - began, _resident(process.pid)

@@ -113,25 +113,28 @@ def _export(
             record=record,
             picture=real[len(real) // 2],
         )
+        # Verified under another name: a model that is already there stays until a better one is.
+        candidate = output.with_name(f".{output.name}.unverified")
         try:
             status.update("writing the file")
-            export.write(model, output)
+            export.write(model, candidate)
             status.update("verifying the file against PyTorch")
             agreements = verify.verify(
-                verify.read_back(output),
+                verify.read_back(candidate),
                 network,
                 side=variant.side,
                 normalisation=export.normalisation_of(network, variant),
                 precision=precision,
                 pictures=real,
             )
+            candidate.replace(output)
         except OSError as error:
             raise ExportError(
                 f"{output} cannot be written ({error.strerror}); choose another place with -o"
             ) from error
-        except BaseException:
-            output.unlink(missing_ok=True)
-            raise
+        finally:
+            if candidate.is_file():
+                candidate.unlink()
     _summary(output, variant, precision, network, agreements, len(real))
 
 

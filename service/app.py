@@ -58,6 +58,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         description=DESCRIPTION,
         redoc_url=None,
         lifespan=lifespan,
+        redirect_slashes=False,  # a path with a stray slash is a 404 in our shape
     )
     app.state.running = Running(settings, engine, classifier)
     for door in (predict, operations, page):

@@ -72,18 +72,21 @@ def test_an_export_of_an_export_answers_the_same(folder: Path) -> None:
     assert np.array_equal(answers[0], answers[1])
 
 
-def test_a_failing_verification_leaves_no_file(folder: Path, tmp_path: Path) -> None:
+def test_a_failing_verification_leaves_what_was_there(folder: Path, tmp_path: Path) -> None:
     """Finite weights so large that the answers are not numbers."""
     state = torch.load(folder / "flowers.pth", weights_only=True)["state_dict"]
     state["features.0.weight"] *= 1e30
     state["features.3.weight"] *= 1e30
     safetensors.torch.save_file(state, tmp_path / "large.safetensors")
     output = tmp_path / "out" / "a.onnx"
+    output.parent.mkdir()
+    output.write_bytes(b"an earlier model")
 
     done = _flowers(folder, "-o", str(output), weights=tmp_path / "large.safetensors")
 
     _failed_with(done, "not probabilities", "deleted")
-    assert list(output.parent.iterdir()) == []
+    assert list(output.parent.iterdir()) == [output]
+    assert output.read_bytes() == b"an earlier model"
 
 
 def test_an_output_that_cannot_be_written_leaves_no_file(folder: Path, tmp_path: Path) -> None:

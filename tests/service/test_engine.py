@@ -240,3 +240,7 @@ def test_no_quota_or_a_larger_one_leaves_all_cores(tmp_path: Path, text: str) ->
     (tmp_path / "cpu.max").write_text(text)
 
     assert usable_cores(tmp_path) == without
+
+
+def test_the_bundled_model_is_smaller_than_16_megabytes(bundled_model: Path) -> None:
+    assert bundled_model.stat().st_size < 16_000_000
