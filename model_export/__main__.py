@@ -1,8 +1,8 @@
 """
 The ``alexnet-export`` command: weights in, a verified model file out.
 
-Exit status: 0 when the file is there and verified, 1 when anything stopped it (no file is left
-behind), 2 when the command line itself is wrong.
+Exit status: 0 when the file is there and verified, 1 when anything stopped it (a file that
+was there before is left as it was), 2 when the command line itself is wrong.
 """
 
 from __future__ import annotations
@@ -99,8 +99,7 @@ def _export(
     with console.status("reading the weights") as status:
         path = weights or _published(variant)
         network = checkpoints.build(variant, checkpoints.read(path), source=path.name)
-        classes = network.classes
-        labels = _labels(labels_file, classes)
+        labels = _labels(labels_file, network.classes)
         record = _record(record_file, path, name, variant)
         real = verify.load_pictures(folder)
         status.update("building the graph")
@@ -113,28 +112,24 @@ def _export(
             record=record,
             picture=real[len(real) // 2],
         )
-        # Verified under another name: a model that is already there stays until a better one is.
-        candidate = output.with_name(f".{output.name}.unverified")
-        try:
-            status.update("writing the file")
-            export.write(model, candidate)
-            status.update("verifying the file against PyTorch")
-            agreements = verify.verify(
-                verify.read_back(candidate),
+        status.update("writing the file and verifying it against PyTorch")
+
+        def check(file: Path) -> list[Agreement]:
+            return verify.verify(
+                verify.read_back(file),
                 network,
                 side=variant.side,
                 normalisation=export.normalisation_of(network, variant),
                 precision=precision,
                 pictures=real,
             )
-            candidate.replace(output)
+
+        try:
+            agreements = export.write(model, output, check)
         except OSError as error:
             raise ExportError(
                 f"{output} cannot be written ({error.strerror}); choose another place with -o"
             ) from error
-        finally:
-            if candidate.is_file():
-                candidate.unlink()
     _summary(output, variant, precision, network, agreements, len(real))
 
 

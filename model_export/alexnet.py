@@ -38,6 +38,11 @@ class AlexNet(nn.Module):
         self.classifier = classifier
 
     @property
+    def planes(self) -> int:
+        """How many planes the first convolution sees: 3, or 1 for grey pictures."""
+        return next(m.in_channels for m in self.modules() if isinstance(m, nn.Conv2d))
+
+    @property
     def classes(self) -> int:
         """How many classes the last layer tells apart."""
         return len(_bias(self.classifier[-1]))

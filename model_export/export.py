@@ -18,27 +18,28 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnxscript.optimizer
 import torch
-from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
 from model_export import precision as precisions
 from model_export.alexnet import AlexNet
 from model_export.errors import LabelsUnusable
 from model_export.graph import CROPS, IR_VERSION, OPSET, SIDE, serving_graph
+from model_export.precision import Pixels
 from model_export.variants import Normalisation, Variant, greyscale
 
 FORMAT = "1"  # of the contract between this file's reader and us; see docs/model-file.md
 THUMB = 32  # pixels a side of the picture that the start-up check classifies
+T = TypeVar("T")
 Label = tuple[str | None, str]  # WordNet id where there is one, name
-Pixels = NDArray[np.uint8]  # (N, 256, 256, 3), RGB
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,7 @@ def build_model(
 
 def normalisation_of(network: AlexNet, variant: Variant) -> Normalisation:
     """The variant's preparation, or its greyscale form where conv1 sees one plane."""
-    conv1 = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d))
-    grey = conv1.in_channels == 1
+    grey = network.planes == 1
     return greyscale(variant.normalisation) if grey else variant.normalisation
 
 
@@ -74,8 +74,7 @@ def to_onnx(network: AlexNet, side: int) -> ModelProto:
     Constants are folded; torch's further rewriting is not run, as it drops biases of zero, and an
     exported model is to remain a whole checkpoint.
     """
-    conv1 = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d))
-    views = torch.zeros(2, conv1.in_channels, side, side)
+    views = torch.zeros(2, network.planes, side, side)
     with _quiet():
         program = torch.onnx.export(
             network.eval(),
@@ -131,8 +130,12 @@ def describe(
     model.producer_name, model.producer_version = "alexnet-export", _version("alexnet-service")
 
 
-def write(model: ModelProto, path: Path) -> None:
-    """Write the file and its checksum; a reader never sees half of it."""
+def write(model: ModelProto, path: Path, check: Callable[[Path], T]) -> T:
+    """Write the file and its checksum, and give what ``check`` says of what lies on the disk.
+
+    Only then does it take its name: a reader never sees half a file or an unchecked one, and when
+    ``check`` raises, what was at ``path`` before is there still.
+    """
     body = model.SerializeToString()
     seal = ModelProto()
     helper.set_model_props(seal, {"checksum": hashlib.sha256(body).hexdigest()})
@@ -142,7 +145,9 @@ def write(model: ModelProto, path: Path) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(body + seal.SerializeToString())
         os.chmod(half, 0o644)
+        verdict = check(Path(half))
         os.replace(half, path)
+        return verdict
     except BaseException:
         Path(half).unlink(missing_ok=True)
         raise

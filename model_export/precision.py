@@ -24,6 +24,8 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxruntime import quantization
 from onnxruntime.transformers import float16
 
+from model_export.graph import CROPS
+
 Pixels = NDArray[np.uint8]  # (N, 256, 256, 3), RGB
 Floats = NDArray[np.float32]
 Convert = Callable[[ModelProto, Pixels], ModelProto]
@@ -137,7 +139,9 @@ class _Pictures(quantization.CalibrationDataReader):  # type: ignore[misc]  # un
 
     def get_next(self) -> dict[str, NDArray[np.generic]] | None:
         batch = next(self._batches, None)
-        return None if batch is None else {"images": batch, "crops": np.array(10, np.int64)}
+        return (
+            None if batch is None else {"images": batch, "crops": np.array(CROPS["ten"], np.int64)}
+        )
 
 
 def _store_in_8_bit(model: ModelProto, calibration: Pixels) -> ModelProto:

@@ -106,6 +106,8 @@ class Engine:
             )
         except failures as error:
             raise _cuda_failed("creating the session", error) from error
+        finally:
+            runtime.set_default_logger_severity(ERRORS_ONLY)
         if session.get_providers()[0] != CUDA:
             reason = troubles.getvalue().strip() or "the runtime fell back to the CPU"
             raise _cuda_failed("loading CUDA", reason)
