@@ -1,5 +1,5 @@
 # Names for the scripts, which hold everything there is to know.
-.PHONY: run test check fix image smoke
+.PHONY: run test check fix bench image smoke
 
 run:
 	@scripts/run
@@ -12,6 +12,9 @@ check:
 
 fix:
 	@scripts/fix
+
+bench:
+	@scripts/bench
 
 # make image RUNTIME=cpu
 RUNTIME ?= gpu

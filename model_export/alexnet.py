@@ -13,6 +13,7 @@ Their parameters have the same names wherever the layers stand at the same place
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -49,7 +50,8 @@ class AlexNet(nn.Module):
 
     def forward(self, views: Tensor) -> Tensor:
         maps: Tensor = self.features(views)
-        logits: Tensor = self.classifier(maps.flatten(1))
+        # Not flatten(1): that would be exported as arithmetic on the batch's size.
+        logits: Tensor = self.classifier(maps.reshape(-1, math.prod(maps.shape[1:])))
         return logits
 
 

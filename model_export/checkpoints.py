@@ -10,6 +10,7 @@ against their SHA-256.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 from collections.abc import Callable, Mapping
@@ -183,12 +184,12 @@ def _read_safetensors(path: Path) -> StateDict:
 def _read_onnx(path: Path) -> StateDict:
     """The weights of an ONNX file by their initialisers' names; 8-bit ones are multiplied out."""
     try:
-        graph = onnx.load(path).graph
+        model = onnx.load(path)
     except Exception as error:  # protobuf's DecodeError has no public home
         raise WeightsUnusable(
             f"{path.name} is not a whole ONNX file; fetch or export it again"
         ) from error
-    arrays = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    arrays = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     state = {}
     for name, array in arrays.items():
         if name.endswith("_quantized"):
@@ -202,7 +203,19 @@ def _read_onnx(path: Path) -> StateDict:
             state[name] = torch.from_numpy(np.array(array))
     if not state:
         raise WeightsUnusable(f"{path.name} holds no weights under names that are known here")
+    for entry in model.metadata_props:
+        if entry.key == "folded":
+            _unfold(state, **json.loads(entry.value))
     return state
+
+
+def _unfold(state: StateDict, layer: str, mean: list[float], std: list[float]) -> None:
+    """Undo `int8.quantise` reading pixels: the weights and the bias for normalised views."""
+    weight, bias = f"{layer}.weight", f"{layer}.bias"
+    planes = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+    by_plane = state[weight].double()  # (out, planes, rows, columns), for pixels
+    state[bias] = (state[bias] + torch.einsum("oikl,i->o", by_plane, planes[0])).float()
+    state[weight] = (by_plane * planes[1].reshape(-1, 1, 1)).float()
 
 
 READERS: dict[str, Callable[[Path], StateDict]] = {

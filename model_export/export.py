@@ -31,10 +31,11 @@ from onnx import ModelProto, helper
 
 from model_export import precision as precisions
 from model_export.alexnet import AlexNet
+from model_export.chain import fold_padding
 from model_export.errors import LabelsUnusable
 from model_export.graph import CROPS, IR_VERSION, OPSET, SIDE, serving_graph
-from model_export.precision import Pixels
 from model_export.variants import Normalisation, Variant, greyscale
+from model_export.views import Pixels, planes_of, ten_crops
 
 FORMAT = "1"  # of the contract between this file's reader and us; see docs/model-file.md
 THUMB = 32  # pixels a side of the picture that the start-up check classifies
@@ -54,12 +55,13 @@ class Record:
 def build_model(
     network: AlexNet, variant: Variant, *, precision: str, calibration: Pixels
 ) -> ModelProto:
-    """The serving graph of a network, in one of ``PRECISIONS``; without metadata."""
+    """The serving graph of a network, in one of ``PRECISIONS``; of the metadata only ``crops``."""
     preparation = normalisation_of(network, variant)
-    model = serving_graph(
-        to_onnx(network, variant.side), side=variant.side, normalisation=preparation
+    views = planes_of(ten_crops(calibration, variant.side), preparation)
+    converted = precisions.PRECISIONS[precision].convert(
+        to_onnx(network, variant.side), views.reshape(-1, *views.shape[2:]), preparation
     )
-    return precisions.PRECISIONS[precision].convert(model, calibration)
+    return serving_graph(converted, side=variant.side, normalisation=preparation)
 
 
 def normalisation_of(network: AlexNet, variant: Variant) -> Normalisation:
@@ -97,6 +99,7 @@ def to_onnx(network: AlexNet, side: int) -> ModelProto:
     del model.graph.value_info[:]
     for node in model.graph.node:
         node.doc_string = ""
+    fold_padding(model)
     return model
 
 
@@ -114,12 +117,11 @@ def describe(
     ``picture``, uint8 (256, 256, 3), becomes the start-up check: its thumbnail, and what this
     very model answers to it.
     """
-    entries = {
+    entries = {entry.key: entry.value for entry in model.metadata_props} | {
         "format": FORMAT,
         "name": record.name,
         "variant": variant.name,
         "precision": precision,
-        "crops": json.dumps(CROPS),
         "labels": json.dumps(labels, ensure_ascii=False),
         "weights": json.dumps(record.weights, ensure_ascii=False),
         "accuracy": json.dumps(record.accuracy, ensure_ascii=False),
@@ -188,7 +190,7 @@ def _golden(model: ModelProto, picture: Pixels, precision: str) -> dict[str, obj
     step = SIDE // THUMB
     thumb = np.ascontiguousarray(picture[step // 2 :: step, step // 2 :: step])
     whole = thumb.repeat(step, axis=0).repeat(step, axis=1)[None]
-    probabilities = precisions.run(model, whole, CROPS["ten"])[0][0]
+    probabilities = precisions.Runner(model).run(whole, CROPS["ten"])[0][0]
     best = np.argsort(-probabilities, kind="stable")[:5]
     return {
         "pixels": base64.b64encode(thumb.tobytes()).decode("ascii"),

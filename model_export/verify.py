@@ -2,8 +2,9 @@
 Does the model file answer as the PyTorch network does?
 
 The reference is as plain as can be: numpy cuts and mirrors the crops, PyTorch runs the network in
-fp32, one softmax, one mean.  Held against it are every choice of crops and every single view, on
-real and random pictures, in batches of 1 and 7.
+fp32, one softmax, one mean; for dense crops the convolutions go over the picture and its mirror.
+Held against it are every choice of crops and every single view, on real and random pictures, in
+batches of 1 and 7.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import ModelProto
-from PIL import Image
+from torch import Tensor, nn
 
 from model_export.alexnet import AlexNet
-from model_export.errors import ExportError, VerificationFailed
-from model_export.graph import CROPS, SIDE, corners
-from model_export.precision import PRECISIONS, Floats, Pixels, Runner
+from model_export.errors import VerificationFailed
+from model_export.graph import SIDE, corners, crops_of
+from model_export.precision import PRECISIONS, Runner
 from model_export.variants import Normalisation
+from model_export.views import FEWEST, Floats, Pixels, centre_crop, planes_of, ten_crops
 
-BATCHES = (1, 7)
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+BATCH = FEWEST
+VIEWS = 40  # that PyTorch takes at once, for memory's sake
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,17 @@ def verify(
 
     Raises VerificationFailed where the difference is larger than the precision's row allows.
     """
-    random = np.random.default_rng(0).integers(0, 256, (BATCHES[-1], SIDE, SIDE, 3), np.uint8)
+    random = np.random.default_rng(0).integers(0, 256, (BATCH, SIDE, SIDE, 3), np.uint8)
     runner = Runner(model)
     agreements = []
-    for crops, count in CROPS.items():
-        real = _compare(runner, network, side, normalisation, pictures, count)
-        noise = _compare(runner, network, side, normalisation, random, count)
-        single = _compare(runner, network, side, normalisation, pictures[:1], count)
+    for crops, value in crops_of(model).items():
+        real, noise, single = (
+            _compare(
+                runner.run(given, value, batch=BATCH),
+                reference(network, given, side=side, normalisation=normalisation, crops=crops),
+            )
+            for given in (pictures, random, pictures[:1])
+        )
         largest = max(real.largest, noise.largest, single.largest)
         agreement = Agreement(crops, real.top1, real.top5, largest, real.distance)
         _judge(agreement, precision)
@@ -66,43 +71,57 @@ def verify(
     return agreements
 
 
-def ten_crops(pictures: Pixels, side: int, count: int) -> NDArray[np.uint8]:
-    """The views of section 4.1 in plain numpy: (N, V, side, side, 3), V is 10 or 1."""
-    places = corners(side) if count == CROPS["ten"] else corners(side)[-1:]
-    crops = np.stack([pictures[:, y : y + side, x : x + side] for y, x in places], axis=1)
-    return crops if len(places) == 1 else np.concatenate([crops, crops[:, :, :, ::-1]], axis=1)
-
-
 def reference(
-    network: AlexNet, pictures: Pixels, *, side: int, normalisation: Normalisation, count: int
+    network: AlexNet, pictures: Pixels, *, side: int, normalisation: Normalisation, crops: str
 ) -> Floats:
     """PyTorch's own answer: float32 (N, V, classes), each view's softmax."""
-    views = ten_crops(pictures, side, count).astype(np.float32)
-    if normalisation.planes == "BGR":
-        views = views[..., ::-1]
-    elif normalisation.planes == "L":
-        sums = views.astype(np.int64) @ np.array([19595, 38470, 7471])  # as Pillow's ``L``
-        views = ((sums + 0x8000) >> 16).astype(np.float32)[..., None]
-    mean, std = (np.array(v, np.float32) for v in (normalisation.mean, normalisation.std))
-    planes = ((views - mean) / std).transpose(0, 1, 4, 2, 3)  # (N, V, planes, side, side)
-    flat = torch.from_numpy(np.ascontiguousarray(planes)).flatten(0, 1)
     with torch.inference_mode():
-        logits = torch.cat([network.eval()(part) for part in torch.split(flat, 40)])
-    softmax: Floats = logits.softmax(1).numpy().reshape(*planes.shape[:2], -1)
+        if crops == "dense":
+            views = _windows(network.eval(), pictures, side, normalisation)
+        else:
+            cut = ten_crops if crops == "ten" else centre_crop
+            views = _normalised(cut(pictures, side), normalisation)
+        flat = torch.split(views.flatten(0, 1), VIEWS)
+        logits = torch.cat([_logits(network.eval(), part, crops) for part in flat])
+    softmax: Floats = logits.softmax(1).numpy().reshape(*views.shape[:2], -1)
     return softmax
 
 
-def load_pictures(folder: Path | None = None, *, limit: int = 512) -> Pixels:
-    """The pictures of a folder, at any depth, as uint8 (N, 256, 256, 3); the package's own by
-    default: see ``model_export/pictures``."""
-    folder = folder or Path(__file__).with_name("pictures")
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
-    if len(files) < BATCHES[-1]:
-        raise ExportError(
-            f"{folder} holds {len(files)} pictures ({', '.join(sorted(SUFFIXES))}); calibration "
-            f"and verification need at least {BATCHES[-1]}, and better a few hundred"
-        )
-    return np.stack([_square(file) for file in files[:: -(-len(files) // limit)]])
+def _logits(network: AlexNet, views: Tensor, crops: str) -> Tensor:
+    logits: Tensor = network.classifier(views.flatten(1)) if crops == "dense" else network(views)
+    return logits
+
+
+def _windows(network: AlexNet, pictures: Pixels, side: int, normalisation: Normalisation) -> Tensor:
+    """The five windows of the last maps of the picture, then of its mirror image, pooled: what the
+    fully connected layers would take of ten crops, (N, 10, maps, rows, columns)."""
+    layers = list(network.features)
+    pooling = layers.pop() if isinstance(layers[-1], nn.MaxPool2d) else nn.Identity()
+    trunk = nn.Sequential(*layers)
+    both = np.stack([pictures, pictures[:, :, ::-1]], axis=1)
+    whole = _normalised(both, normalisation).flatten(0, 1)  # (2 N, planes, 256, 256)
+    maps = torch.cat([trunk(part) for part in torch.split(whole, VIEWS)])
+    maps = maps.reshape(len(pictures), 2, *maps.shape[1:])
+    length = trunk(whole[:1, :, :side, :side]).shape[-1]
+    steps = maps.shape[-1] - length  # from the first window to the last
+
+    def window(y: int, x: int, mirrored: int) -> Tensor:
+        top, left = (place * steps // (SIDE - side) for place in (y, x))
+        cut: Tensor = pooling(maps[:, mirrored, :, top : top + length, left : left + length])
+        return cut
+
+    ten = [window(y, x, 0) for y, x in corners(side)]
+    ten += [window(y, SIDE - side - x, 1) for y, x in corners(side)]
+    return torch.stack(ten, dim=1)
+
+
+def _normalised(views: Pixels, normalisation: Normalisation) -> Tensor:
+    """RGB (N, V, rows, columns, 3) -> float32 (N, V, planes, rows, columns)."""
+    mean, std = (
+        np.array(values, np.float32).reshape(-1, 1, 1)
+        for values in (normalisation.mean, normalisation.std)
+    )
+    return torch.from_numpy((planes_of(views, normalisation) - mean) / std)
 
 
 def read_back(path: Path) -> ModelProto:
@@ -118,20 +137,11 @@ class _Comparison:
     distance: float
 
 
-def _compare(
-    runner: Runner,
-    network: AlexNet,
-    side: int,
-    normalisation: Normalisation,
-    pictures: Pixels,
-    count: int,
-) -> _Comparison:
-    batch = BATCHES[-1]
-    answers = [runner.run(pictures[i : i + batch], count) for i in range(0, len(pictures), batch)]
-    mean, views = (np.concatenate(part) for part in zip(*answers, strict=True))
+def _compare(answer: tuple[Floats, Floats], expected: Floats) -> _Comparison:
+    """The file's probabilities and view probabilities against those of every view."""
+    mean, views = answer
     if not (np.isfinite(views).all() and np.allclose(views.sum(-1), 1, atol=1e-3)):
         raise VerificationFailed("the file's answers are not probabilities; it was deleted")
-    expected = reference(network, pictures, side=side, normalisation=normalisation, count=count)
     expected_mean = expected.mean(1)
     best, expected_best = np.argsort(-mean, 1)[:, :5], np.argsort(-expected_mean, 1)[:, :5]
     same = [set(a) == set(b) for a, b in zip(best.tolist(), expected_best.tolist(), strict=True)]
@@ -159,14 +169,3 @@ def _judge(agreement: Agreement, precision: str) -> None:
             f"{agreement.top1:.1%} of the pictures; the file was deleted: choose another "
             "--precision, or calibrate on pictures like your own with --pictures FOLDER"
         )
-
-
-def _square(file: Path) -> Pixels:
-    """Shorter side to 256, central square: what the service sends."""
-    with Image.open(file) as picture:
-        image = picture.convert("RGB")
-    short, long = sorted(image.size)
-    size = [SIDE if side == short else int(SIDE * long / short) for side in image.size]
-    image = image.resize((size[0], size[1]), Image.Resampling.BILINEAR)
-    left, top = round((size[0] - SIDE) / 2), round((size[1] - SIDE) / 2)
-    return np.asarray(image.crop((left, top, left + SIDE, top + SIDE)))

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from service.errors import RequestError, ServiceError, SettingsInvalid
+from service.bench import FileUnreadable, bench
+from service.errors import ServiceError, SettingsInvalid
 
 if TYPE_CHECKING:
     from service.classifier import Prediction
@@ -33,12 +34,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class Unread(RequestError):
-    """A picture that cannot be read from the disk."""
-
-    code = "file_unreadable"
 
 
 def _print_version(wanted: bool) -> None:
@@ -115,9 +110,12 @@ flags = _flags()
 serve.__signature__ = signatures.Signature(flags)  # type: ignore[attr-defined]
 serve.__annotations__ = {flag.name: flag.annotation for flag in flags}
 app.command()(serve)
+app.command()(bench)
 
 
-Crops = Annotated[str, typer.Option(help="ten: the paper's ten views; one: the centre.")]
+Crops = Annotated[
+    str, typer.Option(help="ten: the paper's ten views; one: the centre; dense: ten, nearly.")
+]
 Top = Annotated[int, typer.Option(min=1, max=1000, help="How many classes to show.")]
 ModelPath = Annotated[
     str | None, typer.Option(help="The model file; the bundled one by default.", metavar="FILE")
@@ -194,7 +192,7 @@ def _read(picture: str) -> bytes | ServiceError:
     try:
         return sys.stdin.buffer.read() if picture == "-" else Path(picture).read_bytes()
     except OSError as error:
-        return Unread(f"cannot be read: {error.strerror}")
+        return FileUnreadable(f"cannot be read: {error.strerror}")
 
 
 def _print_bars(picture: str, best: Sequence["Prediction"]) -> None:
@@ -278,6 +276,7 @@ def _engine(settings: "Settings") -> "Engine":
         settings.model,
         device=settings.device,
         threads=settings.threads,
+        max_batch=settings.max_batch,
         gpu_memory_limit=settings.gpu_memory_limit,
     )
 

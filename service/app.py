@@ -42,6 +42,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         max_delay=settings.max_delay,
         max_pixels=settings.max_pixels,
         max_aspect_ratio=settings.max_aspect_ratio,
+        scaled_decoding=settings.scaled_decoding,
     )
 
     @asynccontextmanager

@@ -16,7 +16,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batching import Batcher
+from service.batching import Batcher, Places
 from service.engine import Engine, usable_cores
 from service.errors import (
     DeadlineExceeded,
@@ -51,6 +51,7 @@ class Classifier:
         max_delay: float,
         max_pixels: int,
         max_aspect_ratio: float,
+        scaled_decoding: bool = False,
         decode_threads: int | None = None,
     ) -> None:
         """Limits are in images, images, seconds, pixels, long side over short side, threads."""
@@ -59,7 +60,12 @@ class Classifier:
             engine.run, max_batch=max_batch, max_queue=max_queue, max_delay=max_delay
         )
         self.draining = False
-        self._decode = partial(decode, max_pixels=max_pixels, max_aspect_ratio=max_aspect_ratio)
+        self._decode = partial(
+            decode,
+            max_pixels=max_pixels,
+            max_aspect_ratio=max_aspect_ratio,
+            scaled_decoding=scaled_decoding,
+        )
         # Our own pool: the event loop's default one is shared with everything synchronous.
         self._decoders = ThreadPoolExecutor(
             max_workers=decode_threads or usable_cores(), thread_name_prefix="alexnet-decode"
@@ -102,8 +108,8 @@ class Classifier:
         is not a `StartError`.
         """
         views = self._views(crops)
-        async with self._admitted(1, timeout) as deadline:
-            return await self._one(data, views, top, deadline)
+        async with self._admitted(1, timeout) as (places, deadline):
+            return await self._one(data, views, top, places, deadline)
 
     async def classify_many(
         self,
@@ -120,11 +126,11 @@ class Classifier:
         whole (overload, deadline, an unknown parameter) is raised.
         """
         views = self._views(crops)
-        async with self._admitted(len(pictures), timeout) as deadline:
-            tasks = [
-                asyncio.create_task(self._one_or_error(data, views, top, deadline))
-                for data in pictures
-            ]
+        async with self._admitted(len(pictures), timeout) as (places, deadline):
+            work = [self._one_or_error(data, views, top, places, deadline) for data in pictures]
+            if len(work) == 1:  # the common case, spared a task
+                return [await work[0]]
+            tasks = [asyncio.create_task(one) for one in work]
             try:
                 return await asyncio.gather(*tasks)
             finally:
@@ -132,35 +138,41 @@ class Classifier:
                     task.cancel()
 
     async def _one(
-        self, data: bytes, views: int, top: int, deadline: float | None
+        self, data: bytes, views: int, top: int, places: Places, deadline: float | None
     ) -> list[Prediction]:
         """The road itself."""
-        pixels = await asyncio.get_running_loop().run_in_executor(
-            self._decoders, self._decode, data
-        )
-        return self._best(await self.batcher.submit(pixels, views, deadline=deadline), top)
+        try:
+            pixels = await asyncio.get_running_loop().run_in_executor(
+                self._decoders, self._decode, data
+            )
+        except (ImageError, RequestError):
+            places.give_up()
+            raise
+        return self._best(await places.submit(pixels, views, deadline=deadline), top)
 
     async def _one_or_error(
-        self, data: bytes, views: int, top: int, deadline: float | None
+        self, data: bytes, views: int, top: int, places: Places, deadline: float | None
     ) -> list[Prediction] | ServiceError:
         """The road, where a picture at fault is an answer too."""
         try:
-            return await self._one(data, views, top, deadline)
+            return await self._one(data, views, top, places, deadline)
         except (ImageError, RequestError) as error:
             return error
 
     @asynccontextmanager
-    async def _admitted(self, count: int, timeout: float | None) -> AsyncIterator[float | None]:
-        """Places in the queue and a clock; yields the deadline in the loop's time."""
+    async def _admitted(
+        self, count: int, timeout: float | None
+    ) -> AsyncIterator[tuple[Places, float | None]]:
+        """Places in the queue and a clock; yields them, and the deadline in the loop's time."""
         if not self.ready:
             raise NotReady("The service is starting or stopping. Try again shortly.")
         now = asyncio.get_running_loop().time()
         deadline = None if timeout is None else now + timeout
-        with self.batcher.reserve(count):
+        with self.batcher.reserve(count) as places:
             clock = asyncio.timeout_at(deadline)
             try:
                 async with clock:
-                    yield deadline
+                    yield places, deadline
             except TimeoutError as error:
                 if not clock.expired():
                     raise

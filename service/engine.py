@@ -5,15 +5,23 @@ A CUDA session that silently computes on the CPU is the trap here: the runtime l
 it, and falls back without an error, while loading or as late as in the first run.  So a session
 counts as CUDA's only after four steps: CUDA is offered; the session is created; CUDA is its first
 provider; with fallback switched off, a real picture gives the answer stored in the model file.
+
+On CUDA every run is of one of a few sizes, padded up to it: each new shape costs a search for
+convolutions and makes the memory arena grow, which never shrinks.  All of them run once at load,
+the largest first, so that what does not fit is known before the service is ready.
 """
 
 import io
 import math
 import os
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
+from ctypes import CDLL
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any, Literal, Self
 
@@ -24,12 +32,36 @@ from service import model_file
 from service.errors import ModelUnusable, ProviderUnusable, RuntimeMissing
 from service.model_file import Label, Model
 
-__all__ = ["CPU", "CUDA", "Device", "Engine", "Label", "Model", "inspect", "usable_cores"]
+__all__ = [
+    "CPU",
+    "CUDA",
+    "Device",
+    "Engine",
+    "Label",
+    "Model",
+    "batch_sizes",
+    "cuda_options",
+    "gist",
+    "inspect",
+    "padded",
+    "session_options",
+    "usable_cores",
+]
 
 Device = Literal["auto", "cuda", "cpu"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+MAX_BATCH = 16  # images; the service's own default
+# How the runtime's arena, CUDA, cuDNN and cuBLAS each say it; no exception class tells it apart.
+OUT_OF_MEMORY = re.compile(
+    r"failed to allocate memory|smaller than requested bytes|out of memory|alloc_failed"
+    r"|memoryallocation",
+    re.IGNORECASE,
+)
+# The one part that tells, in a line of a thousand characters of C++.
+CUDA_FAILURE = re.compile(r"(CUDA|CUDNN|CUBLAS) failure \d+: [^;\n]+")
 ERRORS_ONLY = 3  # ONNX Runtime's severity; its warning about a default for an input is by design
 FATAL_ONLY = 4
 
@@ -44,11 +76,17 @@ class Engine:
         *,
         device: Device,
         failures: tuple[type[Exception], ...],
+        sizes: Sequence[int] = (),
         warning: str | None = None,
     ) -> None:
-        """`failures` are the runtime's own exceptions, `warning` why `auto` is not on CUDA."""
+        """
+        `failures` are the runtime's own exceptions, `warning` why `auto` is not on CUDA.
+
+        `sizes`, rising, are the only batches that will run; without any, each runs as it comes.
+        """
         self._session = session
         self._failures = failures
+        self.sizes = tuple(sizes)
         self.model = model
         self.device_requested: Device = device
         self.provider: str = session.get_providers()[0]
@@ -56,12 +94,19 @@ class Engine:
 
     @classmethod
     def load(
-        cls, path: Path, *, device: Device = "auto", threads: int = 0, gpu_memory_limit: int = 0
+        cls,
+        path: Path,
+        *,
+        device: Device = "auto",
+        threads: int = 0,
+        max_batch: int = MAX_BATCH,
+        gpu_memory_limit: int = 0,
     ) -> Self:
         """
         Load a model file and prove that it answers right on the device.
 
-        `threads` 0 takes all usable cores; `gpu_memory_limit` is in bytes, 0 for none.  Raises
+        `threads` 0 takes all usable cores of the CPU.  For CUDA are `max_batch`, the most images
+        in one run (more are split), and `gpu_memory_limit` in bytes, 0 for none.  Raises
         `RuntimeMissing`, `ModelUnusable` or `ProviderUnusable`.
         """
         sha256 = model_file.checksum(path)
@@ -69,14 +114,16 @@ class Engine:
         warning = None
         if device != "cpu":
             try:
-                return cls._load_cuda(runtime, path, sha256, device, gpu_memory_limit)
+                return cls._load_cuda(
+                    runtime, path, sha256, device, batch_sizes(max_batch), gpu_memory_limit
+                )
             except ProviderUnusable as error:
                 if device == "cuda":
                     raise
                 # Without a driver and without the GPU runtime nobody expected a GPU.
                 if CUDA in runtime.get_available_providers() or NVIDIA_DRIVER.exists():
                     warning = str(error)
-        options = _options(runtime, threads or usable_cores())
+        options = session_options(runtime, threads or usable_cores())
         session = _session(runtime, path, options, [CPU])
         model = _model(path, sha256, session)
         engine = cls(session, model, device=device, failures=_failures(runtime), warning=warning)
@@ -85,7 +132,13 @@ class Engine:
 
     @classmethod
     def _load_cuda(
-        cls, runtime: ModuleType, path: Path, sha256: str, device: Device, memory_limit: int
+        cls,
+        runtime: ModuleType,
+        path: Path,
+        sha256: str,
+        device: Device,
+        sizes: Sequence[int],
+        memory_limit: int,
     ) -> Self:
         """The docstring's four steps; `ProviderUnusable` names the one that failed."""
         if CUDA not in runtime.get_available_providers():
@@ -94,25 +147,27 @@ class Engine:
                 "replace onnxruntime: pip install 'alexnet-service[gpu]'."
             )
         failures = _failures(runtime)
-        # The runtime prints and logs its troubles in many lines; ours is one, and names the first.
+        # The runtime prints and logs its troubles in many lines; ours is one, with their gist.
         runtime.set_default_logger_severity(FATAL_ONLY)
+        options = session_options(runtime, threads=1)
+        options.log_severity_level = FATAL_ONLY  # the errors that it logs, it raises too
+        providers = [(CUDA, cuda_options(memory_limit)), CPU]
         troubles = io.StringIO()
         try:
             with redirect_stdout(troubles):
                 runtime.preload_dlls()
-            provider = CUDA, _cuda_options(memory_limit)
-            session = runtime.InferenceSession(
-                path, _options(runtime, threads=1), providers=[provider, CPU]
-            )
+                session = runtime.InferenceSession(path, options, providers=providers)
         except failures as error:
             raise _cuda_failed("creating the session", error) from error
         finally:
             runtime.set_default_logger_severity(ERRORS_ONLY)
         if session.get_providers()[0] != CUDA:
-            reason = troubles.getvalue().strip() or "the runtime fell back to the CPU"
-            raise _cuda_failed("loading CUDA", reason)
+            raise _cuda_failed("loading CUDA", troubles.getvalue() or _driver_trouble())
         session.disable_fallback()
-        engine = cls(session, _model(path, sha256, session), device=device, failures=failures)
+        model = _model(path, sha256, session)
+        engine = cls(session, model, device=device, failures=failures, sizes=sizes)
+        # The check runs a single picture: before the warm-up, the arena would begin with the least.
+        engine.warm()
         try:
             engine.check()
         except ModelUnusable as error:
@@ -121,9 +176,27 @@ class Engine:
 
     def run(self, images: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
         """uint8 `(N, 256, 256, 3)` to float32 `(N, classes)`, the mean over `crops` views."""
+        if not self.sizes:
+            return self._run(images, crops)
+        step = self.sizes[-1]
+        parts = [images[i : i + step] for i in range(0, max(1, len(images)), step)]
+        answers = [self._run(padded(part, self.sizes), crops)[: len(part)] for part in parts]
+        return answers[0] if len(answers) == 1 else np.concatenate(answers)
+
+    def _run(self, images: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
         feeds = {"images": images, "crops": np.array(crops, np.int64)}
         probabilities: NDArray[np.float32] = self._session.run(["probabilities"], feeds)[0]
         return probabilities
+
+    def warm(self) -> None:
+        """Run each size with each choice of crops, the largest first, or `ProviderUnusable`."""
+        side = self.model.golden_picture().shape[1:]
+        for size in reversed(self.sizes):
+            for views in sorted(self.model.crops.values(), reverse=True):
+                try:
+                    self._run(np.zeros((size, *side), np.uint8), views)
+                except self._failures as error:
+                    raise _cuda_failed(f"warming up a batch of {size}", error) from error
 
     def check(self) -> None:
         """Compare the start-up picture's answer with the one in the file, or `ModelUnusable`."""
@@ -134,8 +207,7 @@ class Engine:
             answer = self.run(picture, views)[0]
         except self._failures as error:
             raise ModelUnusable(
-                f"The model file {path} loads but does not run ({_first_line(error)}); "
-                "export it again."
+                f"The model file {path} loads but does not run ({gist(error)}); export it again."
             ) from error
         if answer.shape != (len(self.model.labels),):
             raise _classes_differ(path, len(self.model.labels), answer.size)
@@ -162,28 +234,62 @@ def inspect(path: Path) -> Model:
     """What a model file says about itself, its checksum verified, its network not run."""
     sha256 = model_file.checksum(path)
     runtime = _runtime()
-    options = _options(runtime, threads=1)
+    options = session_options(runtime, threads=1)
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return _model(path, sha256, _session(runtime, path, options, [CPU]))
 
 
-def usable_cores(cgroups: Path = CGROUPS) -> int:
-    """
-    Cores that this process may really use: its CPU affinity, or its container's quota if less.
+def batch_sizes(max_batch: int) -> tuple[int, ...]:
+    """1, 2, 4, 8, ... and `max_batch` itself, rising."""
+    return *(2**power for power in range((max_batch - 1).bit_length())), max_batch
 
-    `cgroups` is the root of the control groups, version 2 (`cpu.max`) or 1 (`cpu.cfs_quota_us`).
+
+def padded(images: NDArray[np.uint8], sizes: Sequence[int]) -> NDArray[np.uint8]:
+    """`(N, 256, 256, 3)` with black pictures added up to the next of `sizes`, which rise."""
+    size = sizes[bisect_left(sizes, len(images))]
+    if len(images) == size:
+        return images
+    filled = np.zeros((size, *images.shape[1:]), images.dtype)
+    filled[: len(images)] = images
+    return filled
+
+
+def usable_cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
+    """
+    Cores that this process may really use: its CPU affinity, or its containers' quota if less.
+
+    `cgroups` is where the control groups are mounted, `own` the file that names ours in them.
     """
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
         cores = os.cpu_count() or 1
-    for quota, period in (
-        _numbers(cgroups / "cpu.max"),
-        _numbers(cgroups / "cpu/cpu.cfs_quota_us", cgroups / "cpu/cpu.cfs_period_us"),
-    ):
-        if quota > 0 and period > 0:
-            cores = min(cores, math.ceil(quota / period))
-    return max(1, cores)
+    return max(1, min([cores, *_quotas(cgroups, own)]))
+
+
+def _quotas(cgroups: Path, own: Path) -> Iterator[int]:
+    """Cores that our control group and each of those around it allow; only limits are given."""
+    for top, files, place in _memberships(cgroups, own):
+        # The root has the limits of a container that sees only its own groups, whatever its name.
+        for group in (place, *place.parents):
+            quota, period = _numbers(*(top / group / file for file in files))
+            if quota > 0 and period > 0:
+                yield math.ceil(quota / period)
+
+
+def _memberships(cgroups: Path, own: Path) -> Iterator[tuple[Path, tuple[str, ...], PurePosixPath]]:
+    """Where CPU time is limited, in the two versions: the mount, its files, our group."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:  # not on Linux
+        lines = []
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        group = PurePosixPath(place.lstrip("/"))
+        if not controllers:  # version 2, https://docs.kernel.org/admin-guide/cgroup-v2.html
+            yield cgroups, ("cpu.max",), group
+        elif "cpu" in controllers.split(","):
+            yield cgroups / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us"), group
 
 
 def _numbers(*files: Path) -> tuple[int, int]:
@@ -231,7 +337,7 @@ def _failures(runtime: ModuleType) -> tuple[type[Exception], ...]:
     return *own, RuntimeError, ValueError, OSError
 
 
-def _options(runtime: ModuleType, threads: int) -> Any:
+def session_options(runtime: ModuleType, threads: int) -> Any:
     """Session options, set on purpose."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -242,8 +348,12 @@ def _options(runtime: ModuleType, threads: int) -> Any:
     return options
 
 
-def _cuda_options(memory_limit: int) -> dict[str, str]:
-    """CUDA's options: DEFAULT is slow and EXHAUSTIVE searches anew for every batch size."""
+def cuda_options(memory_limit: int = 0) -> dict[str, str]:
+    """
+    The CUDA provider's options; `memory_limit` in bytes, 0 for none.
+
+    The search for convolutions: DEFAULT is slow, EXHAUSTIVE searches anew for every batch size.
+    """
     options = {
         "cudnn_conv_algo_search": "HEURISTIC",
         "arena_extend_strategy": "kSameAsRequested",
@@ -258,7 +368,7 @@ def _session(runtime: ModuleType, path: Path, options: Any, providers: list[Any]
     except _failures(runtime) as error:
         raise ModelUnusable(
             f"The model file {path} cannot be loaded by ONNX Runtime {runtime.__version__} "
-            f"({_first_line(error)}); upgrade it, or export the model again."
+            f"({gist(error)}); upgrade it, or export the model again."
         ) from error
 
 
@@ -287,14 +397,32 @@ def _classes_differ(path: Path, labels: int, classes: int) -> ModelUnusable:
 
 
 def _cuda_failed(step: str, reason: object) -> ProviderUnusable:
+    if OUT_OF_MEMORY.search(str(reason)):
+        return ProviderUnusable(
+            f"CUDA is not in use: {step} ran out of GPU memory; lower ALEXNET_MAX_BATCH / "
+            "--max-batch, or raise ALEXNET_GPU_MEMORY_LIMIT / --gpu-memory-limit (0 is no limit) "
+            "where other programs leave room, or choose --device cpu."
+        )
     return ProviderUnusable(
-        f"CUDA is not in use: {step} failed ({_first_line(reason)}); check that nvidia-smi answers "
+        f"CUDA is not in use: {step} failed ({gist(reason)}); check that nvidia-smi answers "
         "with driver 580 or later, and that pip install 'alexnet-service[gpu]' is complete, or "
         "choose --device cpu."
     )
 
 
-def _first_line(reason: object) -> str:
-    """The gist of a foreign message, fit to stand inside a sentence."""
-    lines = str(reason).strip().splitlines()
+def _driver_trouble() -> str:
+    """Why CUDA is not in use though its libraries are there: most often there is no driver."""
+    try:
+        CDLL("libcuda.so.1")
+    except OSError as error:  # what the runtime has met too, but only logged
+        return f"no NVIDIA driver: {error}"
+    return "the runtime fell back to the CPU"
+
+
+def gist(reason: object) -> str:
+    """What a foreign message comes to, fit to stand inside a sentence."""
+    if found := CUDA_FAILURE.search(str(reason)):
+        return found[0].strip()
+    # The runtime frames what it prints before it falls back in lines of asterisks.
+    lines = [line for line in str(reason).strip().splitlines() if not line.startswith("*")]
     return lines[0].rstrip(".") if lines else type(reason).__name__

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from model_export import export, verify
+from model_export import export, views
 from model_export.alexnet import AlexNet
 from model_export.export import Record
 from model_export.variants import VARIANTS
@@ -17,9 +17,16 @@ PICTURES = Path(__file__).parent / "pictures"
 
 
 def tiny_network(classes: int = 1000) -> AlexNet:
-    """A network of one strided convolution that still tells colours and places apart."""
+    """A network of two small convolutions that still tells colours and places apart: ten crops
+    share the first one."""
     torch.manual_seed(0)
-    features = nn.Sequential(nn.Conv2d(3, 8, 16, stride=16), nn.ReLU(), nn.MaxPool2d(7))
+    features = nn.Sequential(
+        nn.Conv2d(3, 8, 16, stride=16),  # (N, 8, 14, 14)
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(7),  # (N, 8, 2, 2)
+    )
     linear = nn.Linear(8 * 2 * 2, classes)
     nn.init.normal_(linear.weight, std=1.0)
     return AlexNet(features, nn.Sequential(linear)).eval()
@@ -27,10 +34,11 @@ def tiny_network(classes: int = 1000) -> AlexNet:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file of a few kilobytes: ten crops, normalisation, softmax, mean, metadata."""
+    """A model file of a few kilobytes: ten crops, one and dense, normalisation, softmax, mean,
+    metadata."""
     variant = VARIANTS["owt"]
     network = tiny_network()
-    real = verify.load_pictures(limit=8)
+    real = views.load_pictures(limit=8)
     model = export.build_model(network, variant, precision="fp32", calibration=real)
     export.describe(
         model,

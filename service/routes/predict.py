@@ -154,7 +154,11 @@ async def predict(
         Query(ge=1, le=MOST_CLASSES, description="How many classes to answer with."),
     ] = 5,
     crops: Annotated[
-        str, Query(description="ten: the paper's ten views; one: the centre, ten times quicker.")
+        str,
+        Query(
+            description="ten: the paper's ten views; one: the centre; dense: ten views cut from "
+            "the maps of the whole picture, where the model offers it."
+        ),
     ] = "ten",
 ) -> Response:
     """Bytes -> `top` classes for each picture; one bad picture does not spoil the others."""

@@ -111,7 +111,7 @@ def test_inspect_shows_what_is_in_the_file(tiny_model: Path) -> None:
     table = alexnet("inspect", str(tiny_model)).stdout.decode()
     facts = json.loads(alexnet("inspect", str(tiny_model), "--json").stdout)
 
-    assert facts["crops"] == {"ten": 10, "one": 1}
+    assert facts["crops"] == {"ten": 10, "one": 1, "dense": 2}
     assert facts["classes"] > 1
     assert facts["size"] == tiny_model.stat().st_size
     for wanted in ("variant", "precision", "classes", "weights", "accuracy", "exporter", "version"):

@@ -6,14 +6,31 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+from numpy.typing import NDArray
 
-from service.engine import CPU, CUDA, NVIDIA_DRIVER, Engine, inspect, usable_cores
+from service.engine import (
+    CPU,
+    CUDA,
+    NVIDIA_DRIVER,
+    Engine,
+    batch_sizes,
+    cuda_options,
+    gist,
+    inspect,
+    padded,
+    session_options,
+    usable_cores,
+)
 from service.errors import ModelUnusable, ProviderUnusable
 from service.model_file import MARK, TAIL
 
@@ -65,6 +82,139 @@ def test_several_threads_may_run_at_once(engine: Engine) -> None:
 
     for answer in answers:
         np.testing.assert_allclose(answer, expected, atol=1e-6)
+
+
+class Counted:
+    """A real session that notes how many images each of its runs was given, and their crops."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self.session = session
+        self.runs: list[tuple[int, int]] = []
+
+    def run(self, outputs: list[str], feeds: dict[str, NDArray[Any]]) -> Any:
+        self.runs.append((len(feeds["images"]), int(feeds["crops"])))
+        return self.session.run(outputs, feeds)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+
+def fixed(engine: Engine, path: Path, *sizes: int) -> tuple[Engine, Counted]:
+    """An engine of fixed sizes, as on CUDA, but computing here; and what its session was given."""
+    options = session_options(onnxruntime, threads=1)
+    session = Counted(onnxruntime.InferenceSession(path, options, providers=[CPU]))
+    return Engine(session, engine.model, device="cpu", failures=(), sizes=sizes), session
+
+
+@pytest.mark.parametrize(
+    ("max_batch", "sizes"),
+    [(1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (16, (1, 2, 4, 8, 16)), (20, (1, 2, 4, 8, 16, 20))],
+)
+def test_the_sizes_are_the_powers_of_two_and_the_largest_batch(
+    max_batch: int, sizes: tuple[int, ...]
+) -> None:
+    assert batch_sizes(max_batch) == sizes
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 1), (1, 1), (2, 2), (3, 4), (4, 4), (5, 6)])
+def test_a_batch_is_padded_to_the_next_size_behind_its_pictures(count: int, size: int) -> None:
+    filled = padded(PICTURES[:count], (1, 2, 4, 6))
+
+    assert filled.shape == (size, 256, 256, 3)
+    assert filled.dtype == np.uint8
+    np.testing.assert_array_equal(filled[:count], PICTURES[:count])
+    assert not filled[count:].any()
+
+
+@pytest.mark.parametrize(
+    ("count", "runs"), [(1, [1]), (2, [2]), (3, [3]), (4, [3, 1]), (5, [3, 2])]
+)
+def test_an_engine_of_fixed_sizes_runs_only_those_and_answers_alike(
+    engine: Engine, tiny_model: Path, count: int, runs: list[int]
+) -> None:
+    of_sizes, session = fixed(engine, tiny_model, 1, 2, 3)
+
+    for crops in engine.model.crops.values():
+        session.runs.clear()
+        probabilities = of_sizes.run(PICTURES[:count], crops)
+
+        assert session.runs == [(size, crops) for size in runs]
+        assert probabilities.shape == (count, len(engine.model.labels))
+        np.testing.assert_allclose(probabilities, engine.run(PICTURES[:count], crops), atol=1e-6)
+
+
+def test_padding_never_reaches_an_answer(engine: Engine, tiny_model: Path) -> None:
+    of_sizes, session = fixed(engine, tiny_model, 8)
+
+    probabilities = of_sizes.run(PICTURES, 10)
+
+    assert session.runs == [(8, 10)]
+    np.testing.assert_allclose(probabilities, engine.run(PICTURES, 10), atol=1e-6)
+
+
+def test_several_threads_may_run_an_engine_of_fixed_sizes(engine: Engine, tiny_model: Path) -> None:
+    of_sizes, _ = fixed(engine, tiny_model, 1, 2, 4)
+    expected = engine.run(PICTURES, 10)
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda n: of_sizes.run(PICTURES[: n % 6], 10), range(12)))
+
+    for n, answer in enumerate(answers):
+        np.testing.assert_allclose(answer, expected[: n % 6], atol=1e-6)
+
+
+def test_the_warm_up_runs_every_size_with_every_choice_the_largest_first(
+    engine: Engine, tiny_model: Path
+) -> None:
+    of_sizes, session = fixed(engine, tiny_model, 1, 2, 4)
+    choices = sorted(engine.model.crops.values(), reverse=True)
+
+    of_sizes.warm()
+
+    assert session.runs == [(size, views) for size in (4, 2, 1) for views in choices]
+
+
+def test_an_engine_on_the_cpu_does_not_pad(engine: Engine) -> None:
+    assert engine.sizes == ()
+
+
+def test_a_memory_limit_too_small_for_the_warm_up_names_the_settings(tiny_model: Path) -> None:
+    """The runtime's own arena, the one that it uses on CUDA, with a limit, on the CPU."""
+    script = (
+        "import sys; from pathlib import Path; import onnxruntime as ort\n"
+        "from service.engine import *; from service.errors import ProviderUnusable\n"
+        "from service.engine import _failures\n"
+        "memory = ort.OrtMemoryInfo('Cpu', ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0,\n"
+        "                           ort.OrtMemType.DEFAULT)\n"
+        "limit = {'max_mem': 40_000_000, 'arena_extend_strategy': 1,\n"
+        "         'initial_chunk_size_bytes': -1, 'max_dead_bytes_per_chunk': -1}\n"
+        "ort.create_and_register_allocator(memory, ort.OrtArenaCfg(limit))\n"
+        "path = Path(sys.argv[1]); options = session_options(ort, threads=1)\n"
+        "options.add_session_config_entry('session.use_env_allocators', '1')\n"
+        "session = ort.InferenceSession(path, options, providers=[CPU])\n"
+        "for sizes in (1,), (1, 64):\n"
+        "    try: Engine(session, inspect(path), device='cuda', failures=_failures(ort),\n"
+        "                sizes=sizes).warm(); print('fits')\n"
+        "    except ProviderUnusable as error: print(error)"
+    )
+
+    fits, said = subprocess.run(
+        [sys.executable, "-c", script, str(tiny_model)], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+
+    assert fits == "fits"
+    assert "a batch of 64 ran out of GPU memory" in said
+    assert "lower ALEXNET_MAX_BATCH" in said
+    assert "raise ALEXNET_GPU_MEMORY_LIMIT" in said
+
+
+def test_cuda_gets_the_heuristic_search_and_the_memory_limit() -> None:
+    options = cuda_options(2**30)
+
+    assert options["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert options["arena_extend_strategy"] == "kSameAsRequested"
+    assert options["gpu_mem_limit"] == str(2**30)
+    assert "gpu_mem_limit" not in cuda_options()
 
 
 def test_an_engine_knows_its_model_and_its_device(engine: Engine, tiny_model: Path) -> None:
@@ -199,6 +349,103 @@ def test_auto_is_on_cuda_or_says_why_not(tiny_model: Path) -> None:
     assert (engine.provider == CUDA) == (engine.warning is None)
 
 
+class OnCuda(Counted):
+    """A session that says it is on CUDA, and when its fallback was switched off."""
+
+    fallback_off_after: int | None = None  # runs
+
+    def get_providers(self) -> list[str]:
+        return [CUDA, CPU]
+
+    def disable_fallback(self) -> None:
+        self.fallback_off_after = len(self.runs)
+
+
+# What onnxruntime-gpu 1.31.1 prints where there is no GPU, shortened in its middle.
+NO_DEVICE = """*************** EP Error ***************
+EP Error /onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 std::conditional_t<T> \
+CUDA failure 100: no CUDA-capable device is detected ; GPU=-1 ; hostname=vm ; file=cuda.cc
+ when using [('CUDAExecutionProvider', {}), 'CPUExecutionProvider']
+Falling back to ['CPUExecutionProvider'] and retrying.
+****************************************"""
+
+
+def gpu_runtime(
+    monkeypatch: pytest.MonkeyPatch, wrap: Callable[[onnxruntime.InferenceSession], Any]
+) -> list[Any]:
+    """Let the runtime look like its CUDA build, each session wrapped; the sessions it made."""
+    runtime, made = ModuleType("onnxruntime"), []
+    vars(runtime).update(vars(onnxruntime))
+
+    def create(path: Path, options: Any, *, providers: list[Any]) -> Any:
+        session = onnxruntime.InferenceSession(path, options, providers=[CPU])
+        made.append(session if providers == [CPU] else wrap(session))
+        return made[-1]
+
+    vars(runtime).update(
+        get_available_providers=lambda: [CUDA, CPU],
+        preload_dlls=lambda: None,
+        InferenceSession=create,
+    )
+    monkeypatch.setattr("service.engine._runtime", lambda: runtime)
+    return made
+
+
+def test_cuda_is_warmed_up_and_then_checked_with_its_fallback_off(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = gpu_runtime(monkeypatch, OnCuda)
+
+    engine = Engine.load(tiny_model, device="cuda", max_batch=3)
+
+    (session,) = sessions
+    choices = sorted(engine.model.crops.values(), reverse=True)
+    warm_up = [(size, views) for size in (3, 2, 1) for views in choices]
+    assert (engine.provider, engine.sizes) == (CUDA, (1, 2, 3))
+    assert session.fallback_off_after == 0
+    assert session.runs == [*warm_up, (1, 10)]
+
+
+def test_what_the_runtime_prints_before_it_falls_back_becomes_one_sentence(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fall_back(session: onnxruntime.InferenceSession) -> onnxruntime.InferenceSession:
+        print(NO_DEVICE)
+        return session
+
+    gpu_runtime(monkeypatch, fall_back)
+
+    with pytest.raises(ProviderUnusable) as caught:
+        Engine.load(tiny_model, device="cuda")
+    engine = Engine.load(tiny_model, device="auto")
+
+    assert "(CUDA failure 100: no CUDA-capable device is detected)" in str(caught.value)
+    assert (engine.provider, engine.sizes, engine.warning) == (CPU, (), str(caught.value))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_fallback_without_a_word_names_the_missing_driver(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu_runtime(monkeypatch, lambda session: session)
+
+    with pytest.raises(ProviderUnusable, match=r"no NVIDIA driver|fell back to the CPU"):
+        Engine.load(tiny_model, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (NO_DEVICE, "CUDA failure 100: no CUDA-capable device is detected"),
+        ("Failed to load libcudnn.so.9.\nand more", "Failed to load libcudnn.so.9"),
+        ("***\nEP Error: unknown\n***", "EP Error: unknown"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_the_gist_of_a_foreign_message_fits_into_a_sentence(message: object, expected: str) -> None:
+    assert gist(message) == expected
+
+
 def test_a_missing_runtime_is_one_sentence_that_names_the_extras(tiny_model: Path) -> None:
     script = (
         "import sys; sys.modules['onnxruntime'] = None\n"  # as if it were not installed
@@ -217,29 +464,78 @@ def test_a_missing_runtime_is_one_sentence_that_names_the_extras(tiny_model: Pat
     assert said.count("\n") == 1
 
 
+V1_LINE = "4:cpu,cpuacct:/ours\n"
+V2_LINE = "0::/ours/inner\n"
+
+
 @pytest.mark.parametrize(
-    ("files", "cores"),
+    ("own", "files"),
     [
-        ({"cpu.max": "50000 100000\n"}, 1),
-        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        pytest.param("0::/\n", {"cpu.max": "50000 100000\n"}, id="version 2, the root"),
+        pytest.param(V2_LINE, {"ours/inner/cpu.max": "100000 100000\n"}, id="version 2, its own"),
+        pytest.param(V2_LINE, {"ours/cpu.max": "100000 100000\n"}, id="version 2, around its own"),
+        pytest.param(V2_LINE, {"cpu.max": "100000 100000\n"}, id="version 2, a path from outside"),
+        pytest.param(
+            V2_LINE,
+            {"cpu.max": "max 100000\n", "ours/cpu.max": "90000 100000\n"}
+            | {"ours/inner/cpu.max": "9900000 100000\n"},
+            id="version 2, the least of several",
+        ),
+        pytest.param(
+            V1_LINE,
+            {"cpu/ours/cpu.cfs_quota_us": "100000\n", "cpu/ours/cpu.cfs_period_us": "100000\n"},
+            id="version 1, its own",
+        ),
+        pytest.param(
+            "1:name=systemd:/x\n" + V1_LINE + "0::/\n",
+            {"cpu/cpu.cfs_quota_us": "20000\n", "cpu/cpu.cfs_period_us": "100000\n"}
+            | {"cpu/ours/cpu.cfs_quota_us": "-1\n", "cpu/ours/cpu.cfs_period_us": "100000\n"},
+            id="version 1, the root; both versions mounted",
+        ),
     ],
 )
 def test_a_containers_quota_bounds_the_cores(
-    tmp_path: Path, files: dict[str, str], cores: int
+    tmp_path: Path, own: str, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8), raising=False)
 
-    assert usable_cores(tmp_path) == cores
+    assert usable_cores(*control_groups(tmp_path, own, files)) == 1
+
+
+def test_a_part_of_a_core_is_rounded_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8), raising=False)
+
+    groups = control_groups(tmp_path, V2_LINE, {"ours/cpu.max": "250000 100000\n"})
+
+    assert usable_cores(*groups) == 3
 
 
 @pytest.mark.parametrize("text", ["max 100000\n", "100000000 100000\n", "rubbish"])
-def test_no_quota_or_a_larger_one_leaves_all_cores(tmp_path: Path, text: str) -> None:
-    without = usable_cores(tmp_path)
-    (tmp_path / "cpu.max").write_text(text)
+@pytest.mark.parametrize("own", [V2_LINE, None])
+def test_no_quota_or_a_larger_one_leaves_all_cores(
+    tmp_path: Path, text: str, own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8), raising=False)
 
-    assert usable_cores(tmp_path) == without
+    assert usable_cores(*control_groups(tmp_path, own, {"ours/cpu.max": text})) == 8
+
+
+def test_another_groups_quota_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8), raising=False)
+
+    groups = control_groups(tmp_path, V2_LINE, {"theirs/cpu.max": "100000 100000\n"})
+
+    assert usable_cores(*groups) == 8
+
+
+def control_groups(folder: Path, own: str | None, files: dict[str, str]) -> tuple[Path, Path]:
+    """A tree of control groups and the file that names ours; None: there is no such file."""
+    for name, text in files.items():
+        (folder / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "groups" / name).write_text(text)
+    if own is not None:
+        (folder / "own").write_text(own)
+    return folder / "groups", folder / "own"
 
 
 def test_the_bundled_model_is_smaller_than_16_megabytes(bundled_model: Path) -> None:

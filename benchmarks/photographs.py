@@ -1,0 +1,66 @@
+"""
+A folder of JPEGs -> three folders to send: typical pictures, 12-megapixel ones, and a mixture.
+
+Without a folder, the photographs that the exporter calibrates on, scaled up once to 500 x 375.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from PIL import Image, ImageOps
+
+PACKAGED: Final = Path(__file__).parents[1] / "model_export" / "pictures"
+TYPICAL: Final = (500, 375)
+LARGE: Final = (4000, 3000)
+QUALITY: Final = 90
+MOST: Final = 100  # typical ones; the load keeps them in memory
+LEAST: Final = 50
+LARGE_ONES: Final = 3
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Folders of JPEGs, and what they hold in words."""
+
+    typical: Path
+    large: Path
+    mixed: Path  # one large in 50
+    about: str
+
+
+def prepare(source: Path | None, work: Path) -> Photographs:
+    """Lay the pictures of `source` out below `work`."""
+    typical, large, mixed = (work / name for name in ("typical", "large", "mixed"))
+    for folder in (typical, large, mixed):
+        folder.mkdir(parents=True)
+    files = sorted((source or PACKAGED).glob("*.jpg"))[:MOST]
+    if len(files) < LEAST:
+        raise SystemExit(
+            f"{source} holds {len(files)} files *.jpg; {LEAST} distinct pictures are needed"
+        )
+    for file in files:
+        if source:
+            shutil.copyfile(file, typical / file.name)
+        else:
+            _scaled(file, TYPICAL, typical / file.name)
+    for file in files[:: len(files) // LARGE_ONES][:LARGE_ONES]:
+        _scaled(file, LARGE, large / file.name)
+    for file in files[: LEAST - 1]:
+        shutil.copyfile(typical / file.name, mixed / file.name)
+    first = next(iter(sorted(large.iterdir())))
+    shutil.copyfile(first, mixed / f"large-{first.name}")
+    size = sum(file.stat().st_size for file in typical.iterdir()) / len(files) / 1e3
+    origin = source.name if source else "from the package, scaled to 500 x 375"
+    return Photographs(
+        typical, large, mixed, f"{len(files)} photographs ({origin}), {size:.0f} kB on average"
+    )
+
+
+def _scaled(file: Path, size: tuple[int, int], to: Path) -> None:
+    with Image.open(file) as image:
+        whole = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS)
+    whole.save(to, "JPEG", quality=QUALITY)

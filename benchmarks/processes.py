@@ -1,0 +1,151 @@
+"""
+The processes of a benchmark: a server, and a load on it; each ended by its own id, come what may.
+
+Both are what users run, `python -m service serve` and `python -m service bench`, with this
+environment's interpreter and without its ALEXNET_* settings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+START = 120.0  # seconds that a process may take until it is ready, and to end
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is ready."""
+
+    pid: int
+    url: str
+    seconds: float  # from starting the process to the first 200 of /readyz
+
+    def resident(self) -> float:
+        """Memory in MB of 10^6 bytes, now."""
+        return self._memory("VmRSS")
+
+    def peak(self) -> float:
+        """The most that was ever resident, in MB."""
+        return self._memory("VmHWM")
+
+    def _memory(self, name: str) -> float:
+        status = Path(f"/proc/{self.pid}/status")
+        found = re.search(rf"{name}:\s+(\d+) kB", status.read_text()) if status.exists() else None
+        return int(found[1]) * 1024 / 1e6 if found else float("nan")
+
+
+@contextmanager
+def serving(model: Path | None = None, *, device: str = "auto") -> Iterator[Server]:
+    """Serve a model file, the bundled one by default, until the block ends."""
+    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--device", device]
+    began = time.perf_counter()
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        started(command + (["--model", str(model)] if model else []), stderr=log) as process,
+    ):
+        url = _address(process)
+        while url and not _ready(url) and process.poll() is None:
+            time.sleep(0.005)
+        if not url or process.poll() is not None:
+            log.seek(0)
+            raise SystemExit(f"the server did not start: {log.read().strip()[-1000:]}")
+        yield Server(process.pid, url, time.perf_counter() - began)
+
+
+def load(
+    server: Server,
+    pictures: Path,
+    *,
+    crops: str,
+    seconds: float,
+    warm_up: float,
+    in_flight: int | None = None,
+    rate: float | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What `alexnet bench --json` says of a load on the server: a closed loop, or an open one."""
+    kind = ["--in-flight", str(in_flight)] if rate is None else ["--rate", f"{rate:.3f}"]
+    command = [
+        *(sys.executable, "-m", "service", "bench", server.url, str(pictures), "--json", *kind),
+        *("--crops", crops, "--seconds", f"{seconds:.3f}", "--warm-up", f"{warm_up:.3f}"),
+        *("--seed", str(seed)),
+    ]
+    with started(command, stderr=subprocess.PIPE) as process:
+        answer, trouble = process.communicate(timeout=seconds + warm_up + START)
+    if not answer:
+        raise SystemExit(f"the load failed: {trouble.strip()[-1000:]}")
+    return dict(json.loads(answer))
+
+
+@contextmanager
+def started(
+    command: Sequence[str], *, stdin: int = subprocess.DEVNULL, stderr: Any = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A process whose standard output is a pipe, until the block ends."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={key: value for key, value in os.environ.items() if not key.startswith("ALEXNET_")},
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+    )
+    try:
+        with process:
+            try:
+                yield process
+            finally:
+                process.terminate()
+                try:
+                    process.wait(START)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+    finally:
+        if process.poll() is None:  # a second Ctrl-C while waiting
+            process.kill()
+
+
+@contextmanager
+def killed_after(seconds: float, process: subprocess.Popen[str]) -> Iterator[None]:
+    """A limit on reading a process's output: it ends when the process does."""
+    alarm = threading.Timer(seconds, process.kill)
+    alarm.daemon = True  # SIGTERM may come between start and cancel: our own end need not wait
+    try:
+        alarm.start()
+        yield
+    finally:
+        alarm.cancel()
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    """What a server says that it answers at, or nothing if it ends or takes too long."""
+    assert process.stdout is not None
+    with killed_after(START, process):
+        for line in process.stdout:
+            if found := re.search(r"answers at (http://\S+)", line):
+                return found[1]
+    return ""
+
+
+def _ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

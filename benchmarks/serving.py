@@ -1,0 +1,130 @@
+"""
+How much of the bare runtime's speed reaches a client over HTTP, and at what latency; Linux.
+
+    scripts/bench [--quick] [--only TEXT] [--output bench.json] [--markdown]
+
+Measured are the full-size network (61.1 million parameters, made from compact weights), in fp32 and
+in int8, and the bundled model, for every choice of crops: a closed loop at 1, 8 and 32 in flight,
+the same with some pictures of 12 megapixels, and an open loop at shares of the best rate.  The
+runtime alone, the server and the load on it are three processes, on the same cores.  About a
+quarter of an hour.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import machine
+import models
+import photographs
+import summary
+import typer
+from rich.console import Console
+from rich.table import Table
+from rounds import Plan, measure
+
+from service.errors import ServiceError
+
+progress = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def bench(
+    model: Annotated[
+        list[Path] | None, typer.Option(help="Measure these files instead; may be repeated.")
+    ] = None,
+    weights: Annotated[
+        Path, typer.Option(help="The compact weights that are made full-size.")
+    ] = models.BUNDLED,
+    pictures: Annotated[
+        Path | None, typer.Option(help="A folder of at least 50 JPEGs; by default the package's.")
+    ] = None,
+    crops: Annotated[
+        list[str] | None, typer.Option(help="Only this choice of crops; may be repeated.")
+    ] = None,
+    only: Annotated[str, typer.Option(help="Only cases whose name contains this.")] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are taken over so many.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each load.")] = 2.0,
+    quick: Annotated[bool, typer.Option(help="One short round, to try it out.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    work: Annotated[
+        Path | None, typer.Option(help="Keep the full-size models here for the next time.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write everything here, as JSON.")
+    ] = None,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the tables as Markdown.")
+    ] = False,
+) -> None:
+    """Measure the service against the bare runtime, side by side."""
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet-bench-")))
+        progress.print("preparing pictures and models")
+        plan = Plan(
+            models={file.stem: file.resolve() for file in model}
+            if model
+            else models.default(weights.resolve(), device, (work or scratch).resolve()),
+            photographs=photographs.prepare(pictures, scratch / "pictures"),
+            device=device,
+            rounds=1 if quick else rounds,
+            seconds=min(seconds, 0.5) if quick else seconds,
+            **({"waves": 2} if quick else {}),
+            crops=tuple(crops or ()),
+            only=only,
+        )
+        records = list(measure(plan, progress.print))
+    provider = next(record["provider"] for record in records if "provider" in record)
+    found: dict[str, Any] = {
+        "machine": machine.describe(provider),
+        "pictures": plan.photographs.about,
+        "rounds": plan.rounds,
+        "seconds": plan.seconds,
+        "rows": summary.rows(records),
+        "records": records,
+    }
+    if output:
+        output.write_text(json.dumps(found, indent=1) + "\n")
+    _show(found, as_markdown)
+
+
+def _show(found: dict[str, Any], as_markdown: bool) -> None:
+    heading = (
+        f"{machine.sentence(found['machine'])}; {found['pictures']}; "
+        f"medians of {found['rounds']} round{'s' * (found['rounds'] > 1)}."
+    )
+    if as_markdown:
+        print(summary.markdown(found["rows"], heading))
+        return
+    # Wide enough for every column when the output is a file.
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(heading, soft_wrap=True)
+    for table in summary.TABLES:
+        if lines := summary.cells(table, found["rows"]):
+            shown = Table(title=table.title, title_justify="left", box=None)
+            for column in table.columns:
+                shown.add_column(column.heading, justify="right" if column.form else "left")
+            for line in lines:
+                shown.add_row(*line)
+            console.print(shown)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """SIGTERM as an exception, so that every process started here is ended too."""
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(bench)
+    try:
+        app()
+    except ServiceError as error:
+        sys.exit(f"serving.py: {error}")

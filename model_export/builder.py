@@ -1,0 +1,119 @@
+"""
+Nodes, one after another, into an ONNX graph: what `graph.py` writes with.
+
+Constants are shared by their value, names are made here, and a branch sees what stands outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+
+from model_export.chain import with_padding
+
+
+@dataclass
+class Builder:
+    """A graph in the making; values are known by their names."""
+
+    nodes: list[NodeProto] = field(default_factory=list)
+    constants: dict[tuple[object, ...], TensorProto] = field(default_factory=dict)
+    _count: int = 0
+
+    def constant(self, value: object, dtype: type[np.generic] = np.int64) -> str:
+        """An initialiser; the same one for the same value."""
+        array = np.array(value, dtype)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self.constants:
+            self.constants[key] = numpy_helper.from_array(array, f"constant_{len(self.constants)}")
+        return str(self.constants[key].name)
+
+    def add(self, kind: str, *inputs: str, gives: str | None = None, **attributes: Any) -> str:
+        """One node with one output; gives the output's name."""
+        return self.several(kind, inputs, [gives or self._name(kind)], **attributes)[0]
+
+    def several(
+        self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
+    ) -> list[str]:
+        """One node with several outputs, named by the caller."""
+        self.nodes.append(helper.make_node(kind, inputs, outputs, **attributes))
+        return list(outputs)
+
+    def cut(self, value: str, *ranges: tuple[int, int, int]) -> str:
+        """A part of a value: (axis, first, last + 1) each."""
+        axes, first, last = zip(*ranges, strict=True)
+        ends = (self.constant(part) for part in (first, last, axes))
+        return self.add("Slice", value, *ends)
+
+    def split(self, value: str, count: int) -> list[str]:
+        """Equal parts along the first axis."""
+        if count == 1:
+            return [value]
+        names = [self._name("Split") for _ in range(count)]
+        return self.several("Split", [value], names, axis=0, num_outputs=count)
+
+    def join(self, values: Sequence[str], axis: int) -> str:
+        """Several values as one, along an axis."""
+        return values[0] if len(values) == 1 else self.add("Concat", *values, axis=axis)
+
+    def over(
+        self, nodes: Sequence[NodeProto], value: str, pads: Sequence[int] | None = None
+    ) -> str:
+        """Nodes of a chain once more, over another value and, if given, with other padding."""
+        if not nodes:
+            return value
+        names = {nodes[0].input[0]: value}
+        for node in nodes:
+            copy = NodeProto()
+            copy.CopyFrom(node)
+            if pads is not None and node.op_type == "Conv":
+                copy = with_padding(copy, pads)
+            copy.name = ""
+            for place, name in enumerate(copy.input):
+                copy.input[place] = names.get(name, name)
+            for place, name in enumerate(copy.output):
+                names[name] = copy.output[place] = self._name(node.op_type)
+            self.nodes.append(copy)
+        return names[nodes[-1].output[0]]
+
+    @contextlib.contextmanager
+    def branch(self) -> Iterator[list[NodeProto]]:
+        """What is added inside goes to a list of its own, for `choose`."""
+        outside, self.nodes = self.nodes, []
+        try:
+            yield self.nodes
+        finally:
+            self.nodes = outside
+
+    def choose(
+        self,
+        condition: str,
+        when: tuple[list[NodeProto], Sequence[str]],
+        otherwise: tuple[list[NodeProto], Sequence[str]],
+        element: int,
+    ) -> list[str]:
+        """An If over two branches, each with the names of what it gives, of one element type."""
+        branches = {
+            word: self._branch(nodes, results, element)
+            for word, (nodes, results) in (("then_branch", when), ("else_branch", otherwise))
+        }
+        names = [self._name("If") for _ in when[1]]
+        return self.several("If", [condition], names, **branches)
+
+    def _branch(self, nodes: list[NodeProto], results: Sequence[str], element: int) -> GraphProto:
+        inside = {name for node in nodes for name in node.output}
+        given = []
+        for name in results:
+            if name not in inside:  # a branch cannot give what it has not made
+                nodes.append(helper.make_node("Identity", [name], [name := self._name("Identity")]))
+            given.append(helper.make_tensor_value_info(name, element, None))
+        return helper.make_graph(nodes, self._name("branch"), [], given)
+
+    def _name(self, kind: str) -> str:
+        self._count += 1
+        return f"{kind}_{self._count}"

@@ -1,0 +1,183 @@
+"""
+The command `alexnet bench`: load on a running server, its rate and latencies as they come.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from service.errors import RequestError
+
+if TYPE_CHECKING:
+    from service.load import Observer
+    from service.tally import Tally
+
+PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+
+
+class FileUnreadable(RequestError):
+    """A picture that cannot be read from the disk."""
+
+    code = "file_unreadable"
+
+
+def bench(
+    url: Annotated[str, typer.Argument(help="Where the server is, as http://127.0.0.1:8000.")],
+    pictures: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Picture files, or folders of them; by default synthetic photographs."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    crops: Annotated[
+        str | None, typer.Option(help="A choice that the server offers; its own default.")
+    ] = None,
+    in_flight: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Requests outstanding at any time.")
+    ] = 8,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=100_000.0,
+            help="Send so many requests a second at random times instead, answered or not; "
+            "latency then counts from the time intended.",
+        ),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=86_400.0, help="How long, after the warm-up.")
+    ] = 10.0,
+    warm_up: Annotated[
+        float, typer.Option(min=0.0, max=3600.0, help="Seconds of load that are not counted.")
+    ] = 1.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, max=3600.0, help="Seconds until a request has failed.")
+    ] = 30.0,
+    seed: Annotated[int, typer.Option(help="Of the random times.")] = 0,
+) -> None:
+    """Put load on a running server: its rate and latencies; status 1 if nothing was answered.
+
+    Without PICTURES it sends 64 distinct JPEGs of 500 x 375, made on the spot: noise with the
+    spectrum, size and decoding time of photographs.
+    """
+    from service import load
+
+    rotation = _rotation(pictures) if pictures else _synthetic()
+    answer = load.run(load.probe(url, rotation[0], crops=crops))
+    common: dict[str, Any] = {
+        "seconds": seconds,
+        "crops": crops,
+        "warm_up": warm_up,
+        "timeout": timeout,
+    }
+    with _watched(warm_up + seconds, as_json) as observe:
+        work = (
+            load.open_loop(url, rotation, rate=rate, seed=seed, observe=observe, **common)
+            if rate
+            else load.closed_loop(url, rotation, in_flight=in_flight, observe=observe, **common)
+        )
+        figures = load.run(work)
+    facts = {
+        "url": url,
+        "model": answer["model"],
+        "crops": answer["crops"],
+        "pictures": len(rotation),
+        "load": {"rate": rate} if rate else {"in_flight": in_flight},
+        **dataclasses.asdict(figures),
+    }
+    if as_json:
+        typer.echo(json.dumps(facts))
+    else:
+        _print_figures(facts)
+    if not figures.answered:
+        raise load.LoadImpossible(
+            f"none of {figures.requests} requests to {url} was answered with classes"
+        )
+
+
+def _rotation(places: Sequence[Path]) -> list[bytes]:
+    """The pictures in files and folders, in the order of their names."""
+    files = [
+        file
+        for place in places
+        for file in (sorted(place.iterdir()) if place.is_dir() else [place])
+        if not place.is_dir() or file.suffix.lower() in PICTURES
+    ]
+    if not files:
+        raise FileUnreadable(f"there is no picture in {', '.join(map(str, places))}")
+    try:
+        return [file.read_bytes() for file in files]
+    except OSError as error:
+        raise FileUnreadable(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def _synthetic() -> list[bytes]:
+    from service.scenery import photographs
+
+    return photographs(64)
+
+
+@contextmanager
+def _watched(seconds: float, as_json: bool) -> "Iterator[Observer | None]":
+    """A bar with the figures of the moment, on a terminal and for people only."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if as_json or not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    # Drawn when there is something new: a thread of its own would cost the measurement.
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
+        task = progress.add_task("", total=seconds)
+        began = time.perf_counter()
+
+        def observe(tally: "Tally") -> None:
+            now = time.perf_counter()
+            recent = tally.recent(now)
+            lost = sum(recent.refused.values()) + sum(recent.failed.values())
+            text = (
+                "warming up"
+                if now < tally.began
+                else f"{recent.rate:6.1f}/s   p50 {recent.p50:6.1f} ms   p99 {recent.p99:6.1f} ms"
+                f"   {lost} not answered"
+            )
+            progress.update(task, completed=now - began, description=text, refresh=True)
+
+        yield observe
+
+
+def _print_figures(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    def counts(each: dict[str, int]) -> str:
+        return ", ".join(f"{number} x {what}" for what, number in each.items()) or "none"
+
+    model, load = facts["model"], facts["load"]
+    table = Table(box=None, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for heading, text in (
+        ("server", f"{facts['url']}: {model['name']} {model['variant']} {model['precision']}"),
+        (
+            "load",
+            (f"{load['rate']:g} a second" if "rate" in load else f"{load['in_flight']} in flight")
+            + f", crops {facts['crops']}, {facts['pictures']} pictures in turn",
+        ),
+        ("answered", f"{facts['answered']} of {facts['requests']} in {facts['seconds']:.1f} s"),
+        ("rate", f"{facts['rate']:.1f} pictures/s"),
+        *((f"latency {p}", f"{facts[p]:.1f} ms") for p in ("p50", "p95", "p99")),
+        ("refused", counts(facts["refused"])),
+        ("failed", counts(facts["failed"])),
+        ("load's own CPU", f"{100 * facts['cpu']:.1f} % of a core"),
+    ):
+        table.add_row(heading, text)
+    Console(markup=False).print(table)
