@@ -29,7 +29,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from processes import killed_after, started
 
-from service.engine import Engine, usable_cores
+from service.cores import usable_cores
+from service.engine import Engine
 from service.image import decode
 from service.settings import Settings
 

@@ -44,7 +44,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine import CPU, CUDA, Engine, cuda_options, gist, session_options, usable_cores
+from service.cores import usable_cores
+from service.engine import CPU, CUDA, Engine, cuda_options, gist, session_options
 from service.image import decode
 
 ROOT = Path(__file__).parents[1]

@@ -71,7 +71,7 @@ class Builder:
         for node in nodes:
             copy = NodeProto()
             copy.CopyFrom(node)
-            if pads is not None and node.op_type == "Conv":
+            if pads is not None and node.op_type in ("Conv", "MaxPool"):
                 copy = with_padding(copy, pads)
             copy.name = ""
             for place, name in enumerate(copy.input):

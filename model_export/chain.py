@@ -16,8 +16,12 @@ from graphlib import TopologicalSorter
 import onnx
 from onnx import ModelProto, NodeProto, helper
 
+from model_export.errors import ExportError
 from model_export.spans import Window
 
+# What may stand between the views and the classifier; of windows they have none but the two first.
+LAYERS = {"Conv", "MaxPool", "Relu", "LRN", "Cast", "QuantizeLinear", "DequantizeLinear"}
+FLATTENING = ("Reshape", "Flatten")
 MOVING = ("MaxPool", "Reshape")  # choose and move values, and so commute with rounding them
 
 
@@ -60,22 +64,55 @@ class Chain:
 def take_apart(network: ModelProto) -> Chain:
     """The chain of a network whose graph is one; see the module's head."""
     data = {network.graph.input[0].name}
+    network, unsorted = ModelProto(), network
+    network.CopyFrom(unsorted)
+    del network.graph.node[:]
+    network.graph.node.extend(_in_order(unsorted))
     path, constants = [], []
-    for node in _in_order(network):
+    for node in network.graph.node:
         if data & set(node.input):
             path.append(node)
             data |= set(node.output)
         else:
             constants.append(node)
+    _must_be_a_chain(path, network.graph.input[0].name)
     path = _quantise_early(path)
     elements = _elements(network, path)
     starts = [_start(path, place) for place, node in enumerate(path) if node.op_type == "Conv"]
-    end = next(place for place, node in enumerate(path) if node.op_type in ("Reshape", "Flatten"))
+    end = next(place for place, node in enumerate(path) if node.op_type in FLATTENING)
     blocks = [
         _block(path[first:last], elements)
         for first, last in zip(starts, [*starts[1:], end], strict=True)
     ]
     return Chain(tuple(constants), tuple(path[: starts[0]]), tuple(blocks), tuple(path[end:]))
+
+
+def _must_be_a_chain(path: Sequence[NodeProto], given: str) -> None:
+    """Raise ExportError where a graph cannot be taken apart into blocks."""
+    kinds = [node.op_type for node in path]
+    flat = next((place for place, kind in enumerate(kinds) if kind in FLATTENING), None)
+    if "Conv" not in kinds or flat is None:
+        raise ExportError("the network has no convolutions, or nothing that flattens their maps")
+    made, value, pools = {given}, given, 0
+    for node in path:
+        if made & set(node.input) != {value}:
+            raise ExportError(
+                f"the network is no chain of layers: {node.op_type} ({node.output[0]}) takes "
+                "something else than what the layer before it gives"
+            )
+        value = node.output[0]
+        made.add(value)
+    for node in path[:flat]:
+        if node.op_type not in LAYERS:
+            raise ExportError(f"a network with {node.op_type} among its convolutions is not known")
+        pools = {"Conv": 0, "MaxPool": pools + 1}.get(node.op_type, pools)
+        settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        own = settings.get("ceil_mode") or settings.get("auto_pad", b"NOTSET") != b"NOTSET"
+        if own or set(settings.get("dilations", [1])) != {1} or pools > 1:
+            raise ExportError(
+                f"{node.op_type} ({node.output[0]}) rounds its windows up, pads by itself, is "
+                "dilated, or follows another pooling; such layers are not known"
+            )
 
 
 def framed(part: Part, values: tuple[int, ...]) -> tuple[Part, Part]:

@@ -36,7 +36,8 @@ from model_export.spans import NotAligned, Span, Window, after
 from model_export.variants import Normalisation
 
 SIDE = 256  # pixels; the square that the service sends
-CROPS = {"ten": 10, "one": 1, "dense": 2}  # the choices, by the names that the service offers
+# The choices, by the names that the service offers.  The numbers are codes: dense has ten views.
+CROPS = {"ten": 10, "one": 1, "dense": 2}
 OPSET, IR_VERSION = 23, 10
 # Convolutions shared by the ten crops: after two, a third would save 2.8% more of the work and
 # differ in five rows of thirteen.
@@ -181,7 +182,7 @@ def _aligned(chain: Chain, side: int) -> bool:
     if {(y, SIDE - side - x) for y, x in places} != places:
         return False
     try:
-        _windows(chain, side)
+        _trunk(Builder(), chain, side, Maps("dry run", TensorProto.UINT8), "", "")
     except NotAligned:
         return False
     return True
@@ -201,11 +202,16 @@ def _windows(chain: Chain, side: int) -> list[Place]:
 
 
 def _trunk(g: Builder, chain: Chain, side: int, pictures: Maps, is_ten: str, is_dense: str) -> Maps:
-    """All blocks; the first ones shared by the ten crops, the last one's maps cut for dense."""
+    """All blocks; the first ones shared by the ten crops, the last one's maps cut for dense.
+
+    The shared blocks but the last are joined after their pooling, when there is less to join; the
+    last one before it: a pooled strip would need five rows of its convolution, an unpooled one
+    three.  The network's last block is never shared, since dense cuts within it.
+    """
     count = min(SHARED, len(chain.blocks) - 1)
     shared, (*middle, last) = chain.blocks[:count], chain.blocks[count:]
     crops = crops_of_pictures(pictures, corners(side), side, SIDE)
-    for block in shared[:-1]:  # joined after their pooling, when there is less to join
+    for block in shared[:-1]:
         crops = crops.through(g, block.parts, is_ten)
     for block in shared[-1:]:
         crops = crops.through(g, block.convolution, is_ten)

@@ -67,19 +67,21 @@ def apply(
 ) -> Maps:
     """Parts of a chain over maps; ``padding`` (top, left, bottom, right), one for each part, takes
     the place of their own."""
-    value, planes_last = maps.name, maps.rows == 1
+    value, planes_last = maps.name, maps.rows == 1  # a layer wants its planes first
     for place, part in enumerate(parts):
         pads = None if padding is None else padding[place]
         if part.frame is not None:
-            value = _framed(g, part, part.frame, value, pads)
+            value = _with_frame(g, part, part.frame, value, pads)
             continue
         if planes_last:
             value, planes_last = g.add("Transpose", value, perm=[0, 3, 1, 2]), False
         value = g.over(part.nodes, value, pads)
-    given = parts[-1].given if parts else maps.element
-    if (given == TensorProto.UINT8) > planes_last:
-        value = g.add("Transpose", value, perm=[0, 2, 3, 1])
-    return Maps(value, given)
+    if not parts:
+        return maps
+    given = Maps(value, parts[-1].given)
+    if given.rows == 1 and not planes_last:
+        return Maps(g.add("Transpose", value, perm=[0, 2, 3, 1]), given.element)
+    return given
 
 
 def planes_first(g: Builder, maps: Maps) -> Maps:
@@ -89,7 +91,7 @@ def planes_first(g: Builder, maps: Maps) -> Maps:
     return Maps(g.add("Transpose", maps.name, perm=[0, 3, 1, 2]), maps.element)
 
 
-def _framed(
+def _with_frame(
     g: Builder, part: Part, colour: Sequence[int], value: str, pads: Sequence[int] | None
 ) -> str:
     """Pictures (N, rows, columns, planes), with rows and columns of the frame's values around."""
@@ -98,14 +100,15 @@ def _framed(
     for axis, before, behind in ((1, top, bottom), (2, left, right)):
         shape = g.add("Shape", value)
         first, last = (
-            [_block(g, colour, shape, axis, width)] if width else [] for width in (before, behind)
+            [_coloured(g, colour, shape, axis, width)] if width else []
+            for width in (before, behind)
         )
         value = g.join([*first, value, *last], axis)
     return value
 
 
-def _block(g: Builder, values: Sequence[int], shape: str, axis: int, width: int) -> str:
-    """One colour in a shape, but so wide along an axis."""
+def _coloured(g: Builder, values: Sequence[int], shape: str, axis: int, width: int) -> str:
+    """Pixels of one colour in the shape of pictures, but so wide along an axis."""
     size = g.add("ScatterElements", shape, g.constant([axis]), g.constant([width]))
     return g.add("Expand", g.constant([[[values]]], np.uint8), size)
 
@@ -127,6 +130,8 @@ class Crops:
         """The maps after some parts of the chain."""
         layers = [part.rows for part in parts], [part.columns for part in parts]
         places = [(after(y, layers[0]), after(x, layers[1])) for y, x in self.places]
+        if any(span.low + span.high > span.length for place in places for span in place):
+            raise NotAligned("the strips at two sides overlap")
         seen = {
             side: _seen(side, self.places, places, layers[side.axis])
             for side in SIDES
@@ -151,7 +156,11 @@ class Crops:
     def _cut(
         self, g: Builder, places: Sequence[Place], seen: Mapping[Side, Strip], is_ten: str
     ) -> dict[Side, Maps]:
-        """The parts of the crops from which the strips follow; no rows unless it is ten."""
+        """The parts of the crops from which the strips follow; no rows unless it is ten.
+
+        Each crop's map is joined whole before its strips are cut: a copy, and a small one beside
+        the convolution that follows.
+        """
         first = self.whole.rows
         with g.branch() as ten:
             crops = self._joined(g)
@@ -172,7 +181,7 @@ class Crops:
                 size = [span.length for span in self.places[0]]
                 size[side.axis] = part.last - part.first
                 ranges = ((first + axis, 0, size[axis]) for axis in (0, 1))
-                none.append(g.cut(self.whole.name, (0, 0, 0), *ranges))
+                none.append(g.cut(self.whole.name, (0, 0, 0), *ranges))  # of no picture
         element = self.whole.element
         names = g.choose(is_ten, (ten, cut), (otherwise, none), element) if seen else []
         return {side: Maps(name, element) for side, name in zip(seen, names, strict=True)}

@@ -57,14 +57,14 @@ def through(span: Span, layer: Window) -> Span:
     # The first outputs that see no differing first input, and that see a differing last one.
     first_clean = _ceil(span.low + layer.before, layer.stride)
     first_beyond = _ceil(span.length - span.high - layer.kernel + 1 + layer.before, layer.stride)
-    return Span(
-        start=span.start // layer.stride,
-        length=length,
-        whole=layer.length(span.whole),
-        # At the picture's own border the crop is padded as the whole picture is.
-        low=0 if span.start == 0 else min(first_clean, length),
-        high=0 if span.end == span.whole else max(length - first_beyond, 0),
+    # At the picture's own border the crop is padded as the whole picture is.
+    low = 0 if span.start == 0 else min(first_clean, length)
+    high = (
+        0
+        if span.end == span.whole and not span.high
+        else min(max(length - first_beyond, 0), length)
     )
+    return Span(span.start // layer.stride, length, layer.length(span.whole), low, high)
 
 
 def after(span: Span, layers: Sequence[Window]) -> Span:
@@ -93,6 +93,8 @@ def strip(inputs: int, layers: Sequence[Window], outputs: range) -> Strip:
         last = (last - 1) * layer.stride - layer.before + layer.kernel
         padding.append((max(-first, 0), max(last - length, 0)))
         first, last = max(first, 0), min(last, length)
+        if first >= last:
+            raise NotAligned("a strip sees nothing but padding")
     return Strip(first, last, tuple(reversed(padding)))
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.batching import Batcher, Places
-from service.engine import Engine, usable_cores
+from service.cores import usable_cores
+from service.engine import Engine
 from service.errors import (
     DeadlineExceeded,
     ImageError,

@@ -12,16 +12,14 @@ the largest first, so that what does not fit is known before the service is read
 """
 
 import io
-import math
-import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from ctypes import CDLL
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Self
 
@@ -29,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import model_file
+from service.cores import usable_cores
 from service.errors import ModelUnusable, ProviderUnusable, RuntimeMissing
 from service.model_file import Label, Model
 
@@ -45,14 +44,11 @@ __all__ = [
     "inspect",
     "padded",
     "session_options",
-    "usable_cores",
 ]
 
 Device = Literal["auto", "cuda", "cpu"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
-CGROUPS = Path("/sys/fs/cgroup")
-OWN_CGROUPS = Path("/proc/self/cgroup")
 MAX_BATCH = 16  # images; the service's own default
 # How the runtime's arena, CUDA, cuDNN and cuBLAS each say it; no exception class tells it apart.
 OUT_OF_MEMORY = re.compile(
@@ -252,53 +248,6 @@ def padded(images: NDArray[np.uint8], sizes: Sequence[int]) -> NDArray[np.uint8]
     filled = np.zeros((size, *images.shape[1:]), images.dtype)
     filled[: len(images)] = images
     return filled
-
-
-def usable_cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
-    """
-    Cores that this process may really use: its CPU affinity, or its containers' quota if less.
-
-    `cgroups` is where the control groups are mounted, `own` the file that names ours in them.
-    """
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        cores = os.cpu_count() or 1
-    return max(1, min([cores, *_quotas(cgroups, own)]))
-
-
-def _quotas(cgroups: Path, own: Path) -> Iterator[int]:
-    """Cores that our control group and each of those around it allow; only limits are given."""
-    for top, files, place in _memberships(cgroups, own):
-        # The root has the limits of a container that sees only its own groups, whatever its name.
-        for group in (place, *place.parents):
-            quota, period = _numbers(*(top / group / file for file in files))
-            if quota > 0 and period > 0:
-                yield math.ceil(quota / period)
-
-
-def _memberships(cgroups: Path, own: Path) -> Iterator[tuple[Path, tuple[str, ...], PurePosixPath]]:
-    """Where CPU time is limited, in the two versions: the mount, its files, our group."""
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:  # not on Linux
-        lines = []
-    for line in lines:
-        _, controllers, place = line.split(":", 2)
-        group = PurePosixPath(place.lstrip("/"))
-        if not controllers:  # version 2, https://docs.kernel.org/admin-guide/cgroup-v2.html
-            yield cgroups, ("cpu.max",), group
-        elif "cpu" in controllers.split(","):
-            yield cgroups / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us"), group
-
-
-def _numbers(*files: Path) -> tuple[int, int]:
-    """Quota and period in microseconds; zeros where there is no file or no limit."""
-    try:
-        quota, period = " ".join(file.read_text() for file in files).split()
-        return int(quota), int(period)
-    except (OSError, ValueError):  # no such file, or "max"
-        return 0, 0
 
 
 def _runtime() -> ModuleType:

@@ -13,9 +13,10 @@ import safetensors.torch
 import torch
 from PIL import Image
 from torch import nn
+from typer.testing import CliRunner
 
-from model_export import alexnet, verify
-from model_export.__main__ import PrecisionName, VariantName
+from model_export import alexnet, verify, views
+from model_export.__main__ import PrecisionName, VariantName, app
 from model_export.precision import PRECISIONS
 from model_export.variants import VARIANTS
 from service.engine import Engine
@@ -35,15 +36,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({"state_dict": network.state_dict()}, folder / "flowers.pth")
     (folder / "names.txt").write_text("\n".join(NAMES), "utf-8")
     (folder / "pictures").mkdir()
-    for number, picture in enumerate(verify.load_pictures(limit=8)[:8]):
+    for number, picture in enumerate(views.load_pictures(limit=8)[:8]):
         Image.fromarray(picture).save(folder / "pictures" / f"{number}.png")
     return folder
 
 
-def test_a_fine_tuned_checkpoint_becomes_a_model_that_the_service_runs(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def flowers(folder: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """What the command makes of it, and what it says."""
     output = folder / "new" / "flowers.onnx"
+    return output, _flowers(folder, "-o", str(output), "--name", "flowers")
 
-    done = _flowers(folder, "-o", str(output), "--name", "flowers")
+
+def test_a_fine_tuned_checkpoint_becomes_a_model_that_the_service_runs(
+    folder: Path, flowers: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    output, done = flowers
 
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -55,19 +63,20 @@ def test_a_fine_tuned_checkpoint_becomes_a_model_that_the_service_runs(folder: P
     ]
     assert (engine.model.name, engine.model.variant) == ("flowers", "owt")
     assert engine.model.weights["name"] == "flowers.pth"
-    answer = engine.run(verify.load_pictures(folder / "pictures"), 10)
+    answer = engine.run(views.load_pictures(folder / "pictures"), 10)
     assert answer.shape == (8, 5)
     assert np.allclose(answer.sum(1), 1, atol=1e-5)
 
 
-def test_an_export_of_an_export_answers_the_same(folder: Path) -> None:
-    first, second = folder / "first.onnx", folder / "second.onnx"
-    assert _flowers(folder, "-o", str(first)).returncode == 0
+def test_an_export_of_an_export_answers_the_same(
+    folder: Path, flowers: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    first, second = flowers[0], folder / "second.onnx"
 
     done = _flowers(folder, "-o", str(second), weights=first)
 
     assert done.returncode == 0, done.stderr
-    pictures = verify.load_pictures(folder / "pictures")
+    pictures = views.load_pictures(folder / "pictures")
     answers = [Engine.load(f, device="cpu", threads=1).run(pictures, 10) for f in (first, second)]
     assert np.array_equal(answers[0], answers[1])
 
@@ -89,12 +98,19 @@ def test_a_failing_verification_leaves_what_was_there(folder: Path, tmp_path: Pa
     assert output.read_bytes() == b"an earlier model"
 
 
-def test_an_output_that_cannot_be_written_leaves_no_file(folder: Path, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_leaves_no_file(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, as it need not wait for PyTorch to verify what is not kept."""
+    monkeypatch.setattr(verify, "verify", lambda *_, **__: [])
     (tmp_path / "taken.onnx").mkdir()
+    given = _given(folder, "-o", str(tmp_path / "taken.onnx"))
 
-    done = _flowers(folder, "-o", str(tmp_path / "taken.onnx"))
+    done = CliRunner().invoke(app, given)
 
-    _failed_with(done, "taken.onnx cannot be written")
+    assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1), done.output
+    assert done.stderr.startswith("alexnet-export: ")
+    assert "taken.onnx cannot be written" in done.stderr
     assert [file.name for file in tmp_path.rglob("*")] == ["taken.onnx"]
 
 
@@ -136,10 +152,14 @@ def test_the_commands_choices_are_the_tables_rows() -> None:
 def _flowers(
     folder: Path, *more: str, weights: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    return _run(
+    return _run(*_given(folder, *more, weights=weights))
+
+
+def _given(folder: Path, *more: str, weights: Path | None = None) -> list[str]:
+    return [
         *("--variant", "owt", "--weights", str(weights or folder / "flowers.pth")),
         *("--labels", str(folder / "names.txt"), "--pictures", str(folder / "pictures"), *more),
-    )
+    ]
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:

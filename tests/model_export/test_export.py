@@ -13,19 +13,22 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from networks import Layer, logits, maps_of, noise
 from onnx import ModelProto, numpy_helper
 from PIL import Image
 from torch import nn
 
-from model_export import export, precision, verify
+from model_export import export, verify
 from model_export.alexnet import AlexNet
 from model_export.errors import LabelsUnusable, VerificationFailed
 from model_export.export import Record
 from model_export.graph import CROPS, SIDE, serving_graph
-from model_export.precision import PRECISIONS, Floats, Pixels
+from model_export.precision import PRECISIONS, Runner
 from model_export.variants import VARIANTS, Normalisation, greyscale
+from model_export.views import Floats, Pixels, load_pictures, ten_crops
 
 OWT = VARIANTS["owt"]
+VIEWS = {"ten": 10, "one": 1, "dense": 10}
 TAIL = 78  # bytes: two keys and lengths, "checksum", 64 digits
 
 
@@ -40,7 +43,7 @@ def _tiny(classes: int = 10, planes: int = 3) -> AlexNet:
 
 @pytest.fixture(scope="module")
 def real() -> Pixels:
-    return verify.load_pictures(limit=8)[:8]
+    return load_pictures(limit=8)[:8]
 
 
 @pytest.fixture(scope="module")
@@ -70,28 +73,27 @@ def written(model: ModelProto, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-@pytest.mark.parametrize("crops", CROPS)
 @pytest.mark.parametrize(
-    ("side", "normalisation"),
+    ("side", "normalisation", "crops", "count"),
     [
-        (224, OWT.normalisation),
-        (227, VARIANTS["caffe"].normalisation),
-        (224, greyscale(VARIANTS["d2l"].normalisation)),
+        *((224, OWT.normalisation, crops, count) for crops, count in VIEWS.items()),
+        *((227, VARIANTS["caffe"].normalisation, crops, VIEWS[crops]) for crops in ("ten", "one")),
+        *((224, greyscale(OWT.normalisation), crops, count) for crops, count in VIEWS.items()),
     ],
-    ids=["RGB", "BGR", "L"],
+    ids=[*(f"RGB-{crops}" for crops in VIEWS), "BGR-ten", "BGR-one", *(f"L-{c}" for c in VIEWS)],
 )
 def test_every_view_equals_plain_numpy(
-    side: int, normalisation: Normalisation, crops: str, real: Pixels
+    side: int, normalisation: Normalisation, crops: str, count: int, real: Pixels
 ) -> None:
     # Pixels below one, so that no softmax saturates and hides a difference.
     scaled = replace(normalisation, std=tuple(255.0 + n for n in range(len(normalisation.std))))
     network = _tiny(planes=len(scaled.mean))
     graph = serving_graph(export.to_onnx(network, side), side=side, normalisation=scaled)
-    expected = verify.reference(network, real, side=side, normalisation=scaled, count=CROPS[crops])
+    expected = verify.reference(network, real, side=side, normalisation=scaled, crops=crops)
 
-    mean, views = precision.run(graph, real, CROPS[crops])
+    mean, views = Runner(graph).run(real, CROPS[crops])
 
-    assert views.shape == (len(real), CROPS[crops], 10)
+    assert views.shape == (len(real), count, 10)
     assert views.max() < 0.99
     assert np.abs(views - expected).max() < 1e-5
     assert np.abs(mean - expected.mean(1)).max() < 1e-5
@@ -113,8 +115,8 @@ def test_the_views_are_corners_then_centre_then_their_mirrors(
     first = [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]
     mirrors = [(y, x + side - 1) for y, x in first]
 
-    assert _origins(precision.run(graph, picture, 10)[1][0], bgr=bgr) == first + mirrors
-    assert _origins(precision.run(graph, picture, 1)[1][0], bgr=bgr) == [(middle, middle)]
+    assert _origins(Runner(graph).run(picture, 10)[1][0], bgr=bgr) == first + mirrors
+    assert _origins(Runner(graph).run(picture, 1)[1][0], bgr=bgr) == [(middle, middle)]
 
 
 def _first_pixel(side: int) -> AlexNet:
@@ -139,24 +141,23 @@ def test_ten_crops_in_numpy_are_the_ten_that_slicing_gives(real: Pixels) -> None
     boxes = [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
     expected = [a[0, y : y + 224, x : x + 224] for y, x in boxes]
 
-    found = verify.ten_crops(a, 224, 10)[0]
+    found = ten_crops(a, 224)[0]
 
     assert np.array_equal(found, np.stack([*expected, *(np.fliplr(e) for e in expected)]))
 
 
 def test_grey_is_pillows_grey() -> None:
-    random = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
-    network = AlexNet(nn.Sequential(nn.Conv2d(1, 2, 224)), nn.Sequential(nn.Linear(2, 2))).eval()
-    grey = greyscale(VARIANTS["d2l"].normalisation)
-    graph = serving_graph(export.to_onnx(network, 224), side=224, normalisation=grey)
-    graph.graph.output.append(
-        onnx.helper.make_tensor_value_info("chosen_planes", onnx.TensorProto.UINT8, None)
-    )
-    session = onnxruntime.InferenceSession(_bytes(graph), _silent(), ["CPUExecutionProvider"])
+    """A network that gives back what it is given."""
+    network = maps_of([Layer(1, 1)], planes=1)
+    for tensor, value in zip(network.graph.initializer, (1, 0), strict=False):
+        array = np.full(tensor.dims, value, np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    grey = Normalisation((0.0,), (1.0,), planes="L")
 
-    (found,) = session.run(["chosen_planes"], {"images": random})
+    found = logits(serving_graph(network, side=224, normalisation=grey), noise(1), CROPS["one"])
 
-    assert np.array_equal(found[0, 0], np.asarray(Image.fromarray(random[0]).convert("L")))
+    expected = np.asarray(Image.fromarray(noise(1)[0]).convert("L"))[16:240, 16:240]
+    assert np.array_equal(found.reshape(224, 224), expected)
 
 
 def test_who_sends_no_crops_gets_ten(model: ModelProto, real: Pixels) -> None:
@@ -164,14 +165,14 @@ def test_who_sends_no_crops_gets_ten(model: ModelProto, real: Pixels) -> None:
 
     (views,) = session.run(["view_probabilities"], {"images": real})
 
-    assert np.array_equal(views, precision.run(model, real, 10)[1])
+    assert np.array_equal(views, Runner(model).run(real, 10)[1])
     assert views.shape[1] == 10
 
 
 def test_a_batch_answers_as_its_pictures_one_by_one(model: ModelProto, real: Pixels) -> None:
-    together = precision.run(model, real, 10)[0]
+    together = Runner(model).run(real, 10)[0]
 
-    alone = np.concatenate([precision.run(model, real[i : i + 1], 10)[0] for i in range(8)])
+    alone = np.concatenate([Runner(model).run(real[i : i + 1], 10)[0] for i in range(8)])
 
     assert np.allclose(together, alone, atol=1e-6)
 
@@ -231,7 +232,7 @@ def test_the_metadata_are_complete(written: Path, real: Pixels) -> None:
     assert (told["format"], told["name"], told["variant"], told["precision"]) == (
         *("1", "tiny", "owt", "fp32"),
     )
-    assert json.loads(told["crops"]) == {"ten": 10, "one": 1}
+    assert json.loads(told["crops"]) == {"ten": 10, "one": 1, "dense": 2}
     assert json.loads(told["labels"])[3] == [None, "class 3 \N{SNOWMAN}"]
     assert json.loads(told["weights"]) == {"name": "random", "licence": "none"}
     assert json.loads(told["accuracy"]) == [{"top1": 0.1}]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service import batching
 from service.batching import Batcher
 from service.errors import DeadlineExceeded, NotReady, Overloaded
 
@@ -275,3 +276,85 @@ def test_before_its_start_a_batcher_is_not_alive_and_takes_nothing() -> None:
             await batcher.submit(picture(1), 10)
 
     asyncio.run(scene())
+
+
+@pytest.fixture
+def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Company is waited for longer than any test lasts, so that only the rules decide."""
+    monkeypatch.setattr(batching, "COMPANY", 1e9)
+    monkeypatch.setattr(batching, "COMPANY_SECONDS", 10 * PATIENCE)
+
+
+async def first_batch(batcher: Batcher) -> None:
+    """One batch, after which the batcher knows how long a batch takes."""
+    with batcher.reserve(1) as places:
+        await places.submit(picture(1), 10)
+
+
+@pytest.mark.usefixtures("slow_clock")
+def test_a_batch_waits_for_a_picture_that_is_being_decoded() -> None:
+    """Two places are held: the first to be decoded does not run alone."""
+
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        await first_batch(batcher)
+        with batcher.reserve(1) as one, batcher.reserve(1) as two:
+            first = asyncio.create_task(one.submit(picture(2), 10))
+            await asyncio.sleep(0.05)
+            assert len(gate.batches) == 1
+            await asyncio.gather(first, two.submit(picture(3), 10))
+
+    assert play(scene, opened=True).batches == [([1], 10), ([2, 3], 10)]
+
+
+@pytest.mark.usefixtures("slow_clock")
+def test_a_lone_picture_starts_at_once() -> None:
+    """With company waited for without end, it would never be answered."""
+
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        await first_batch(batcher)
+        await first_batch(batcher)
+
+    assert len(play(scene, opened=True).batches) == 2
+
+
+@pytest.mark.usefixtures("slow_clock")
+@pytest.mark.parametrize("how", ["undecodable", "left"])
+def test_a_picture_that_will_not_come_is_not_waited_for(how: str) -> None:
+    """Its place is given up, or its client has left."""
+
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        await first_batch(batcher)
+        with batcher.reserve(1) as one:
+            with batcher.reserve(1) as two:
+                answer = asyncio.create_task(one.submit(picture(2), 10))
+                await asyncio.sleep(0.05)
+                assert len(gate.batches) == 1
+                if how == "undecodable":
+                    two.give_up()
+                    await answer
+            await answer
+
+    assert play(scene, opened=True).batches == [([1], 10), ([2], 10)]
+
+
+@pytest.mark.usefixtures("slow_clock")
+def test_a_full_batch_waits_for_nobody() -> None:
+    """Four of four are there, a fifth is being decoded."""
+
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        await first_batch(batcher)
+        with batcher.reserve(5) as places:
+            await asyncio.gather(*(places.submit(picture(2), 10) for _ in range(4)))
+
+    assert play(scene, opened=True).batches[1] == ([2, 2, 2, 2], 10)
+
+
+def test_company_is_waited_for_only_a_moment() -> None:
+    """The other picture never comes, while its place is held."""
+
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        await first_batch(batcher)
+        with batcher.reserve(2) as places:
+            await places.submit(picture(2), 10)
+
+    assert play(scene, opened=True).batches == [([1], 10), ([2], 10)]

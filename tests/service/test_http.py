@@ -1,6 +1,7 @@
 """The HTTP interface, against a real server on a real port."""
 
 import http.client
+import io
 import signal
 import socket
 import time
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from live import Live, picture, serving
 from numpy.typing import NDArray
+from PIL import Image
 from starlette.testclient import TestClient
 
 from service import errors
@@ -24,6 +26,7 @@ from service.routes.errors import STATUSES
 from service.settings import load_settings
 
 PREDICT = "/v1/predict"
+CAT = (Path(__file__).parents[1] / "pictures" / "cat.jpg").read_bytes()
 JPEG = {"Content-Type": "image/jpeg"}
 
 
@@ -134,15 +137,19 @@ def test_top_says_how_many_classes(live: Live, top: int) -> None:
     assert len(answer.json()["predictions"][0]["classes"]) == top
 
 
-def test_one_crop_answers_otherwise_than_ten(live: Live) -> None:
+def test_each_choice_of_crops_answers_otherwise(bundled_model: Path) -> None:
     """The switch reaches the network."""
-    ten, one = (
-        live.client.post(PREDICT, params={"crops": crops}, content=picture(), headers=JPEG).json()
-        for crops in ("ten", "one")
-    )
+    choices = ("ten", "one", "dense")
+    with serving(bundled_model) as live:
+        answers = [
+            live.client.post(PREDICT, params={"crops": c}, content=CAT, headers=JPEG).json()
+            for c in choices
+        ]
 
-    assert (ten["crops"], one["crops"]) == ("ten", "one")
-    assert ten["predictions"] != one["predictions"]
+    assert tuple(answer["crops"] for answer in answers) == choices
+    best = [answer["predictions"][0]["classes"] for answer in answers]
+    assert all(classes[0]["index"] in (281, 282) for classes in best)  # tabby, tiger cat
+    assert best[0] != best[1] != best[2] != best[0]
 
 
 @pytest.mark.parametrize("top", ["0", "1001", "-1", "five", "2.5", "", "9" * 5000])
@@ -419,3 +426,21 @@ def _until_pending(server: Live, wanted: int = 1, within: float = 5) -> None:
     while server.client.get("/health").json()["queue"]["pending"] != wanted:
         assert time.monotonic() < end, f"the queue never held {wanted}"
         time.sleep(0.02)
+
+
+def test_large_pictures_are_shrunk_while_decoding_only_if_the_setting_says_so(
+    bundled_model: Path,
+) -> None:
+    """The same large picture gives a slightly different answer."""
+    large = io.BytesIO()
+    Image.open(io.BytesIO(CAT)).resize((2048, 1536), Image.Resampling.BICUBIC).save(large, "JPEG")
+
+    def probability(**settings: object) -> float:
+        with serving(bundled_model, **settings) as live:
+            answer = live.client.post(PREDICT, content=large.getvalue(), headers=JPEG).json()
+            return float(answer["predictions"][0]["classes"][0]["probability"])
+
+    whole, again, scaled = probability(), probability(), probability(scaled_decoding=True)
+
+    assert whole == again
+    assert 0 < abs(whole - scaled) < 0.1

@@ -1,0 +1,120 @@
+"""
+What the form of the graph is worth: ten crops one by one, shared, dense and one, in fp32 and int8.
+
+    python benchmarks/graphs.py [--weights FILE] [--batch 8] [--rounds 7]
+
+The bare runtime only, all forms alternating in one process, on all cores: medians, and the medians
+of each round's ratio to plain ten crops in fp32.  `x2` is the same session with one thread, run
+from as many threads as there are cores, each with a batch of its own.  Needs the exporter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import machine
+import models
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from model_export import checkpoints, export, views
+from model_export.graph import CROPS, serving_graph
+from model_export.precision import PRECISIONS
+from model_export.variants import VARIANTS
+from service.cores import usable_cores
+
+Run = Callable[[], None]
+FORMS = {"plain": ("ten",), "shared": ("ten", "dense", "one")}
+
+
+def graphs(weights: Path) -> dict[str, bytes]:
+    """`precision form` -> the serialised serving graph of the full-size network."""
+    variant = VARIANTS["owt"]
+    with tempfile.TemporaryDirectory() as folder:
+        full = Path(folder, "full.safetensors")
+        models.expand(weights, full)
+        network = checkpoints.build(variant, checkpoints.read(full), source=weights.name)
+    crops = views.ten_crops(views.load_pictures(), variant.side)
+    given = views.planes_of(crops, variant.normalisation)
+    plain = export.to_onnx(network, variant.side)
+    made = {}
+    for precision in ("fp32", "int8"):
+        flat = given.reshape(-1, *given.shape[2:])
+        converted = PRECISIONS[precision].convert(plain, flat, variant.normalisation)
+        for form in FORMS:
+            graph = serving_graph(
+                converted,
+                side=variant.side,
+                normalisation=variant.normalisation,
+                share=form == "shared",
+            )
+            made[f"{precision} {form}"] = graph.SerializeToString()
+    return made
+
+
+def runs(
+    graph: bytes, value: int, pictures: NDArray[np.uint8], pool: ThreadPoolExecutor
+) -> dict[str, Run]:
+    """One run on all cores, and one on each core."""
+    feeds = {"images": pictures, "crops": np.array(value, np.int64)}
+
+    def session(threads: int) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
+
+    cores = usable_cores()
+    together, single = session(cores), session(1)
+
+    def one() -> None:
+        together.run(["probabilities"], feeds)
+
+    def several() -> None:
+        list(pool.map(lambda _: single.run(["probabilities"], feeds), range(cores)))
+
+    return {"": one, f" x{cores}": several}
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("--weights", type=Path, default=models.BUNDLED)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=7)
+    given = parser.parse_args()
+    pictures = views.load_pictures()[: given.batch]
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        cases: dict[str, tuple[Run, int]] = {}
+        for name, graph in graphs(given.weights).items():
+            precision, form = name.split()
+            for crops in FORMS[form]:
+                for suffix, run in runs(graph, CROPS[crops], pictures, pool).items():
+                    number = given.batch * (usable_cores() if suffix else 1)
+                    cases[f"{precision} {crops}, {form}{suffix}"] = run, number
+        rates: dict[str, list[float]] = {name: [] for name in cases}
+        for turn in range(given.rounds + 1):
+            for name, (run, number) in cases.items():
+                began = time.perf_counter()
+                run()
+                if turn:  # the first warms up
+                    rates[name].append(number / (time.perf_counter() - began))
+    first = next(iter(rates.values()))
+    print(f"{machine.sentence(machine.describe('CPUExecutionProvider'))}; batch {given.batch}, ")
+    print(f"medians of {given.rounds} rounds.\n\n| | pictures/s | times plain ten crops in fp32 |")
+    print("|---|---|---|")
+    for name, each in rates.items():
+        ratios = [rate / base for rate, base in zip(each, first, strict=True)]
+        print(f"| {name} | {statistics.median(each):.1f} | {statistics.median(ratios):.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""What these tests share: small networks, and what a serving graph does when it runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+from torch import nn
+
+from model_export.alexnet import AlexNet
+from model_export.graph import SIDE
+from model_export.variants import Variant
+from model_export.views import Floats, Pixels
+
+# Mirrored pictures have the same views: top left is what the mirror image's top right was.
+MIRRORED = [6, 5, 8, 7, 9, 1, 0, 3, 2, 4]
+
+
+def narrow(variant: Variant, classes: int = 10, planes: int = 3) -> AlexNet:
+    """A variant whose convolutions are as wide as ever, and whose classifier is of low rank; no
+    activation dies, and the logits are near one."""
+    torch.manual_seed(0)
+    network = variant.build(classes, planes, (8, 8, 8))
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.kaiming_normal_(parameter)
+        else:
+            nn.init.normal_(parameter, std=0.05)
+        if name.startswith("classifier.6.u"):
+            nn.init.normal_(parameter, std=0.05)
+    return network.eval()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution and what follows it."""
+
+    planes: int
+    kernel: int
+    stride: int = 1
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
+    groups: int = 1
+    norm: bool = False
+    pool: tuple[int, int, int] | None = None  # kernel, stride, padding
+
+
+def maps_of(layers: Sequence[Layer], *, side: int = 224, planes: int = 3) -> ModelProto:
+    """An ONNX network that ends before its classifier: its "logits" are the last maps.
+
+    Its weights are whole numbers, so that on pixels that are divided by a power of two float32
+    computes exactly, in whatever order a machine adds.
+    """
+    random = np.random.default_rng(0)
+    nodes: list[NodeProto] = []
+    tensors = []
+    value, rows, columns = "views", side, side
+    for n, layer in enumerate(layers):
+        shape = (layer.planes, planes // layer.groups, layer.kernel, layer.kernel)
+        weight = random.integers(-2, 3, shape).astype(np.float32)
+        bias = random.integers(-2, 3, layer.planes).astype(np.float32)
+        tensors += [
+            numpy_helper.from_array(weight, f"{n}.weight"),
+            numpy_helper.from_array(bias, f"{n}.bias"),
+        ]
+        nodes.append(
+            helper.make_node(
+                "Conv",
+                [value, f"{n}.weight", f"{n}.bias"],
+                [f"conv_{n}"],
+                kernel_shape=[layer.kernel] * 2,
+                strides=[layer.stride] * 2,
+                pads=layer.pads,
+                group=layer.groups,
+            )
+        )
+        top, left, bottom, right = layer.pads
+        rows = (rows + top + bottom - layer.kernel) // layer.stride + 1
+        columns = (columns + left + right - layer.kernel) // layer.stride + 1
+        nodes.append(helper.make_node("Relu", [f"conv_{n}"], [value := f"relu_{n}"]))
+        if layer.norm:
+            nodes.append(helper.make_node("LRN", [value], [f"norm_{n}"], size=5, alpha=1e-4))
+            value = f"norm_{n}"
+        if layer.pool:
+            kernel, stride, pad = layer.pool
+            nodes.append(
+                helper.make_node(
+                    "MaxPool",
+                    [value],
+                    [f"pool_{n}"],
+                    kernel_shape=[kernel] * 2,
+                    strides=[stride] * 2,
+                    pads=[pad] * 4,
+                )
+            )
+            value = f"pool_{n}"
+            rows, columns = ((size + 2 * pad - kernel) // stride + 1 for size in (rows, columns))
+        planes = layer.planes
+    features = planes * rows * columns
+    tensors.append(numpy_helper.from_array(np.array([-1, features]), "shape"))
+    nodes.append(helper.make_node("Reshape", [value, "shape"], ["logits"]))
+    first = numpy_helper.to_array(tensors[0]).shape[1] * layers[0].groups
+    return _network(nodes, tensors, first, side, features)
+
+
+def _network(
+    nodes: list[NodeProto],
+    tensors: list[onnx.TensorProto],
+    planes: int,
+    side: int,
+    features: int,
+) -> ModelProto:
+    tensor = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [tensor("views", onnx.TensorProto.FLOAT, ["M", planes, side, side])],
+        [tensor("logits", onnx.TensorProto.FLOAT, ["M", features])],
+        tensors,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def without_classifier(network: ModelProto) -> ModelProto:
+    """A network cut off where its classifier begins."""
+    (flat,) = (n.output[0] for n in network.graph.node if n.op_type in ("Reshape", "Flatten"))
+    typed = onnx.shape_inference.infer_shapes(network)
+    return onnx.utils.Extractor(typed).extract_model([network.graph.input[0].name], [flat])
+
+
+def logits(model: ModelProto, pictures: Pixels, crops: int) -> Floats:
+    """What a serving graph has before its softmax, in the order of the views: (N, V, classes)."""
+    bare = ModelProto()
+    bare.CopyFrom(model)
+    for node in bare.graph.node:
+        if node.op_type == "Softmax":
+            node.op_type = "Identity"
+            del node.attribute[:]
+    views: Floats = session(bare).run(["view_probabilities"], _feeds(pictures, crops))[0]
+    return views
+
+
+@dataclass(frozen=True)
+class Work:
+    """One convolution of a serving graph that ran."""
+
+    views: int  # rows that came out of it
+    products: int  # multiplications
+
+
+def work(model: ModelProto, pictures: Pixels, crops: int) -> list[Work]:
+    """What every convolution of a serving graph did for some pictures, by what it gave."""
+    seen = ModelProto()
+    seen.CopyFrom(model)
+    weights = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    convolutions = [node for node in seen.graph.node if node.op_type == "Conv"]
+    names = [node.output[0] for node in convolutions]
+    seen.graph.output.extend(
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
+    )
+    answers = session(seen).run(names, _feeds(pictures, crops))
+    return [
+        Work(len(maps), maps.size * math.prod(weights[node.input[1]][1:]))
+        for node, maps in zip(convolutions, answers, strict=True)
+    ]
+
+
+def session(model: ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def noise(count: int, seed: int = 0) -> Pixels:
+    """Pictures of random pixels: no two places of one look alike."""
+    return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+
+
+def _feeds(pictures: Pixels, crops: int) -> dict[str, NDArray[np.uint8] | NDArray[np.int64]]:
+    return {"images": pictures, "crops": np.array(crops, np.int64)}
