@@ -2,10 +2,11 @@
 Single pictures -> batches -> single answers.
 
 Greedy: an idle engine starts at once with what is there; while it runs, arrivals gather, and the
-next batch takes all of them that ask for the same crops, up to `max_batch`.  Only pictures that
-are accepted and being decoded at that very moment are waited for, and not for long: where eight
-clients wait for one batch, they all send their next pictures together, and without this the first
-to be decoded would run alone.
+next batch takes all of them that ask for the same crops, up to `max_batch`.  Only company that is
+on its way is waited for, and not for long: pictures that are accepted and being decoded at that
+very moment; and, just after a batch, those whose turn its answers were, if such clients came back
+at once of late.  Without this, eight clients that each wait for their answer split into batches of
+three and five for ever; with it they share one.
 
     reserve(n)      n places in the bounded queue, or Overloaded at once
     places.submit() joins the queue, waits for its own row
@@ -31,9 +32,10 @@ from service.errors import DeadlineExceeded, NotReady, Overloaded
 
 SHAPE = (256, 256, 3)
 RECENT = 0.2  # weight of the newest batch in the moving average of batch times
-# How long a batch waits for pictures that are being decoded: a share of the time that a batch takes
-# of late, and seconds.  Worth 15% at eight in flight, one crop; decoding sixteen takes 20 ms.
+# How long company on its way is waited for: a share of the time that a batch takes of late, and
+# seconds.  Decoding sixteen photographs takes 20 ms on two cores.
 COMPANY, COMPANY_SECONDS = 0.3, 0.025
+LOYAL = 0.5  # the share of answered clients that came back at once, from which on they are expected
 
 Pixels = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
@@ -93,6 +95,12 @@ class Batcher:
         self._expected = 0  # pictures with a place that are not in the queue yet
         self._stopping = False
         self._batch_seconds = 0.0
+        # Of the last batch: when it ended, its size, how many pictures were accepted right after
+        # it; and which share of a batch that is of late.
+        self._ended = -math.inf
+        self._answered = 0
+        self._returned = 0
+        self._loyalty = 0.0
 
     @property
     def alive(self) -> bool:
@@ -135,6 +143,8 @@ class Batcher:
                 retry_after=retry_after,
             )
         self._pending += count
+        if asyncio.get_running_loop().time() <= self._ended + self._patience:
+            self._returned += count
         places = Places(self, count)
         try:
             yield places
@@ -211,17 +221,16 @@ class Batcher:
         self._queue = deque(kept)
 
     async def _gather(self) -> None:
-        """Give others time to join the head of the queue: those that are being decoded a moment,
-        and with a `max_delay` anybody that long."""
+        """Give others time to join the head of the queue: those on their way a moment, and with a
+        `max_delay` anybody that long."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        moment = began + min(COMPANY * self._batch_seconds, COMPANY_SECONDS)
-        until = began + self._max_delay
         while not self._stopping and len(self._matching()) < self._max_batch:
+            until = began + self._max_delay
             if self._expected:
-                until = max(until, moment)
-            elif not self._max_delay:
-                return
+                until = max(until, began + self._patience)
+            if self._loyalty > LOYAL and self._returned < self._loyalty * self._answered:
+                until = max(until, self._ended + self._patience)
             if loop.time() >= until:
                 return
             self._changed.clear()
@@ -230,6 +239,11 @@ class Batcher:
                     await self._changed.wait()
             except TimeoutError:
                 return
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that company on its way is worth."""
+        return min(COMPANY * self._batch_seconds, COMPANY_SECONDS)
 
     def _matching(self) -> list[_Entry]:
         """The entries that could share the head's batch, the head first."""
@@ -255,7 +269,7 @@ class Batcher:
                 if not entry.answer.done():
                     entry.answer.set_exception(error)
             return
-        self._measure(time.perf_counter() - started)
+        self._measure(time.perf_counter() - started, len(batch))
         for entry, row in zip(batch, rows, strict=True):
             if not entry.answer.done():  # its client may have left meanwhile
                 entry.answer.set_result(row)
@@ -267,7 +281,12 @@ class Batcher:
             raise RuntimeError(f"{len(batch)} images went in, {len(rows)} rows came out")
         return rows
 
-    def _measure(self, seconds: float) -> None:
-        """Fold a batch's time into the moving average."""
+    def _measure(self, seconds: float, images: int) -> None:
+        """Fold a batch's time, and who came back after the last one, into the moving averages."""
         before = self._batch_seconds or seconds
         self._batch_seconds = before + RECENT * (seconds - before)
+        if self._answered:
+            returned = min(1.0, self._returned / self._answered)
+            self._loyalty += RECENT * (returned - self._loyalty)
+        self._ended = asyncio.get_running_loop().time()
+        self._answered, self._returned = images, 0

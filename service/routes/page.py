@@ -3,19 +3,24 @@ GET /: a page to try a picture on, out of `static/`, with no request to anywhere
 
 Its addresses are relative, so that it also works behind a proxy that serves it below a
 path of its own.  Content types are written out: the system's own table may be wrong.
+What the model offers is written into the page as it is served: no choice appears late, or
+only to be refused.
 """
 
+from collections.abc import Iterable
+from html import escape
 from pathlib import Path
 from typing import Final
 
-from fastapi import APIRouter
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, HTMLResponse
 from starlette.exceptions import HTTPException
+
+from service.routes import running
 
 STATIC: Final = Path(__file__).parent.parent / "static"
 
 MEDIA_TYPES: Final = {
-    "index.html": "text/html",
     "page.css": "text/css",
     "page.js": "text/javascript",
 }
@@ -29,14 +34,23 @@ HEADERS: Final = {
     "Cache-Control": "no-cache",  # ask each time: an upgrade must not meet an old script
 }
 
+CROPS: Final = {  # name -> what the page calls it, what to know of it
+    "ten": ("Ten crops", "the paper's"),
+    "one": ("One crop", "the least work"),
+    "dense": ("Dense", "nearly ten, less work"),
+}
+CROPS_PLACE: Final = "<!-- crops -->"  # in index.html
+
 router = APIRouter(include_in_schema=False)
 
 
 @router.head("/")
 @router.get("/")
-async def page() -> FileResponse:
-    """The page itself."""
-    return _file("index.html")
+def page(request: Request) -> HTMLResponse:
+    """The page itself, with the choices of crops that the running model offers."""
+    html = (STATIC / "index.html").read_text("utf-8")
+    offered = running(request).engine.model.crops
+    return HTMLResponse(html.replace(CROPS_PLACE, _radios(offered)), headers=HEADERS)
 
 
 @router.head("/static/{name}")
@@ -45,8 +59,17 @@ async def asset(name: str) -> FileResponse:
     """What the page is made of; only the names in `MEDIA_TYPES` exist."""
     if name not in MEDIA_TYPES:
         raise HTTPException(404)
-    return _file(name)
-
-
-def _file(name: str) -> FileResponse:
     return FileResponse(STATIC / name, media_type=MEDIA_TYPES[name], headers=HEADERS)
+
+
+def _radios(offered: Iterable[str]) -> str:
+    """A radio button for each choice, the first one set; a choice unknown here has but its name."""
+    radios = []
+    for place, name in enumerate(offered):
+        label, remark = (escape(words) for words in CROPS.get(name, (name, "")))
+        checked = "" if place else " checked"
+        radios.append(
+            f'<label><input type="radio" name="crops" value="{escape(name)}"{checked}>'
+            f"<span><b>{label}</b> <small>{remark}</small></span></label>"
+        )
+    return "\n    ".join(radios)

@@ -36,13 +36,15 @@ function row({ wordnet_id: wordnetId, label, probability }) {
   return made;
 }
 
+// The choice of crops that is set: the server wrote in the page which there are.
 function crops() {
-  return document.querySelector("input[name=crops]:checked").value;
+  const set = document.querySelector("input[name=crops]:checked");
+  return { value: set.value, label: set.parentElement.querySelector("b").textContent };
 }
 
 function describeCurl() {
   const address = new URL("v1/predict", document.baseURI);
-  if (crops() !== "ten") address.searchParams.set("crops", crops());
+  if (crops().value !== "ten") address.searchParams.set("crops", crops().value);
   const told = chosen?.type ?? "image/jpeg";
   const type = told.startsWith("image/") ? told : "application/octet-stream";
   const name = (chosen?.name ?? "picture.jpg").replaceAll("'", "'\\''");
@@ -52,7 +54,7 @@ function describeCurl() {
 async function answer(signal) {
   const form = new FormData();
   form.append("file", chosen);
-  const query = new URLSearchParams({ top: "5", crops: crops() });
+  const query = new URLSearchParams({ top: "5", crops: crops().value });
   const reply = await fetch(`v1/predict?${query}`, { method: "POST", body: form, signal });
   const body = await reply.json().catch(() => ({ error: `the server answered ${reply.status}` }));
   if (!reply.ok) throw new Error(body.error);
@@ -71,7 +73,7 @@ async function ask() {
     const best = await answer(mine.signal);
     if (mine !== asking) return;
     classes.replaceChildren(...best.map(row));
-    show(state, `${crops() === "ten" ? "Ten crops" : "One crop"}, ${Math.round(performance.now() - begun)} ms`);
+    show(state, `${crops().label}, ${Math.round(performance.now() - begun)} ms`);
   } catch (problem) {
     if (mine !== asking) return;
     classes.replaceChildren();

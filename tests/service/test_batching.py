@@ -231,7 +231,7 @@ def test_places_are_freed_when_a_client_leaves_or_fails() -> None:
 
 def test_the_advice_when_to_return_grows_with_the_queue_and_the_time_of_a_batch() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        batcher._measure(3.0)
+        batcher._measure(3.0, 4)
         with batcher.reserve(8), pytest.raises(Overloaded) as caught, batcher.reserve(1):
             pass
 
@@ -358,3 +358,51 @@ def test_company_is_waited_for_only_a_moment() -> None:
             await places.submit(picture(2), 10)
 
     assert play(scene, opened=True).batches == [([1], 10), ([2], 10)]
+
+
+def test_clients_that_come_back_at_once_end_up_in_one_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three that ask again as soon as they are answered begin as one and two, and end together."""
+    monkeypatch.setattr(batching, "COMPANY", 1e9)
+    monkeypatch.setattr(batching, "COMPANY_SECONDS", 0.5)
+
+    async def client(batcher: Batcher, mark: int) -> None:
+        for _ in range(16):
+            await asyncio.sleep(0.002 * mark)  # they come one after the other
+            with batcher.reserve(1) as places:
+                await places.submit(picture(mark), 10)
+
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        with batcher.reserve(1) as places:
+            first = asyncio.create_task(places.submit(picture(9), 10))
+            await gate.running()
+            clients = [asyncio.create_task(client(batcher, mark)) for mark in (1, 2, 3)]
+            gate.open.set()
+            await asyncio.gather(first, *clients)
+
+    sizes = [len(marks) for marks, _ in play(scene).batches]
+
+    assert sizes[0] == 1
+    assert sizes[-4:] == [3, 3, 3, 3]
+
+
+def test_strangers_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody came back after earlier answers: who is queued starts when the engine is free."""
+    monkeypatch.setattr(batching, "COMPANY", 1e9)
+    monkeypatch.setattr(batching, "COMPANY_SECONDS", 0.001)
+
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        gate.open.set()
+        for _ in range(5):
+            await first_batch(batcher)
+            await asyncio.sleep(0.02)
+        gate.open.clear()
+        monkeypatch.setattr(batching, "COMPANY_SECONDS", 10 * PATIENCE)
+        with batcher.reserve(2) as places:
+            running = asyncio.create_task(places.submit(picture(2), 10))
+            queued = asyncio.create_task(places.submit(picture(3), 1))
+            gate.open.set()
+            await asyncio.gather(running, queued)
+
+    assert play(scene).batches[-2:] == [([2], 10), ([3], 1)]

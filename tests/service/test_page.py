@@ -2,11 +2,18 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from conftest import tiny_network
 from live import Live, picture, serving
+
+from model_export import export
+from model_export.export import Record
+from model_export.variants import VARIANTS
+from model_export.views import load_pictures
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -33,23 +40,49 @@ def live(tiny_model: Path) -> Iterator[Live]:
 
 @pytest.fixture
 def page(live: Live) -> Iterator["Page"]:
+    """The page of a model that offers every choice of crops."""
+    with opened(live) as shown:
+        yield shown
+
+
+@contextmanager
+def opened(live: Live) -> Iterator["Page"]:
     """The page on a phone; it may ask nobody but its server and must not complain."""
     if not CHROMIUM.exists():
         pytest.skip(f"there is no browser at {CHROMIUM}; set CHROMIUM to one")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        opened = browser.new_page(viewport={"width": 390, "height": 844})
+        shown = browser.new_page(viewport={"width": 390, "height": 844})
         complaints: list[str] = []
         asked: list[str] = []
-        opened.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        opened.on("pageerror", lambda error: complaints.append(str(error)))
-        opened.on("request", lambda request: asked.append(request.url))
-        opened.goto(live.url)
-        yield opened
+        shown.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        shown.on("pageerror", lambda error: complaints.append(str(error)))
+        shown.on("request", lambda request: asked.append(request.url))
+        shown.goto(live.url)
+        yield shown
         browser.close()
     # A refusal's status is written to the console by the browser itself.
     assert [text for text in complaints if "Failed to load resource" not in text] == []
     assert [url for url in asked if not url.startswith((live.url, "blob:", "data:"))] == []
+
+
+@pytest.fixture
+def model_without_dense(tmp_path: Path) -> Path:
+    """As ``caffe``: crops of 227 pixels, which begin between two places of its maps."""
+    variant = VARIANTS["caffe"]
+    real = load_pictures(limit=8)
+    model = export.build_model(tiny_network(), variant, precision="fp32", calibration=real)
+    export.describe(
+        model,
+        variant=variant,
+        precision="fp32",
+        labels=export.imagenet_labels(),
+        record=Record("tiny", {"name": "random", "licence": "none"}, []),
+        picture=real[0],
+    )
+    path = tmp_path / "caffe.onnx"
+    export.write(model, path, check=lambda file: None)
+    return path
 
 
 def choose(page: "Page", name: str, data: bytes) -> None:
@@ -77,6 +110,34 @@ def test_the_switch_asks_again_with_one_crop(page: "Page") -> None:
 
     sync_api.expect(page.locator("#state")).to_contain_text("One crop")
     sync_api.expect(page.locator("#curl")).to_contain_text("crops=one")
+
+
+def test_dense_crops_are_reached_by_keyboard_and_answer(page: "Page") -> None:
+    """The arrow keys move the switch, and the server is asked for what it shows."""
+    choose(page, "gradient.jpg", picture())
+    sync_api.expect(page.locator("#state")).to_contain_text("Ten crops")
+
+    with page.expect_response(lambda reply: "crops=dense" in reply.url) as answered:
+        page.get_by_role("radio", name="Ten crops").press("ArrowLeft")
+
+    assert answered.value.json()["crops"] == "dense"
+    sync_api.expect(page.get_by_role("radio", name="Dense")).to_be_checked()
+    sync_api.expect(page.locator("#state")).to_contain_text("Dense, ")
+    sync_api.expect(page.locator("#curl")).to_contain_text("crops=dense")
+    sync_api.expect(page.locator("#classes li")).to_have_count(5)
+
+
+def test_only_what_the_model_offers_can_be_chosen(model_without_dense: Path) -> None:
+    """Two choices where the crops do not fit the maps, the first one set."""
+    with serving(model_without_dense) as live, opened(live) as page:
+        radios = page.get_by_role("radio")
+
+        sync_api.expect(radios).to_have_count(2)
+        sync_api.expect(radios.first).to_be_checked()
+        sync_api.expect(page.get_by_text("Dense")).to_have_count(0)
+        choose(page, "gradient.jpg", picture())
+        page.get_by_text("One crop").click()
+        sync_api.expect(page.locator("#state")).to_contain_text("One crop")
 
 
 def test_a_text_file_shows_the_servers_words(page: "Page", live: Live) -> None:
