@@ -7,6 +7,7 @@ the queue while a batch runs.
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -25,6 +26,8 @@ PATIENCE = 10  # seconds; only a failing test waits so long
 class Gate:
     """A network that answers each picture with its first pixel, when the gate is open."""
 
+    seconds = 0.0  # that a run takes
+
     def __init__(self, *, opened: bool = False) -> None:
         self.batches: list[tuple[list[int], int]] = []
         self.entered = threading.Semaphore(0)
@@ -37,6 +40,7 @@ class Gate:
         self.batches.append((marks, crops))
         self.entered.release()
         assert self.open.wait(PATIENCE)
+        time.sleep(self.seconds)
         if 13 in marks:
             raise ArithmeticError("thirteen")
         return np.array(marks, np.float32)[:, np.newaxis]
@@ -374,6 +378,7 @@ def test_clients_that_come_back_at_once_end_up_in_one_batch(
                 await places.submit(picture(mark), 10)
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
+        gate.seconds = 0.03
         with batcher.reserve(1) as places:
             first = asyncio.create_task(places.submit(picture(9), 10))
             await gate.running()
