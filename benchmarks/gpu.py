@@ -402,7 +402,8 @@ def timed(run: Callable[[], object], size: int, extent: Extent) -> Row:
 
 
 def served(bench: Bench, path: Path) -> Iterator[Row]:
-    """The whole service under load, over what the engine alone does in full batches."""
+    """The whole service under load, over what the engine alone did in full batches before it: with
+    fewer in flight than a full batch, the ratio says what small batches cost, too."""
     engine = bench.engine(path)
     images = bench.batch(bench.max_batch)
     rates = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,7 @@ class Photographs:
 
     typical: Path
     large: Path
-    mixed: Path  # one large in 50
+    mixed: Path  # one large in ten
     about: str
 
 
@@ -49,12 +50,12 @@ def prepare(source: Path | None, work: Path) -> Photographs:
             _scaled(file, TYPICAL, typical / file.name)
     for file in files[:: len(files) // LARGE_ONES][:LARGE_ONES]:
         _scaled(file, LARGE, large / file.name)
-    for file in files[: LEAST - 1]:
-        shutil.copyfile(typical / file.name, mixed / file.name)
-    first = next(iter(sorted(large.iterdir())))
-    shutil.copyfile(first, mixed / f"large-{first.name}")
+    giants = cycle(sorted(large.iterdir()))
+    for place, file in enumerate(files[:LEAST]):  # sent in the order of their names
+        chosen = next(giants) if place % 10 == 5 else typical / file.name
+        shutil.copyfile(chosen, mixed / f"{place:03}.jpg")
     size = sum(file.stat().st_size for file in typical.iterdir()) / len(files) / 1e3
-    origin = source.name if source else "from the package, scaled to 500 x 375"
+    origin = source.name if source else "from the package, scaled up to 500 x 375"
     return Photographs(
         typical, large, mixed, f"{len(files)} photographs ({origin}), {size:.0f} kB on average"
     )

@@ -45,7 +45,7 @@ class Case:
         """As the table and --only know it."""
         load = {
             "closed": f"{self.amount} in flight",
-            "mixed": f"{self.amount} in flight, 1 in 50 of 12 MP",
+            "mixed": f"{self.amount} in flight, 1 in 10 of 12 MP",
             "open": f"open at {self.amount} %",
         }[self.kind]
         return f"{self.model}, {self.crops}, {load}"

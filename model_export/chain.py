@@ -170,14 +170,20 @@ def _part(nodes: Sequence[NodeProto], elements: Mapping[str, int]) -> Part:
 def fold_padding(network: ModelProto) -> None:
     """Make a Pad of zeros before a convolution that convolution's own padding."""
     constants, nodes = _constants(network), network.graph.node
-    pads = {node.output[0]: node for node in nodes if node.op_type == "Pad"}
-    for node in nodes:
-        if node.op_type == "Conv" and node.input[0] in pads:
-            pad = pads[node.input[0]]
-            extra = constants[pad.input[1]]  # begins of N, planes, rows, columns, then ends
-            node.CopyFrom(with_padding(node, [extra[i] for i in (2, 3, 6, 7)], add=True))
-            node.input[0] = pad.input[0]
+    pads = {node.output[0]: node for node in nodes if _pads_with_zeros(node, constants)}
+    for node in [node for node in nodes if node.op_type == "Conv" and node.input[0] in pads]:
+        pad = pads[node.input[0]]
+        extra = constants[pad.input[1]]  # begins of N, planes, rows, columns, then ends
+        node.CopyFrom(with_padding(node, [extra[i] for i in (2, 3, 6, 7)], add=True))
+        node.input[0] = pad.input[0]
+        if not any(pad.output[0] in other.input for other in nodes):
             nodes.remove(pad)
+
+
+def _pads_with_zeros(node: NodeProto, constants: Mapping[str, Sequence[int]]) -> bool:
+    modes = [a.s for a in node.attribute if a.name == "mode"]
+    values = [constants.get(name) for name in node.input[2:3] if name]  # its default is zero
+    return node.op_type == "Pad" and modes in ([], [b"constant"]) and values in ([], [[0]])
 
 
 def _quantise_early(path: Sequence[NodeProto]) -> list[NodeProto]:

@@ -114,7 +114,7 @@ app.command()(bench)
 
 
 Crops = Annotated[
-    str, typer.Option(help="ten: the paper's ten views; one: the centre; dense: ten, nearly.")
+    str, typer.Option(help="ten: the paper's ten views; one: the centre; dense: ten windows.")
 ]
 Top = Annotated[int, typer.Option(min=1, max=1000, help="How many classes to show.")]
 ModelPath = Annotated[

@@ -4,8 +4,8 @@ Single pictures -> batches -> single answers.
 Greedy: an idle engine starts at once with what is there; while it runs, arrivals gather, and the
 next batch takes all of them that ask for the same crops, up to `max_batch`.  Only company that is
 on its way is waited for, and not for long: pictures that are accepted and being decoded at that
-very moment; and, just after a batch, those whose turn its answers were, if such clients came back
-at once of late.  Without this, eight clients that each wait for their answer split into batches of
+very moment; and, just after a batch, as many as usually come right after one, if that is most of
+those answered.  Without this, eight clients that each wait for their answer split into batches of
 three and five for ever; with it they share one.
 
     reserve(n)      n places in the bounded queue, or Overloaded at once
@@ -95,9 +95,10 @@ class Batcher:
         self._expected = 0  # pictures with a place that are not in the queue yet
         self._stopping = False
         self._batch_seconds = 0.0
-        # Of the last batch: when it ended, its size, how many pictures were accepted right after
-        # it; and which share of a batch that is of late.
-        self._ended = -math.inf
+        self._seconds_of: dict[int, float] = {}  # the same for each choice of crops
+        # Of the last batch: when it ended, until when who comes counts as coming right after it,
+        # its size, how many have come; and which share of a batch that is of late.
+        self._ended = self._returning = -math.inf
         self._answered = 0
         self._returned = 0
         self._loyalty = 0.0
@@ -143,7 +144,7 @@ class Batcher:
                 retry_after=retry_after,
             )
         self._pending += count
-        if asyncio.get_running_loop().time() <= self._ended + self._patience:
+        if asyncio.get_running_loop().time() <= self._returning:
             self._returned += count
         places = Places(self, count)
         try:
@@ -225,12 +226,15 @@ class Batcher:
         `max_delay` anybody that long."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        while not self._stopping and len(self._matching()) < self._max_batch:
+        while not self._stopping and len(matching := self._matching()) < self._max_batch:
             until = began + self._max_delay
-            if self._expected:
-                until = max(until, began + self._patience)
-            if self._loyalty > LOYAL and self._returned < self._loyalty * self._answered:
-                until = max(until, self._ended + self._patience)
+            # Nobody waits for company while others wait for the engine.
+            if matching and len(matching) == len(self._queue):
+                patience = self._patience(matching[0].crops)
+                if self._expected:
+                    until = max(until, began + patience)
+                if self._loyalty > LOYAL and self._returned < self._loyalty * self._answered:
+                    until = max(until, self._ended + patience)
             if loop.time() >= until:
                 return
             self._changed.clear()
@@ -240,10 +244,9 @@ class Batcher:
             except TimeoutError:
                 return
 
-    @property
-    def _patience(self) -> float:
-        """Seconds that company on its way is worth."""
-        return min(COMPANY * self._batch_seconds, COMPANY_SECONDS)
+    def _patience(self, crops: int) -> float:
+        """Seconds that company on its way is worth to a batch of these crops."""
+        return min(COMPANY * self._seconds_of.get(crops, 0.0), COMPANY_SECONDS)
 
     def _matching(self) -> list[_Entry]:
         """The entries that could share the head's batch, the head first."""
@@ -269,7 +272,7 @@ class Batcher:
                 if not entry.answer.done():
                     entry.answer.set_exception(error)
             return
-        self._measure(time.perf_counter() - started, len(batch))
+        self._measure(time.perf_counter() - started, len(batch), batch[0].crops)
         for entry, row in zip(batch, rows, strict=True):
             if not entry.answer.done():  # its client may have left meanwhile
                 entry.answer.set_result(row)
@@ -281,12 +284,17 @@ class Batcher:
             raise RuntimeError(f"{len(batch)} images went in, {len(rows)} rows came out")
         return rows
 
-    def _measure(self, seconds: float, images: int) -> None:
-        """Fold a batch's time, and who came back after the last one, into the moving averages."""
-        before = self._batch_seconds or seconds
-        self._batch_seconds = before + RECENT * (seconds - before)
+    def _measure(self, seconds: float, images: int, crops: int) -> None:
+        """Fold a batch's time, and who came right after the last one, into the moving averages."""
+        self._batch_seconds = _recent(self._batch_seconds or seconds, seconds)
+        self._seconds_of[crops] = _recent(self._seconds_of.get(crops, seconds), seconds)
         if self._answered:
-            returned = min(1.0, self._returned / self._answered)
-            self._loyalty += RECENT * (returned - self._loyalty)
+            self._loyalty = _recent(self._loyalty, min(1.0, self._returned / self._answered))
         self._ended = asyncio.get_running_loop().time()
+        self._returning = self._ended + self._patience(crops)
         self._answered, self._returned = images, 0
+
+
+def _recent(before: float, newest: float) -> float:
+    """The moving average, one value on."""
+    return before + RECENT * (newest - before)

@@ -55,8 +55,8 @@ class Settings(BaseSettings):
         default=0.0,
         ge=0.0,
         le=10.0,
-        description="Seconds to wait for company before a batch starts; 0 starts at once, and "
-        "batches still form while the engine is busy.",
+        description="Seconds to wait for anybody before a batch starts; with 0 only for company "
+        "that is on its way, 25 ms at most, and batches still form while the engine is busy.",
     )
     max_queue: int = Field(
         default=256,
@@ -92,7 +92,8 @@ class Settings(BaseSettings):
     scaled_decoding: bool = Field(
         default=False,
         description="Let libjpeg shrink large JPEGs while it decodes them: several times as fast "
-        "at 12 megapixels, but up to 7 grey levels away, which changes 1 best class in 100.",
+        "at 12 megapixels, but up to 11 grey levels away, which changes 1 to 3 best classes in "
+        "100.",
     )
     timeout: float = Field(
         default=30.0,

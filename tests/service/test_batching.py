@@ -235,7 +235,7 @@ def test_places_are_freed_when_a_client_leaves_or_fails() -> None:
 
 def test_the_advice_when_to_return_grows_with_the_queue_and_the_time_of_a_batch() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        batcher._measure(3.0, 4)
+        batcher._measure(3.0, 4, 10)
         with batcher.reserve(8), pytest.raises(Overloaded) as caught, batcher.reserve(1):
             pass
 
@@ -411,3 +411,18 @@ def test_strangers_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
             await asyncio.gather(running, queued)
 
     assert play(scene).batches[-2:] == [([2], 10), ([3], 1)]
+
+
+@pytest.mark.usefixtures("slow_clock")
+def test_nobody_waits_for_company_while_others_wait_for_the_engine() -> None:
+    """A picture for ten crops has company on its way, but one for one crop is there."""
+
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        await first_batch(batcher)
+        with batcher.reserve(3) as places:
+            await asyncio.gather(
+                places.submit(picture(2), 10),
+                places.submit(picture(3), 1),
+            )
+
+    assert sorted(play(scene, opened=True).batches[1:]) == [([2], 10), ([3], 1)]
