@@ -4,8 +4,9 @@ What the form of the graph is worth: ten crops one by one, shared, dense and one
     python benchmarks/graphs.py [--weights FILE] [--batch 8] [--rounds 7]
 
 The bare runtime only, all forms alternating in one process, on all cores: medians, and the medians
-of each round's ratio to plain ten crops in fp32.  `x2` is the same session with one thread, run
-from as many threads as there are cores, each with a batch of its own.  Needs the exporter.
+of each round's ratio to plain ten crops in fp32.  `xN` is the same graph in a session of one
+thread, run from as many threads N as there are cores, each with a batch of its own.  Needs the
+exporter.
 """
 
 from __future__ import annotations
@@ -108,8 +109,11 @@ def main() -> None:
                 if turn:  # the first warms up
                     rates[name].append(number / (time.perf_counter() - began))
     first = next(iter(rates.values()))
-    print(f"{machine.sentence(machine.describe('CPUExecutionProvider'))}; batch {given.batch}, ")
-    print(f"medians of {given.rounds} rounds.\n\n| | pictures/s | times plain ten crops in fp32 |")
+    print(
+        f"{machine.sentence(machine.describe('CPUExecutionProvider'))}; batch {given.batch}, "
+        f"medians of {given.rounds} rounds."
+    )
+    print("\n| | pictures/s | times plain ten crops in fp32 |")
     print("|---|---|---|")
     for name, each in rates.items():
         ratios = [rate / base for rate, base in zip(each, first, strict=True)]

@@ -6,8 +6,8 @@ How much of the bare runtime's speed reaches a client over HTTP, and at what lat
 Measured are the full-size network (61.1 million parameters, made from compact weights), in fp32 and
 in int8, and the bundled model, for every choice of crops: a closed loop at 1, 8 and 32 in flight,
 the same with some pictures of 12 megapixels, and an open loop at shares of the best rate.  The
-runtime alone, the server and the load on it are three processes, on the same cores.  About a
-quarter of an hour.
+runtime alone, the server and the load on it are three processes, on the same cores.  About
+20 minutes.
 """
 
 from __future__ import annotations
