@@ -241,7 +241,8 @@ def batch_sizes(max_batch: int) -> tuple[int, ...]:
 
 
 def padded(images: NDArray[np.uint8], sizes: Sequence[int]) -> NDArray[np.uint8]:
-    """`(N, 256, 256, 3)` with black pictures added up to the next of `sizes`, which rise."""
+    """`(N, 256, 256, 3)` with black pictures added up to the next of `sizes`, which rise; a copy,
+    unless N is one of them."""
     size = sizes[bisect_left(sizes, len(images))]
     if len(images) == size:
         return images

@@ -37,7 +37,7 @@ HEADERS: Final = {
 CROPS: Final = {  # name -> what the page calls it, what to know of it
     "ten": ("Ten crops", "the paper's"),
     "one": ("One crop", "the least work"),
-    "dense": ("Dense", "nearly ten, less work"),
+    "dense": ("Dense", "ten windows, less work"),
 }
 CROPS_PLACE: Final = "<!-- crops -->"  # in index.html
 
