@@ -32,7 +32,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -43,12 +42,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from processes import ROOT, load, serving
 
 from service.cores import usable_cores
 from service.engine import CPU, CUDA, Engine, cuda_options, gist, session_options
 from service.image import decode
 
-ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "model_export" / "pictures"
 PARTS = ("provider", "answers", "bare", "served")
 COMPUTE = re.compile("Conv|Gemm|MatMul")  # the nodes that are the work; the rest is shapes
@@ -413,82 +412,25 @@ def served(bench: Bench, path: Path) -> Iterator[Row]:
         del step
     del engine
     gc.collect()  # the server shall have the device to itself
-    with serving(bench, path) as url:
+    with serving(path, device=bench.device, max_batch=bench.max_batch) as server:
         for crops, rate in rates.items():
             for in_flight in bench.extent.in_flight:
-                load = loaded(url, crops, in_flight, bench.extent.load_seconds)
+                found = load(
+                    server,
+                    crops=crops,
+                    seconds=bench.extent.load_seconds,
+                    warm_up=1.0,
+                    in_flight=in_flight,
+                )
                 row = {"model": path.name, "crops": crops, "in_flight": in_flight}
-                row |= {"bare_rate": rate, "ratio": load["rate"] / rate, **load}
+                row |= {"bare_rate": rate, "ratio": found["rate"] / rate, **found}
                 print(
-                    f"  {crops:>6}, {in_flight:>3} in flight: {load['rate']:.0f} pictures/s, "
-                    f"{row['ratio']:.2f} of the bare {rate:.0f}; p50 {load['p50']:.1f}, "
-                    f"p95 {load['p95']:.1f}, p99 {load['p99']:.1f} ms",
+                    f"  {crops:>6}, {in_flight:>3} in flight: {found['rate']:.0f} pictures/s, "
+                    f"{row['ratio']:.2f} of the bare {rate:.0f}; p50 {found['p50']:.1f}, "
+                    f"p95 {found['p95']:.1f}, p99 {found['p99']:.1f} ms",
                     flush=True,
                 )
                 yield row
-
-
-@contextmanager
-def serving(bench: Bench, path: Path) -> Iterator[str]:
-    """`alexnet serve` in its own process; yields its address."""
-    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--model", str(path)]
-    command += ["--device", bench.device, "--max-batch", str(bench.max_batch)]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    late = threading.Timer(120, process.kill)
-    late.start()
-    log: list[str] = []
-    # Reads on once the server has started, lest a full pipe stop it.
-    reader = threading.Thread(target=log.extend, args=(process.stdout,), daemon=True)
-    try:
-        for line in process.stdout:
-            log.append(line)
-            if found := re.search(r"answers at (http://\S+)", line):
-                late.cancel()
-                reader.start()
-                yield found[1]
-                return
-        raise RuntimeError(f"the server did not start: {''.join(log[-1:]).strip()}")
-    finally:
-        late.cancel()
-        process.terminate()
-        try:
-            process.wait(40)
-        finally:
-            process.kill()
-            process.wait()
-
-
-def loaded(url: str, crops: str, in_flight: int, seconds: float) -> Row:
-    """What `alexnet bench` says of the server at `url`."""
-    command = [sys.executable, "-m", "service", "bench", url, "--json", "--crops", crops]
-    command += ["--in-flight", str(in_flight), "--seconds", str(seconds)]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=seconds + 120,
-    )
-    if done.returncode:
-        raise RuntimeError(f"alexnet bench: {(done.stderr or done.stdout).strip()[-300:]}")
-    found: Row = json.loads(done.stdout)
-    return found
-
-
-def environment() -> dict[str, str]:
-    """Ours, without settings of the service: the flags say them all."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("ALEXNET_")} | {
-        "PYTHONUNBUFFERED": "1"
-    }
 
 
 @contextmanager
@@ -496,7 +438,8 @@ def told(bench: Bench, what: str) -> Iterator[None]:
     """A failure inside is told and counted; what comes after goes on."""
     try:
         yield
-    except Exception as error:  # whatever it is, the other figures are still worth having
+    # Whatever it is, the other figures are still worth having; SystemExit comes from `processes`.
+    except (Exception, SystemExit) as error:
         bench.fail(f"{what}: {gist(error)}")
 
 

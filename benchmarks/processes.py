@@ -50,13 +50,17 @@ class Server:
 
 
 @contextmanager
-def serving(model: Path | None = None, *, device: str = "auto") -> Iterator[Server]:
+def serving(
+    model: Path | None = None, *, device: str = "auto", max_batch: int | None = None
+) -> Iterator[Server]:
     """Serve a model file, the bundled one by default, until the block ends."""
     command = [sys.executable, "-m", "service", "serve", "--port", "0", "--device", device]
+    command += ["--model", str(model)] if model else []
+    command += ["--max-batch", str(max_batch)] if max_batch else []
     began = time.perf_counter()
     with (
         tempfile.TemporaryFile("w+") as log,
-        started(command + (["--model", str(model)] if model else []), stderr=log) as process,
+        started(command, stderr=log) as process,
     ):
         url = _address(process)
         while url and not _ready(url) and process.poll() is None:
@@ -69,7 +73,7 @@ def serving(model: Path | None = None, *, device: str = "auto") -> Iterator[Serv
 
 def load(
     server: Server,
-    pictures: Path,
+    pictures: Path | None = None,
     *,
     crops: str,
     seconds: float,
@@ -78,10 +82,14 @@ def load(
     rate: float | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What `alexnet bench --json` says of a load on the server: a closed loop, or an open one."""
+    """What `alexnet bench --json` says of a load on the server: a closed loop, or an open one.
+
+    Without a folder of pictures it sends its own.
+    """
     kind = ["--in-flight", str(in_flight)] if rate is None else ["--rate", f"{rate:.3f}"]
     command = [
-        *(sys.executable, "-m", "service", "bench", server.url, str(pictures), "--json", *kind),
+        *(sys.executable, "-m", "service", "bench", server.url, "--json", *kind),
+        *([str(pictures)] if pictures else []),
         *("--crops", crops, "--seconds", f"{seconds:.3f}", "--warm-up", f"{warm_up:.3f}"),
         *("--seed", str(seed)),
     ]

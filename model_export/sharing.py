@@ -67,6 +67,8 @@ def apply(
 ) -> Maps:
     """Parts of a chain over maps; ``padding`` (top, left, bottom, right), one for each part, takes
     the place of their own."""
+    if not parts:
+        return maps
     value, planes_last = maps.name, maps.rows == 1  # a layer wants its planes first
     for place, part in enumerate(parts):
         pads = None if padding is None else padding[place]
@@ -76,8 +78,6 @@ def apply(
         if planes_last:
             value, planes_last = g.add("Transpose", value, perm=[0, 3, 1, 2]), False
         value = g.over(part.nodes, value, pads)
-    if not parts:
-        return maps
     given = Maps(value, parts[-1].given)
     if given.rows == 1 and not planes_last:
         return Maps(g.add("Transpose", value, perm=[0, 2, 3, 1]), given.element)

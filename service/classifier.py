@@ -53,9 +53,8 @@ class Classifier:
         max_pixels: int,
         max_aspect_ratio: float,
         scaled_decoding: bool = False,
-        decode_threads: int | None = None,
     ) -> None:
-        """Limits are in images, images, seconds, pixels, long side over short side, threads."""
+        """Limits are in images, images, seconds, pixels, long side over short side."""
         self.engine = engine
         self.batcher = Batcher(
             engine.run, max_batch=max_batch, max_queue=max_queue, max_delay=max_delay
@@ -69,7 +68,7 @@ class Classifier:
         )
         # Our own pool: the event loop's default one is shared with everything synchronous.
         self._decoders = ThreadPoolExecutor(
-            max_workers=decode_threads or usable_cores(), thread_name_prefix="alexnet-decode"
+            max_workers=usable_cores(), thread_name_prefix="alexnet-decode"
         )
 
     @property
@@ -108,7 +107,7 @@ class Classifier:
         `timeout` is in seconds, decoding and waiting included.  Raises any `ServiceError` that
         is not a `StartError`.
         """
-        views = self._views(crops)
+        views = self.views(crops)
         async with self._admitted(1, timeout) as (places, deadline):
             return await self._one(data, views, top, places, deadline)
 
@@ -126,7 +125,7 @@ class Classifier:
         A picture that is at fault leaves its error in its place; what concerns the request as a
         whole (overload, deadline, an unknown parameter) is raised.
         """
-        views = self._views(crops)
+        views = self.views(crops)
         async with self._admitted(len(pictures), timeout) as (places, deadline):
             work = [self._one_or_error(data, views, top, places, deadline) for data in pictures]
             if len(work) == 1:  # the common case, spared a task
@@ -181,13 +180,11 @@ class Classifier:
                     f"No answer within {timeout:g} s. Try again, or allow more time."
                 ) from error
 
-    def _views(self, crops: str) -> int:
-        """The number that the model file gives to a choice of crops."""
+    def views(self, crops: str) -> int:
+        """The number that the model file gives to a choice of crops, or `ParameterInvalid`."""
         offered = self.engine.model.crops
         if crops not in offered:
-            raise ParameterInvalid(
-                f"crops={crops!r} is not offered by this model. Use one of {', '.join(offered)}."
-            )
+            raise ParameterInvalid(f"crops={crops!r}: must be one of {', '.join(offered)}")
         return offered[crops]
 
     def _best(self, probabilities: NDArray[np.float32], top: int) -> list[Prediction]:

@@ -11,7 +11,7 @@ from torch import nn
 from model_export import export, views
 from model_export.alexnet import AlexNet
 from model_export.export import Record
-from model_export.variants import VARIANTS
+from model_export.variants import VARIANTS, Variant
 
 PICTURES = Path(__file__).parent / "pictures"
 
@@ -32,14 +32,10 @@ def tiny_network(classes: int = 1000) -> AlexNet:
     return AlexNet(features, nn.Sequential(linear)).eval()
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file of a few kilobytes: ten crops, one and dense, normalisation, softmax, mean,
-    metadata."""
-    variant = VARIANTS["owt"]
-    network = tiny_network()
+def write_tiny(variant: Variant, path: Path) -> Path:
+    """The tiny network as a model file of a few kilobytes, prepared as a variant is."""
     real = views.load_pictures(limit=8)
-    model = export.build_model(network, variant, precision="fp32", calibration=real)
+    model = export.build_model(tiny_network(), variant, precision="fp32", calibration=real)
     export.describe(
         model,
         variant=variant,
@@ -48,9 +44,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         record=Record("tiny", {"name": "random", "licence": "none"}, []),
         picture=real[0],
     )
-    path = tmp_path_factory.mktemp("model") / "tiny.onnx"
     export.write(model, path, check=lambda file: None)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten crops, one and dense, normalisation, softmax, mean, metadata."""
+    return write_tiny(VARIANTS["owt"], tmp_path_factory.mktemp("model") / "tiny.onnx")
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import models
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -182,11 +183,8 @@ def _session(leader: int) -> list[int]:
     return found
 
 
-def test_factored_layers_multiply_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factored_layers_multiply_out(tmp_path: Path) -> None:
     """The full-size layer answers as its two factors do; all else is kept."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import models
-
     u, v, bias = torch.randn(6, 2), torch.randn(2, 5), torch.randn(6)
     factored = {"classifier.1.u": u, "classifier.1.v": v, "classifier.1.bias": bias}
     save_file(factored, tmp_path / "compact.safetensors")
@@ -204,9 +202,6 @@ def test_without_torch_the_way_out_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The full-size models cannot be made; scripts/bench installs what it takes."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import models
-
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
     with pytest.raises(SystemExit, match="scripts/bench"):

@@ -212,7 +212,7 @@ def test_cudas_libraries_in_wheels_elsewhere_are_put_in_reach(tmp_path: Path, be
             str(other),
         ],
         env={k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}
-        | {"PYTHONPATH": str(SCRIPT.parents[1])},
+        | {"PYTHONPATH": os.pathsep.join(map(str, SCRIPT.parents[:2]))},
         capture_output=True,
         text=True,
         check=True,

@@ -165,7 +165,7 @@ async def predict(
     service = running(request)
     with service.accepted():
         try:
-            _check_crops(service.engine, crops)
+            service.classifier.views(crops)  # before the body is read
             uploads = await _uploads(request, service)
             work = service.classifier.classify_many(
                 [upload.data for upload in uploads],
@@ -214,12 +214,6 @@ def _class(best: Prediction) -> ClassAnswer:
         label=best.label,
         probability=best.probability,
     )
-
-
-def _check_crops(engine: Engine, crops: str) -> None:
-    offered = engine.model.crops
-    if crops not in offered:
-        raise errors.ParameterInvalid(f"crops={crops!r}: must be one of {', '.join(offered)}")
 
 
 def _all_refused(

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from decoding import plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageOps, JpegImagePlugin
+from PIL import Image, ImageDraw, ImageFilter, JpegImagePlugin
 
 from service import errors
 from service.image import decode
@@ -90,19 +91,6 @@ def reference(pixels: Pixels) -> Pixels:
         pixels = resampled(pixels, new_height)
     left, top = (int(round((side - 256) / 2.0)) for side in (new_width, new_height))  # noqa: RUF046
     return pixels[top : top + 256, left : left + 256]
-
-
-def plain(data: bytes) -> Pixels:
-    """The preset in plain Pillow: upright, RGB, all of it resized, then cropped."""
-    with Image.open(BytesIO(data)) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        upright = image if image.mode == "RGB" else image.convert("RGB")
-    width, height = upright.size
-    long = int(256 * max(width, height) / min(width, height))
-    size = (256, long) if width <= height else (long, 256)
-    left, top = round((size[0] - 256) / 2), round((size[1] - 256) / 2)
-    resized = upright.resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(resized.crop((left, top, left + 256, top + 256)))
 
 
 def apart(one: Pixels, other: Pixels) -> int:

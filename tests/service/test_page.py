@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import tiny_network
+from conftest import write_tiny
 from live import Live, picture, serving
 
-from model_export import export
-from model_export.export import Record
 from model_export.variants import VARIANTS
-from model_export.views import load_pictures
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -69,20 +66,7 @@ def opened(live: Live) -> Iterator["Page"]:
 @pytest.fixture
 def model_without_dense(tmp_path: Path) -> Path:
     """As ``caffe``: crops of 227 pixels, which begin between two places of its maps."""
-    variant = VARIANTS["caffe"]
-    real = load_pictures(limit=8)
-    model = export.build_model(tiny_network(), variant, precision="fp32", calibration=real)
-    export.describe(
-        model,
-        variant=variant,
-        precision="fp32",
-        labels=export.imagenet_labels(),
-        record=Record("tiny", {"name": "random", "licence": "none"}, []),
-        picture=real[0],
-    )
-    path = tmp_path / "caffe.onnx"
-    export.write(model, path, check=lambda file: None)
-    return path
+    return write_tiny(VARIANTS["caffe"], tmp_path / "caffe.onnx")
 
 
 def choose(page: "Page", name: str, data: bytes) -> None:
