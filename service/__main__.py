@@ -69,23 +69,28 @@ def serve(**given: str | None) -> None:
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)-7s %(message)s",
     )
-    listener = _listener(settings.host, settings.port)
+    listeners = [_listener(settings.host, settings.port, "port")]
+    if settings.admin_port is not None:
+        listeners.append(_listener(settings.admin_host, settings.admin_port, "admin_port"))
 
     from service.app import create_app
     from service.app import serve as run
 
     web = create_app(settings, _engine(settings))
-    run(web, listener, lambda: _announce(settings, listener))
+    run(web, listeners, lambda: _announce(settings, listeners))
 
 
 def _flag_help(description: str | None, default: object) -> str:
     # The bundled model's path is long, and another one on every machine.
-    return str(description) if isinstance(default, Path) else f"{description} Default: {default}."
+    if isinstance(default, Path) or default is None or default == ():
+        return str(description)
+    shown = ",".join(default) if isinstance(default, tuple) else default
+    return f"{description} Default: {shown}."
 
 
 def _flags() -> list[signatures.Parameter]:
     """One flag for each setting; its text is parsed by Settings, as the environment's is."""
-    from service.settings import Settings
+    from service.settings import SECRETS, Settings
 
     return [
         signatures.Parameter(
@@ -103,6 +108,7 @@ def _flags() -> list[signatures.Parameter]:
             ],
         )
         for name, field in Settings.model_fields.items()
+        if name not in SECRETS
     ]
 
 
@@ -281,7 +287,7 @@ def _engine(settings: "Settings") -> "Engine":
     )
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def _listener(host: str, port: int, setting: str) -> socket.socket:
     """Bind before anything slow: a port that is taken is said at once."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -291,23 +297,37 @@ def _listener(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
+        flag = "--" + setting.replace("_", "-")
         raise SettingsInvalid(
             f"cannot listen on {host}:{port}: {error.strerror}; "
-            "choose another with --port or --host"
+            f"choose another with {flag} or {flag.replace('port', 'host')}"
         ) from error
     return listener
 
 
-def _announce(settings: "Settings", listener: socket.socket) -> None:
-    # 0.0.0.0 and :: are every address of this machine; a person reaches it by the local one.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    print(f"AlexNet answers at {address}  (docs: {address}/docs, stop: Ctrl-C).  Try:")
+def _announce(settings: "Settings", listeners: Sequence[socket.socket]) -> None:
+    scheme = "https" if settings.ssl_certfile else "http"
+    hosts = (settings.host, settings.admin_host)
+    address, *second = (
+        f"{scheme}://{_reached(host)}:{listener.getsockname()[1]}"
+        for host, listener in zip(hosts, listeners, strict=False)
+    )
+    docs = {
+        "main": f"docs: {address}/docs, ",
+        "admin": "".join(f"docs: {a}/docs, " for a in second),
+    }
+    print(f"AlexNet answers at {address}  ({docs.get(settings.docs, '')}stop: Ctrl-C).  Try:")
     print(
         f"  curl --data-binary @tests/pictures/cat.jpg -H 'Content-Type: image/jpeg' "
         f"{address}/v1/predict",
         flush=True,
     )
+
+
+def _reached(host: str) -> str:
+    """How a person on this machine reaches an address: 0.0.0.0 and :: are all of its own."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{local}]" if ":" in local else local
 
 
 def main() -> None:

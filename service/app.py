@@ -10,7 +10,8 @@ import logging
 import math
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -20,8 +21,9 @@ from fastapi_offline import FastAPIOffline
 
 from service.classifier import Classifier
 from service.engine import Engine
+from service.errors import SettingsInvalid
 from service.routes import Running, errors, operations, page, predict
-from service.settings import Settings
+from service.settings import Settings, spelled
 
 VERSION: Final = "1"  # of the HTTP interface, the 1 of /v1
 
@@ -81,14 +83,24 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, announce: Callable[[], None]) -> None:
         self._running: Running = app.state.running
         self._announce = announce
-        super().__init__(
-            uvicorn.Config(
-                app,
-                log_config=None,  # __main__ has set up logging
-                log_level=self._running.settings.log_level.lower(),
-                server_header=False,
-            )
+        settings = self._running.settings
+        config = uvicorn.Config(
+            app,
+            log_config=None,  # __main__ has set up logging
+            log_level=settings.log_level,
+            server_header=False,
+            ws="none",
+            ssl_certfile=settings.ssl_certfile,
+            ssl_keyfile=settings.ssl_keyfile,
         )
+        try:
+            config.load()
+        except (OSError, ssl.SSLError) as error:
+            raise SettingsInvalid(
+                f"{spelled('ssl_certfile')} and {spelled('ssl_keyfile')} cannot be used "
+                f"({error.strerror or error}); both are PEM, and the key must be the certificate's."
+            ) from error
+        super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then say so."""
@@ -108,9 +120,11 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(app: FastAPI, listener: socket.socket, announce: Callable[[], None]) -> None:
-    """Serve on a bound socket until SIGTERM or SIGINT, then return."""
+def serve(app: FastAPI, listeners: Sequence[socket.socket], announce: Callable[[], None]) -> None:
+    """Serve on bound sockets, the second of them the admin port, until SIGTERM or SIGINT."""
     service: Running = app.state.running
+    if len(listeners) > 1:
+        service.admin_port = listeners[1].getsockname()[1]
     if service.engine.warning:
         logging.getLogger("service").warning(service.engine.warning)
     server = Server(app, announce)
@@ -120,4 +134,4 @@ def serve(app: FastAPI, listener: socket.socket, announce: Callable[[], None]) -
         signal.signal(number, server.handle_exit)
     # What is loaded stays: the garbage collector need not walk it again and again, 50 ms each time.
     gc.freeze()
-    server.run(sockets=[listener])
+    server.run(sockets=list(listeners))

@@ -6,6 +6,8 @@ Everything that can go wrong, drawn once.  Whose fault it is is the first fork.
     - RequestMalformed
     - BodyEmpty
     - BodyTooLarge
+    - BodyTooSlow
+    - HeadersTooLarge
     - TooManyFiles
     - MediaTypeUnsupported
     - ParameterInvalid
@@ -13,7 +15,10 @@ Everything that can go wrong, drawn once.  Whose fault it is is the first fork.
     - ImageTypeUnsupported
     - ImageTooLarge
     - ImageTooElongated
+    - ImageTooCostly
     - ImageUnreadable
+  + Unauthorized               the client has no key to this door
+  + RateLimited                the client asks more often than it may; come back later
   + Overloaded                 nobody is at fault; come back later
   + NotReady                   we are starting, or stopping
   + DeadlineExceeded           the answer would come too late
@@ -60,6 +65,18 @@ class BodyTooLarge(RequestError):
     code = "body_too_large"
 
 
+class BodyTooSlow(RequestError):
+    """The body did not arrive in the time that we allow for it."""
+
+    code = "body_too_slow"
+
+
+class HeadersTooLarge(RequestError):
+    """The request line and headers have more bytes than we accept."""
+
+    code = "headers_too_large"
+
+
 class TooManyFiles(RequestError):
     """The form holds more pictures than one request may bring."""
 
@@ -102,20 +119,44 @@ class ImageTooElongated(ImageError):
     code = "image_too_elongated"
 
 
+class ImageTooCostly(ImageError):
+    """Decoding the picture would take more time than we give to one."""
+
+    code = "image_too_costly"
+
+
 class ImageUnreadable(ImageError):
     """The bytes begin like a picture, but cannot be decoded to the end."""
 
     code = "image_unreadable"
 
 
-class Overloaded(ServiceError):
-    """The queue is full; `retry_after` says in how many seconds it should have room."""
+class Unauthorized(ServiceError):
+    """There is no API key in the request, or not one of ours."""
 
-    code = "overloaded"
+    code = "unauthorized"
+
+
+class ComeBackLater(ServiceError):
+    """Refused now; `retry_after` says in how many whole seconds to try again."""
+
+    code = "come_back_later"
 
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class RateLimited(ComeBackLater):
+    """The client has used up what it may ask for in this time."""
+
+    code = "rate_limited"
+
+
+class Overloaded(ComeBackLater):
+    """The queue is full; it should have room by then."""
+
+    code = "overloaded"
 
 
 class NotReady(ServiceError):

@@ -6,15 +6,47 @@ a range, a unit and a reason.
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from limits import parse
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsInvalid
 
 PREFIX = "ALEXNET_"
 BUNDLED = Path(__file__).parent / "bundled" / "alexnet.onnx"
+
+
+SECRETS = ("api_keys",)  # never a flag, never in a message
+
+
+def _split(value: object) -> object:
+    """`a, b` -> `("a", "b")`."""
+    if isinstance(value, str):
+        return tuple(part for part in (part.strip() for part in value.split(",")) if part)
+    return value
+
+
+def _rate(value: str | None) -> str | None:
+    if value is not None:
+        try:
+            parse(value)
+        except ValueError:
+            raise ValueError("expected a number per time, such as 100/minute or 5/second") from None
+    return value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
+RateLimit = Annotated[str | None, AfterValidator(_rate)]
 
 
 class Settings(BaseSettings):
@@ -76,11 +108,35 @@ class Settings(BaseSettings):
         ge=1,
         description="Bytes per request body, all its pictures together; they are kept in memory.",
     )
+    max_uploads: int = Field(
+        default=256 * 2**20,
+        ge=1,
+        description="Bytes of all bodies held at once; what exceeds them is refused with 503, so "
+        "that many uploads at a time cannot fill the memory.",
+    )
+    formats: Names = Field(
+        default=("jpeg", "png", "webp", "gif", "bmp"),
+        description="Picture formats that are read, separated by commas; each less is a decoder "
+        "less that strangers can reach.",
+    )
     max_pixels: int = Field(
         default=50_000_000,
         ge=1,
         description="Pixels per picture, checked before decoding; each takes up to 4 bytes, "
         "several times over.",
+    )
+    max_decoding_pixels: int = Field(
+        default=100_000_000,
+        ge=1,
+        description="Pixels of all large pictures that are decoded at once, the others wait: "
+        "this bounds the memory of decoding, whatever the number of cores.",
+    )
+    decode_timeout: float = Field(
+        default=2.0,
+        gt=0.0,
+        le=600.0,
+        description="Seconds of CPU time that decoding one picture may take; only files made to "
+        "be slow need more.",
     )
     max_aspect_ratio: float = Field(
         default=32.0,
@@ -99,7 +155,44 @@ class Settings(BaseSettings):
         default=30.0,
         gt=0.0,
         le=3600.0,
-        description="Seconds from a request's arrival to its answer; later is 504.",
+        description="Seconds from the end of a request's headers to its answer; later is 504.",
+    )
+    body_timeout: float = Field(
+        default=20.0,
+        gt=0.0,
+        le=3600.0,
+        description="Seconds that a request's body may take to arrive; slower is 408.",
+    )
+    header_timeout: float = Field(
+        default=10.0,
+        gt=0.0,
+        le=3600.0,
+        description="Seconds that a request's headers may take to arrive; slower is 408.",
+    )
+    keep_alive: float = Field(
+        default=5.0,
+        gt=0.0,
+        le=3600.0,
+        description="Seconds that a connection may rest between two requests; behind a load "
+        "balancer, more than the seconds it keeps connections itself.",
+    )
+    max_headers: int = Field(
+        default=32 * 2**10,
+        ge=1024,
+        description="Bytes of a request's first line and headers; more is 431.",
+    )
+    max_connections: int = Field(
+        default=4096,
+        ge=1,
+        description="Open connections; for one more the longest idle one is closed, and if none "
+        "is idle, the newcomer is refused with 503.",
+    )
+    run_timeout: float = Field(
+        default=60.0,
+        gt=0.0,
+        le=3600.0,
+        description="Seconds that one run of the network may take; beyond it counts as hung, and "
+        "the process ends with status 70, to be started again.",
     )
     shutdown_timeout: float = Field(
         default=30.0,
@@ -111,6 +204,51 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         description="Bytes of GPU memory that the runtime may take; 0 sets no limit.",
+    )
+    api_keys: Keys = Field(
+        default=(),
+        description="API keys, separated by commas; without any, and without a file of them, "
+        "everybody may ask. In the environment only, since flags are seen by every user of a "
+        "machine.",
+    )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="A file with one API key per line, # for comments; read again on SIGHUP.",
+    )
+    rate_limit: RateLimit = Field(
+        default=None,
+        description="Pictures that one API key, or without keys one address, may send, such as "
+        "100/minute; beyond it is 429.",
+    )
+    cors_origins: Names = Field(
+        default=(),
+        description="Origins whose web pages may ask, separated by commas, such as "
+        "https://example.com; none by default, * is any.",
+    )
+    docs: Literal["main", "admin", "off"] = Field(
+        default="main",
+        description="Which port has /docs and /openapi.json: main, admin, or off for none.",
+    )
+    metrics: Literal["main", "admin", "off"] = Field(
+        default="main",
+        description="Which port has /metrics: main, admin, or off for none.",
+    )
+    admin_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="A second TCP port, for /docs, /metrics and the health checks alone, without "
+        "a key; none by default.",
+    )
+    admin_host: str = Field(
+        default="127.0.0.1", min_length=1, description="The address that the second port is on."
+    )
+    ssl_certfile: Path | None = Field(
+        default=None,
+        description="The certificate chain, PEM; with it we speak TLS on both ports.",
+    )
+    ssl_keyfile: Path | None = Field(
+        default=None, description="The certificate's private key, PEM, if it is in another file."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe message that is logged."
@@ -126,9 +264,31 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _the_second_port_is_there(self) -> Self:
+        for field in ("docs", "metrics"):
+            if getattr(self, field) == "admin" and self.admin_port is None:
+                raise ValueError(
+                    f"{spelled(field)} is 'admin', but there is no second port; set "
+                    f"{spelled('admin_port')}, or choose 'off'"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _the_body_fits_into_the_time_and_the_memory(self) -> Self:
+        for less, more in (("max_body", "max_uploads"), ("max_pixels", "max_decoding_pixels")):
+            if getattr(self, less) > getattr(self, more):
+                raise ValueError(
+                    f"{spelled(less)} is {getattr(self, less)}, more than {spelled(more)} "
+                    f"({getattr(self, more)}); lower the first or raise the second"
+                )
+        return self
+
 
 def spelled(field: str) -> str:
-    """A field's two names, as operators know them: `ALEXNET_MAX_BATCH / --max-batch`."""
+    """A field's names, as operators know them: `ALEXNET_MAX_BATCH / --max-batch`."""
+    if field in SECRETS:
+        return f"{PREFIX}{field.upper()}"
     return f"{PREFIX}{field.upper()} / --{field.replace('_', '-')}"
 
 
@@ -155,5 +315,6 @@ def _sentence(error: ValidationError) -> str:
             continue
         field = str(fault["loc"][0])
         rule = reason[:1].lower() + reason[1:]
-        faults.append(f"{spelled(field)} is {fault['input']!r}: {rule}")
+        value = "given" if field in SECRETS else repr(fault["input"])
+        faults.append(f"{spelled(field)} is {value}: {rule}")
     return "; ".join(faults) + "."

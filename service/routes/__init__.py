@@ -26,6 +26,7 @@ class Running:
     classifier: Classifier
     draining: bool = False  # set on SIGTERM: finish what was accepted, take nothing new
     in_flight: int = 0  # requests accepted and not yet answered
+    admin_port: int | None = None  # the second port, once it is bound
 
     @property
     def ready(self) -> bool:

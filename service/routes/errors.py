@@ -21,6 +21,8 @@ from service import errors
 STATUSES: Final[Mapping[type[errors.ServiceError], int]] = {
     errors.RequestMalformed: 400,
     errors.BodyEmpty: 400,
+    errors.Unauthorized: 401,
+    errors.BodyTooSlow: 408,
     errors.BodyTooLarge: 413,
     errors.TooManyFiles: 413,
     errors.MediaTypeUnsupported: 415,
@@ -28,7 +30,10 @@ STATUSES: Final[Mapping[type[errors.ServiceError], int]] = {
     errors.ImageTypeUnsupported: 415,
     errors.ImageTooLarge: 413,
     errors.ImageTooElongated: 422,
+    errors.ImageTooCostly: 422,
     errors.ImageUnreadable: 422,
+    errors.RateLimited: 429,
+    errors.HeadersTooLarge: 431,
     errors.Overloaded: 503,
     errors.NotReady: 503,
     errors.DeadlineExceeded: 504,
@@ -65,8 +70,10 @@ def refusal(error: errors.ServiceError, text: str | None = None) -> JSONResponse
     if (status := status_of(error)) == 500:
         raise error  # to the last resort below, which tells nothing and logs all
     headers = {}
-    if isinstance(error, errors.Overloaded):
+    if isinstance(error, errors.ComeBackLater):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, errors.Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     return _answer(status, error.code, text or str(error), headers)
 
 
