@@ -9,6 +9,7 @@ import asyncio
 import inspect as signatures
 import json
 import logging
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -77,7 +78,13 @@ def serve(**given: str | None) -> None:
     from service.app import serve as run
 
     web = create_app(settings, _engine(settings))
-    run(web, listeners, lambda: _announce(settings, listeners))
+    status = run(
+        web, listeners, lambda: _announce(settings, listeners), load=lambda: _engine(settings)
+    )
+    if status:
+        # Not sys.exit: it would wait for the thread of a run that never comes back.
+        logging.shutdown()
+        os._exit(status)
 
 
 def _flag_help(description: str | None, default: object) -> str:

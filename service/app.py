@@ -11,8 +11,10 @@ import math
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import uvicorn
@@ -22,9 +24,13 @@ from fastapi_offline import FastAPIOffline
 from service.classifier import Classifier
 from service.engine import Engine
 from service.errors import SettingsInvalid
+from service.reloading import Reloader
 from service.routes import Running, errors, operations, page, predict
 from service.settings import Settings, spelled
 
+log = logging.getLogger(__name__)
+
+CRASHED: Final = 70  # EX_SOFTWARE of sysexits.h
 VERSION: Final = "1"  # of the HTTP interface, the 1 of /v1
 
 DESCRIPTION: Final = """\
@@ -46,7 +52,11 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         max_pixels=settings.max_pixels,
         max_aspect_ratio=settings.max_aspect_ratio,
         scaled_decoding=settings.scaled_decoding,
+        run_timeout=settings.run_timeout,
+        on_death=lambda reason: running.die(reason),
     )
+
+    running = Running(settings, classifier)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -54,7 +64,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         try:
             yield
         finally:
-            await classifier.stop()
+            await running.stop()
 
     app = FastAPIOffline(
         title="AlexNet",
@@ -64,7 +74,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,  # a path with a stray slash is a 404 in our shape
     )
-    app.state.running = Running(settings, engine, classifier)
+    app.state.running = running
     for door in (predict, operations, page):
         app.include_router(door.router)
     errors.install(app)
@@ -80,9 +90,13 @@ class Server(uvicorn.Server):
     drains rather than one that crashed.
     """
 
-    def __init__(self, app: FastAPI, announce: Callable[[], None]) -> None:
+    def __init__(
+        self, app: FastAPI, announce: Callable[[], None], load: Callable[[], Engine]
+    ) -> None:
         self._running: Running = app.state.running
         self._announce = announce
+        self._load = load
+        self._on_terminal = _is_terminal()
         settings = self._running.settings
         config = uvicorn.Config(
             app,
@@ -105,7 +119,31 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then say so."""
         await super().startup(sockets)
+        reloader = Reloader(self._running, self._load, self._renewable())
+        if hasattr(signal, "SIGHUP"):  # Windows has none
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up, reloader)
         self._announce()
+
+    def _hang_up(self, reloader: Reloader) -> None:
+        """SIGHUP is the wish to reload; unless the terminal that we were started from is gone."""
+        if self._on_terminal and not _is_terminal():
+            self.should_exit = True
+        else:
+            reloader.request()
+
+    def _renewable(self) -> dict[str, Callable[[], object]]:
+        """What is read again on SIGHUP beside the model."""
+        renewable: dict[str, Callable[[], object]] = {}
+        context, certificate = self.config.ssl, self._running.settings.ssl_certfile
+        if context is not None and certificate is not None:
+            renewable["certificate"] = partial(
+                context.load_cert_chain, certificate, self._running.settings.ssl_keyfile
+            )
+        return renewable
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop: asked to, or since nothing can be answered any more."""
+        return await super().on_tick(counter) or self._running.dead
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Turn unready, let accepted work finish within the limit, then close."""
@@ -120,14 +158,29 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(app: FastAPI, listeners: Sequence[socket.socket], announce: Callable[[], None]) -> None:
-    """Serve on bound sockets, the second of them the admin port, until SIGTERM or SIGINT."""
+def _is_terminal() -> bool:
+    """Whether somebody is there to see what we print."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def serve(
+    app: FastAPI,
+    listeners: Sequence[socket.socket],
+    announce: Callable[[], None],
+    load: Callable[[], Engine],
+) -> int:
+    """
+    Serve on bound sockets, the second of them the admin port, until SIGTERM or SIGINT.
+
+    `load` reads the model again, on SIGHUP.  Returns the exit status: 0, or `CRASHED` if the model
+    can no longer be run, to be started again.
+    """
     service: Running = app.state.running
     if len(listeners) > 1:
         service.admin_port = listeners[1].getsockname()[1]
     if service.engine.warning:
-        logging.getLogger("service").warning(service.engine.warning)
-    server = Server(app, announce)
+        log.warning(service.engine.warning)
+    server = Server(app, announce, load)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises a captured signal anew when it has shut down, to die of it; with
         # its own handler in place beforehand that is harmless, and the exit status is 0.
@@ -135,3 +188,4 @@ def serve(app: FastAPI, listeners: Sequence[socket.socket], announce: Callable[[
     # What is loaded stays: the garbage collector need not walk it again and again, 50 ms each time.
     gc.freeze()
     server.run(sockets=list(listeners))
+    return CRASHED if service.dead else 0

@@ -13,22 +13,25 @@ three and five for ever; with it they share one.
     _dispatch()     one task: drops those who left, joins the rest, runs them in one worker thread
 
 Nothing that happens to one entry harms its neighbours: a client that leaves only leaves a row
-that nobody reads, and a run that fails fails its own batch alone.
+that nobody reads, and when a run fails, its pictures are run one by one, each failing alone.
+
+What cannot be mended ends the dispatcher: a run that hangs, or an engine that fails even its
+check.  Nobody waits for it then, `alive` says so, and `on_death` is told.
 """
 
 import asyncio
+import logging
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from service.errors import DeadlineExceeded, NotReady, Overloaded
+from service.errors import NotReady, Overloaded
+from service.waiting import Entry, Pixels, Probabilities, Run, Waiting, refuse
 
 SHAPE = (256, 256, 3)
 RECENT = 0.2  # weight of the newest batch in the moving average of batch times
@@ -36,20 +39,19 @@ RECENT = 0.2  # weight of the newest batch in the moving average of batch times
 # seconds.  Decoding sixteen photographs takes 20 ms on two cores.
 COMPANY, COMPANY_SECONDS = 0.3, 0.025
 LOYAL = 0.5  # the share of answered clients that came back at once, from which on they are expected
+SEVERAL = 0.75  # the share of the queue that requests of several pictures may hold together
 
-Pixels = NDArray[np.uint8]
-Probabilities = NDArray[np.float32]
-Run = Callable[[Pixels, int], Probabilities]
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
-@dataclass(eq=False, slots=True)
-class _Entry:
-    """One picture in the queue and the future that its client awaits."""
+def places_for_several(max_queue: int) -> int:
+    """The most places that requests of several pictures may hold; the rest is for single ones."""
+    return max(1, int(SEVERAL * max_queue))
 
-    pixels: Pixels
-    crops: int
-    deadline: float | None  # the event loop's time, seconds
-    answer: asyncio.Future[Probabilities]
+
+class RunHung(RuntimeError):
+    """A run did not come back in time; its thread cannot be stopped."""
 
 
 class Places:
@@ -57,15 +59,18 @@ class Places:
 
     def __init__(self, batcher: "Batcher", count: int) -> None:
         self._batcher = batcher
+        self._alone = count == 1
         self._expected = count
         batcher.expect(count)
 
     async def submit(
-        self, pixels: Pixels, crops: int, *, deadline: float | None = None
+        self, pixels: Pixels, crops: int, *, run: Run | None = None, deadline: float | None = None
     ) -> Probabilities:
         """`Batcher.submit`, in one of these places."""
         self.give_up()
-        return await self._batcher.submit(pixels, crops, deadline=deadline)
+        return await self._batcher.submit(
+            pixels, crops, run=run, alone=self._alone, deadline=deadline
+        )
 
     def give_up(self, count: int = 1) -> None:
         """No picture will come for so many of the places: they cannot be decoded."""
@@ -81,21 +86,41 @@ class Places:
 class Batcher:
     """Joins pictures of many requests into runs of `run(images, crops)`, one at a time."""
 
-    def __init__(self, run: Run, *, max_batch: int, max_queue: int, max_delay: float = 0.0) -> None:
-        """`max_batch` and `max_queue` count images; `max_delay` is in seconds."""
+    def __init__(
+        self,
+        run: Run,
+        *,
+        max_batch: int,
+        max_queue: int,
+        max_delay: float = 0.0,
+        run_timeout: float | None = None,
+        check: Callable[[], None] | None = None,
+        on_death: Callable[[str], None] | None = None,
+    ) -> None:
+        """
+        `max_batch` and `max_queue` count images; `max_delay` and `run_timeout` are in seconds.
+
+        `check` raises if the engine is broken; it is called, in the worker thread, when a run has
+        failed for each of its pictures.  `on_death` gets the reason when the dispatcher ends
+        without having been stopped.
+        """
         self._run = run
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._max_delay = max_delay
-        self._queue: deque[_Entry] = deque()
+        self._run_timeout = run_timeout
+        self._check = check
+        self._on_death = on_death
+        self._waiting = Waiting()
         self._changed = asyncio.Event()  # an arrival, a place freed, or the wish to stop
         self._worker: ThreadPoolExecutor | None = None
         self._dispatcher: asyncio.Task[None] | None = None
         self._pending = 0
+        self._several = 0  # those of them that are of requests with several pictures
         self._expected = 0  # pictures with a place that are not in the queue yet
         self._stopping = False
-        self._batch_seconds = 0.0
-        self._seconds_of: dict[int, float] = {}  # the same for each choice of crops
+        self._image_seconds = 0.0  # of late, from batch to batch while there is work
+        self._seconds_of: dict[int, float] = {}  # a batch's, for each choice of crops
         # Of the last batch: when it ended, until when who comes counts as coming right after it,
         # its size, how many have come; and which share of a batch that is of late.
         self._ended = self._returning = -math.inf
@@ -120,6 +145,7 @@ class Batcher:
         self._stopping = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="alexnet-engine")
         self._dispatcher = asyncio.create_task(self._dispatch(), name="alexnet-dispatcher")
+        self._dispatcher.add_done_callback(self._bury)
 
     async def stop(self) -> None:
         """Accept nothing more, finish what holds a place, then end."""
@@ -131,19 +157,28 @@ class Batcher:
         if self._worker is not None:
             self._worker.shutdown(wait=False)
 
+    def admit(self, count: int = 1) -> None:
+        """Raise `NotReady` or `Overloaded` if a request of `count` images would be refused now."""
+        if self._stopping or not self.alive:
+            raise NotReady("The service is not accepting work now. Try again shortly.")
+        held, most = self._pending, self._max_queue
+        if count > 1 and self._several + count > places_for_several(most):
+            held, most = self._several, places_for_several(most)
+        if held + count > most:
+            retry_after = self._retry_after()
+            raise Overloaded(
+                f"The queue is full: {held} of {most} images are waiting and {count} more do not "
+                f"fit. Try again in {retry_after} s.",
+                retry_after=retry_after,
+            )
+
     @contextmanager
     def reserve(self, count: int) -> Iterator[Places]:
         """Hold `count` places while the block runs; all or none, at once."""
-        if self._stopping or not self.alive:
-            raise NotReady("The service is not accepting work now. Try again shortly.")
-        if self._pending + count > self._max_queue:
-            retry_after = self._retry_after()
-            raise Overloaded(
-                f"The queue is full: {self._pending} of {self._max_queue} images are waiting and "
-                f"{count} more do not fit. Try again in {retry_after} s.",
-                retry_after=retry_after,
-            )
+        self.admit(count)
+        several = count if count > 1 else 0
         self._pending += count
+        self._several += several
         if asyncio.get_running_loop().time() <= self._returning:
             self._returned += count
         places = Places(self, count)
@@ -152,6 +187,7 @@ class Batcher:
         finally:
             places.leave()
             self._pending -= count
+            self._several -= several
             self._changed.set()
 
     def expect(self, count: int) -> None:
@@ -160,36 +196,44 @@ class Batcher:
         self._changed.set()
 
     async def submit(
-        self, pixels: Pixels, crops: int, *, deadline: float | None = None
+        self,
+        pixels: Pixels,
+        crops: int,
+        *,
+        run: Run | None = None,
+        alone: bool = True,
+        deadline: float | None = None,
     ) -> Probabilities:
         """
         One picture, uint8 `(256, 256, 3)`, to its float32 `(classes,)`.
 
-        `deadline` is a time of the running loop; if it passes before the picture's batch starts,
-        `DeadlineExceeded`.  What the run raises, this raises.
+        `run` is what runs it, by default the batcher's own.  `alone` says that its request has no
+        other picture.  `deadline` is a time of the running loop; if it passes before the picture's
+        batch starts, `DeadlineExceeded`.  What the run raises, this raises.
         """
         if pixels.shape != SHAPE or pixels.dtype != np.uint8:
             raise ValueError(f"expected uint8 {SHAPE}, got {pixels.dtype} {pixels.shape}")
         if not self.alive:
             raise NotReady("The service is not running the model now. Try again shortly.")
-        entry = _Entry(pixels, crops, deadline, asyncio.get_running_loop().create_future())
-        self._queue.append(entry)
+        answer: asyncio.Future[Probabilities] = asyncio.get_running_loop().create_future()
+        self._waiting.add(Entry(pixels, crops, run or self._run, alone, deadline, answer))
         self._changed.set()
-        return await entry.answer
+        return await answer
 
     def _retry_after(self) -> int:
         """Seconds, at least one, until what is pending now should be done."""
-        batches = math.ceil(self._pending / self._max_batch)
-        return max(1, math.ceil(batches * self._batch_seconds))
+        return max(1, round(self._pending * self._image_seconds))
 
     async def _dispatch(self) -> None:
         """Batch after batch, until stopped and nothing holds a place."""
+        batch: list[Entry] = []
         try:
             while True:
                 self._drop_the_gone()
-                if self._queue:
+                if self._waiting:
                     await self._gather()
-                    if batch := self._take():
+                    self._drop_the_gone()
+                    if batch := self._waiting.take(self._max_batch):
                         await self._serve(batch)
                 elif self._stopping and not self._pending:
                     return
@@ -198,39 +242,36 @@ class Batcher:
                     await self._changed.wait()
         finally:
             # Should this task ever end early, nobody may wait for it for ever.
-            for entry in self._queue:
-                if not entry.answer.done():
-                    entry.answer.set_exception(NotReady("The service stopped. Try again shortly."))
-            self._queue.clear()
+            for entry in (*batch, *self._waiting):
+                refuse(entry, NotReady("The service has stopped. Try again shortly."))
+
+    def _bury(self, dispatcher: asyncio.Task[None]) -> None:
+        """The dispatcher has ended; unless it was to, that is a death."""
+        if dispatcher.cancelled():
+            reason = "the dispatcher was cancelled"
+        elif error := dispatcher.exception():
+            reason = f"{type(error).__name__}: {error}"
+        else:
+            return
+        if self._on_death is not None:
+            self._on_death(reason)
 
     def _drop_the_gone(self) -> None:
-        """Forget entries whose client left; refuse those whose deadline has passed."""
-        now = asyncio.get_running_loop().time()
-        kept = []
-        for entry in self._queue:
-            if entry.answer.done():
-                continue
-            if entry.deadline is not None and entry.deadline <= now:
-                entry.answer.set_exception(
-                    DeadlineExceeded(
-                        "The time allowed passed while the picture waited for its turn. "
-                        "Try again, or allow more time."
-                    )
-                )
-                continue
-            kept.append(entry)
-        self._queue = deque(kept)
+        self._waiting.drop_the_gone(asyncio.get_running_loop().time())
 
     async def _gather(self) -> None:
-        """Give others time to join the head of the queue: those on their way a moment, and with a
+        """Give others time to join the next batch: those on their way a moment, and with a
         `max_delay` anybody that long."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        while not self._stopping and len(matching := self._matching()) < self._max_batch:
+        while not self._stopping:
+            batch = self._waiting.next_batch(self._max_batch)
+            if len(batch) == self._max_batch:
+                return
             until = began + self._max_delay
             # Nobody waits for company while others wait for the engine.
-            if matching and len(matching) == len(self._queue):
-                patience = self._patience(matching[0].crops)
+            if batch and len(batch) == len(self._waiting):
+                patience = self._patience(batch[0].crops)
                 if self._expected:
                     until = max(until, began + patience)
                 if self._loyalty > LOYAL and self._returned < self._loyalty * self._answered:
@@ -248,51 +289,68 @@ class Batcher:
         """Seconds that company on its way is worth to a batch of these crops."""
         return min(COMPANY * self._seconds_of.get(crops, 0.0), COMPANY_SECONDS)
 
-    def _matching(self) -> list[_Entry]:
-        """The entries that could share the head's batch, the head first."""
-        return [entry for entry in self._queue if entry.crops == self._queue[0].crops]
-
-    def _take(self) -> list[_Entry]:
-        """Remove the next batch from the queue; the others keep their order."""
-        self._drop_the_gone()
-        batch = self._matching()[: self._max_batch] if self._queue else []
-        taken = set(map(id, batch))
-        self._queue = deque(entry for entry in self._queue if id(entry) not in taken)
-        return batch
-
-    async def _serve(self, batch: list[_Entry]) -> None:
-        """Run one batch in the worker thread and hand each entry its row, or the failure."""
-        started = time.perf_counter()
+    async def _serve(self, batch: Sequence[Entry]) -> None:
+        """Run a batch in the worker thread and hand each entry its row, or its own failure."""
+        began = time.perf_counter()
         try:
-            rows = await asyncio.get_running_loop().run_in_executor(
-                self._worker, self._join_and_run, batch
-            )
+            rows = await self._in_worker(_join_and_run, batch)
+        except RunHung:
+            raise
         except Exception as error:  # whatever a run raises belongs to its batch, not to the loop
-            for entry in batch:
-                if not entry.answer.done():
-                    entry.answer.set_exception(error)
+            await self._one_by_one(batch, error)
             return
-        self._measure(time.perf_counter() - started, len(batch), batch[0].crops)
+        self._measure(began, time.perf_counter(), batch)
         for entry, row in zip(batch, rows, strict=True):
             if not entry.answer.done():  # its client may have left meanwhile
                 entry.answer.set_result(row)
 
-    def _join_and_run(self, batch: list[_Entry]) -> Probabilities:
-        """In the worker thread: the one copy, then the engine."""
-        rows = self._run(np.stack([entry.pixels for entry in batch]), batch[0].crops)
-        if len(rows) != len(batch):
-            raise RuntimeError(f"{len(batch)} images went in, {len(rows)} rows came out")
-        return rows
+    async def _one_by_one(self, batch: Sequence[Entry], error: Exception) -> None:
+        """After a run that failed: its pictures alone, and if none succeeds, the check."""
+        log.error("A run of %d pictures failed: %r", len(batch), error)
+        answered = False
+        for entry in batch:
+            if len(batch) > 1 and not entry.answer.done():
+                try:
+                    row = (await self._in_worker(_join_and_run, [entry]))[0]
+                except RunHung:
+                    raise
+                except Exception as again:
+                    error = again
+                else:
+                    answered = True
+                    if not entry.answer.done():
+                        entry.answer.set_result(row)
+            refuse(entry, error)
+        if not answered and self._check is not None:
+            await self._in_worker(self._check)
 
-    def _measure(self, seconds: float, images: int, crops: int) -> None:
-        """Fold a batch's time, and who came right after the last one, into the moving averages."""
-        self._batch_seconds = _recent(self._batch_seconds or seconds, seconds)
+    async def _in_worker(self, work: Callable[..., T], *arguments: object) -> T:
+        """`work`'s result, from the worker thread, or `RunHung`."""
+        run = asyncio.get_running_loop().run_in_executor(self._worker, work, *arguments)
+        await asyncio.wait([run], timeout=self._run_timeout)
+        if not run.done():
+            raise RunHung(f"a run has not come back in {self._run_timeout:g} s")
+        return run.result()
+
+    def _measure(self, began: float, ended: float, batch: Sequence[Entry]) -> None:
+        """Fold a batch's times, and who came right after the last one, into the moving averages."""
+        crops, seconds = batch[0].crops, ended - began
         self._seconds_of[crops] = _recent(self._seconds_of.get(crops, seconds), seconds)
+        each = seconds / len(batch)
+        self._image_seconds = _recent(self._image_seconds or each, each)
         if self._answered:
             self._loyalty = _recent(self._loyalty, min(1.0, self._returned / self._answered))
         self._ended = asyncio.get_running_loop().time()
         self._returning = self._ended + self._patience(crops)
-        self._answered, self._returned = images, 0
+        self._answered, self._returned = len(batch), 0
+
+
+def _join_and_run(batch: Sequence[Entry]) -> Probabilities:
+    """In the worker thread: the one copy, then the engine."""
+    rows = batch[0].run(np.stack([entry.pixels for entry in batch]), batch[0].crops)
+    if len(rows) != len(batch):
+        raise RuntimeError(f"{len(batch)} images went in, {len(rows)} rows came out")
+    return rows
 
 
 def _recent(before: float, newest: float) -> float:

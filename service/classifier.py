@@ -5,7 +5,7 @@ The road on one page: bytes -> pixels -> batch -> probabilities -> the best clas
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from service.batching import Batcher, Places
 from service.cores import usable_cores
-from service.engine import Engine
+from service.engine import Engine, Label
 from service.errors import (
     DeadlineExceeded,
     ImageError,
@@ -40,6 +40,15 @@ class Prediction:
     probability: float
 
 
+@dataclass(frozen=True)
+class _Question:
+    """What a request wants to know, and of which model."""
+
+    engine: Engine
+    views: int
+    top: int
+
+
 class Classifier:
     """Classifies encoded pictures with one engine; start it before, stop it after."""
 
@@ -53,11 +62,23 @@ class Classifier:
         max_pixels: int,
         max_aspect_ratio: float,
         scaled_decoding: bool = False,
+        run_timeout: float | None = None,
+        on_death: Callable[[str], None] | None = None,
     ) -> None:
-        """Limits are in images, images, seconds, pixels, long side over short side."""
+        """
+        Limits are in images, images, seconds, pixels, long side over short side, seconds.
+
+        `on_death` gets the reason when no picture can be classified any more.
+        """
         self.engine = engine
         self.batcher = Batcher(
-            engine.run, max_batch=max_batch, max_queue=max_queue, max_delay=max_delay
+            engine.run,
+            max_batch=max_batch,
+            max_queue=max_queue,
+            max_delay=max_delay,
+            run_timeout=run_timeout,
+            check=lambda: self.engine.check(),
+            on_death=on_death,
         )
         self.draining = False
         self._decode = partial(
@@ -86,6 +107,10 @@ class Classifier:
         await self.batcher.stop()
         self._decoders.shutdown(wait=False)
 
+    def replace(self, engine: Engine) -> None:
+        """Classify with another engine from now on; what was asked of the old one, it finishes."""
+        self.engine = engine
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -107,9 +132,9 @@ class Classifier:
         `timeout` is in seconds, decoding and waiting included.  Raises any `ServiceError` that
         is not a `StartError`.
         """
-        views = self.views(crops)
+        ask = _Question(self.engine, views(self.engine, crops), top)
         async with self._admitted(1, timeout) as (places, deadline):
-            return await self._one(data, views, top, places, deadline)
+            return await self._one(data, ask, places, deadline)
 
     async def classify_many(
         self,
@@ -118,16 +143,19 @@ class Classifier:
         crops: str = "ten",
         top: int = 5,
         timeout: float | None = None,
+        engine: Engine | None = None,
     ) -> list[list[Prediction] | ServiceError]:
         """
         Classify the pictures of one request, accepted whole or not at all, answers in order.
 
         A picture that is at fault leaves its error in its place; what concerns the request as a
-        whole (overload, deadline, an unknown parameter) is raised.
+        whole (overload, deadline, an unknown parameter) is raised.  `engine` is the one that was
+        current when the request came.
         """
-        views = self.views(crops)
+        engine = engine or self.engine
+        ask = _Question(engine, views(engine, crops), top)
         async with self._admitted(len(pictures), timeout) as (places, deadline):
-            work = [self._one_or_error(data, views, top, places, deadline) for data in pictures]
+            work = [self._one_or_error(data, ask, places, deadline) for data in pictures]
             if len(work) == 1:  # the common case, spared a task
                 return [await work[0]]
             tasks = [asyncio.create_task(one) for one in work]
@@ -138,7 +166,7 @@ class Classifier:
                     task.cancel()
 
     async def _one(
-        self, data: bytes, views: int, top: int, places: Places, deadline: float | None
+        self, data: bytes, ask: _Question, places: Places, deadline: float | None
     ) -> list[Prediction]:
         """The road itself."""
         try:
@@ -148,14 +176,16 @@ class Classifier:
         except (ImageError, RequestError):
             places.give_up()
             raise
-        return self._best(await places.submit(pixels, views, deadline=deadline), top)
+        engine = ask.engine
+        probabilities = await places.submit(pixels, ask.views, run=engine.run, deadline=deadline)
+        return best(probabilities, engine.model.labels, ask.top)
 
     async def _one_or_error(
-        self, data: bytes, views: int, top: int, places: Places, deadline: float | None
+        self, data: bytes, ask: _Question, places: Places, deadline: float | None
     ) -> list[Prediction] | ServiceError:
         """The road, where a picture at fault is an answer too."""
         try:
-            return await self._one(data, views, top, places, deadline)
+            return await self._one(data, ask, places, deadline)
         except (ImageError, RequestError) as error:
             return error
 
@@ -177,26 +207,24 @@ class Classifier:
                 if not clock.expired():
                     raise
                 raise DeadlineExceeded(
-                    f"No answer within {timeout:g} s. Try again, or allow more time."
+                    f"No answer within {timeout:.3g} s. Try again, or allow more time."
                 ) from error
 
-    def views(self, crops: str) -> int:
-        """The number that the model file gives to a choice of crops, or `ParameterInvalid`."""
-        offered = self.engine.model.crops
-        if crops not in offered:
-            raise ParameterInvalid(f"crops={crops!r}: must be one of {', '.join(offered)}")
-        return offered[crops]
 
-    def _best(self, probabilities: NDArray[np.float32], top: int) -> list[Prediction]:
-        """The `top` best of float32 `(classes,)`; equal ones in the order of the classes."""
-        labels = self.engine.model.labels
-        order = np.argsort(-probabilities, kind="stable")[: max(1, top)]
-        return [
-            Prediction(
-                int(index),
-                labels[index].wordnet_id,
-                labels[index].name,
-                float(probabilities[index]),
-            )
-            for index in order
-        ]
+def views(engine: Engine, crops: str) -> int:
+    """The number that the model file gives to a choice of crops, or `ParameterInvalid`."""
+    offered = engine.model.crops
+    if crops not in offered:
+        raise ParameterInvalid(f"crops={crops!r}: must be one of {', '.join(offered)}")
+    return offered[crops]
+
+
+def best(probabilities: NDArray[np.float32], labels: Sequence[Label], top: int) -> list[Prediction]:
+    """The `top` best of float32 `(classes,)`; equal ones in the order of the classes."""
+    order = np.argsort(-probabilities, kind="stable")[: max(1, top)]
+    return [
+        Prediction(
+            int(index), labels[index].wordnet_id, labels[index].name, float(probabilities[index])
+        )
+        for index in order
+    ]

@@ -4,6 +4,8 @@ The doors: each module holds one door's routes, `errors` the shape and status of
 Routes reach what is running through `running(request)`; `create_app` put it there.
 """
 
+import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,17 +18,26 @@ from service.engine import Engine
 from service.errors import NotReady
 from service.settings import Settings
 
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class Running:
     """What one application runs on, and what it is in the middle of."""
 
     settings: Settings
-    engine: Engine
     classifier: Classifier
     draining: bool = False  # set on SIGTERM: finish what was accepted, take nothing new
     in_flight: int = 0  # requests accepted and not yet answered
+    held: int = 0  # bytes of the bodies that are being read or classified
     admin_port: int | None = None  # the second port, once it is bound
+    dead: bool = False  # no picture can be classified any more
+    reload_failed: bool = False  # the last SIGHUP's model was refused
+
+    @property
+    def engine(self) -> Engine:
+        """The one that requests which come now are answered with."""
+        return self.classifier.engine
 
     @property
     def ready(self) -> bool:
@@ -35,10 +46,25 @@ class Running:
 
     @property
     def status(self) -> str:
-        """One word for people: ready, draining or starting."""
+        """One word for people: ready, draining, dead or starting."""
         if self.ready:
             return "ready"
+        if self.dead:
+            return "dead"
         return "draining" if self.draining or self.classifier.draining else "starting"
+
+    def die(self, reason: str) -> None:
+        """No picture can be classified any more: end, to be started again."""
+        log.critical("The service ends, to be started again: %s", reason)
+        self.dead = True
+
+    async def stop(self) -> None:
+        """Finish what was accepted, if it can be finished in the time that is allowed."""
+        try:
+            async with asyncio.timeout(self.settings.shutdown_timeout):
+                await self.classifier.stop()
+        except TimeoutError:
+            self.die(f"a run has not come back in {self.settings.shutdown_timeout:g} s")
 
     @contextmanager
     def accepted(self) -> Iterator[None]:

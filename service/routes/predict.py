@@ -3,11 +3,15 @@ POST /v1/predict: pictures in, their best classes out.
 
 Two doors to one road: the raw body is one picture and the fast door; a multipart form
 carries one or more and is the convenient one.  Both keep the upload in memory, within
-ALEXNET_MAX_BODY, and both drop the work when the client hangs up.
+ALEXNET_MAX_BODY and ALEXNET_MAX_UPLOADS, and both drop the work when the client hangs up.
+
+What can be refused without the body is refused before it is read; while it is read it holds no
+place in the queue, lest slow senders fill it.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
@@ -18,12 +22,14 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from service import errors
-from service.classifier import Prediction
+from service.classifier import Prediction, views
 from service.engine import Engine
 from service.routes import Running, running
 from service.routes.errors import STATUSES, documented, refusal
+from service.settings import Settings
 
 T = TypeVar("T")
+Hold = Callable[[int], None]
 
 MOST_CLASSES: Final = 1000
 MOST_FIELDS: Final = 100  # text fields of a form; we read none of them
@@ -163,22 +169,27 @@ async def predict(
 ) -> Response:
     """Bytes -> `top` classes for each picture; one bad picture does not spoil the others."""
     service = running(request)
-    with service.accepted():
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + service.settings.timeout
+    with service.accepted(), _memory(service) as hold:
+        engine = service.engine  # the one that answers, even if it is replaced meanwhile
+        views(engine, crops)
+        service.classifier.batcher.admit()
         try:
-            service.classifier.views(crops)  # before the body is read
-            uploads = await _uploads(request, service)
+            uploads = await _in_time(_uploads(request, service.settings, hold), service.settings)
             work = service.classifier.classify_many(
                 [upload.data for upload in uploads],
                 crops=crops,
                 top=top,
-                timeout=service.settings.timeout,
+                timeout=deadline - loop.time(),
+                engine=engine,
             )
             outcomes = await _unless_client_leaves(request, work)
         except ClientDisconnect:
             return Response(status_code=CLIENT_LEFT)
     if refused := _all_refused(uploads, outcomes):
         return refused
-    answer = answer_for(service.engine, crops, [upload.filename for upload in uploads], outcomes)
+    answer = answer_for(engine, crops, [upload.filename for upload in uploads], outcomes)
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
@@ -228,12 +239,49 @@ def _all_refused(
     return refusal(refused[0], f"none of the {len(refused)} files could be classified; {first}")
 
 
-async def _uploads(request: Request, service: Running) -> list[Upload]:
+@contextmanager
+def _memory(service: Running) -> Iterator[Hold]:
+    """Yields what counts the bytes that this request holds until the block ends."""
+    most, held = service.settings.max_uploads, 0
+
+    def hold(size: int) -> None:
+        nonlocal held
+        if service.held + size > most:
+            raise errors.Overloaded(
+                f"the bodies of all requests together reach {most} bytes; try again shortly, or "
+                "have ALEXNET_MAX_UPLOADS raised",
+                retry_after=1,
+            )
+        held += size
+        service.held += size
+
+    try:
+        yield hold
+    finally:
+        service.held -= held
+
+
+async def _in_time(reading: Awaitable[T], settings: Settings) -> T:
+    """What is read, unless its sender is too slow."""
+    seconds = min(settings.body_timeout, settings.timeout)
+    clock = asyncio.timeout(seconds)
+    try:
+        async with clock:
+            return await reading
+    except TimeoutError as error:
+        if not clock.expired():
+            raise
+        raise errors.BodyTooSlow(
+            f"the body did not arrive within {seconds:g} s; send it faster, or a smaller one"
+        ) from error
+
+
+async def _uploads(request: Request, settings: Settings, hold: Hold) -> list[Upload]:
     """Read the pictures through whichever door the Content-Type names."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    chunks = _limited(request, service.settings.max_body)
+    chunks = _limited(request, settings.max_body, hold)
     if kind == "multipart/form-data":
-        return await _form(request.headers, chunks, service)
+        return await _form(request.headers, chunks, settings)
     if kind and not kind.startswith("image/") and kind != "application/octet-stream":
         raise errors.MediaTypeUnsupported(
             f"Content-Type {kind} is not taken here; send the picture itself with "
@@ -246,7 +294,7 @@ async def _uploads(request: Request, service: Running) -> list[Upload]:
     return [Upload(None, data)]
 
 
-async def _limited(request: Request, most: int) -> AsyncGenerator[bytes, None]:
+async def _limited(request: Request, most: int, hold: Hold) -> AsyncGenerator[bytes, None]:
     """The body's chunks, up to `most` bytes; a length announced is believed at once."""
     too_large = errors.BodyTooLarge(
         f"the body is larger than {most} bytes; send a smaller one, "
@@ -260,6 +308,7 @@ async def _limited(request: Request, most: int) -> AsyncGenerator[bytes, None]:
         size += len(chunk)
         if size > most:
             raise too_large
+        hold(len(chunk))
         yield chunk
 
 
@@ -283,9 +332,8 @@ class _FormParser(MultiPartParser):
 
 
 async def _form(
-    headers: Headers, chunks: AsyncGenerator[bytes, None], service: Running
+    headers: Headers, chunks: AsyncGenerator[bytes, None], settings: Settings
 ) -> list[Upload]:
-    settings = service.settings
     parser = _FormParser(headers, chunks, settings.max_files, settings.max_body)
     try:
         form = await parser.parse()

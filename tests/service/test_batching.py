@@ -30,6 +30,9 @@ class Gate:
 
     def __init__(self, *, opened: bool = False) -> None:
         self.batches: list[tuple[list[int], int]] = []
+        self.checks = 0
+        self.broken = False
+        self.deaths: list[str] = []
         self.entered = threading.Semaphore(0)
         self.open = threading.Event()
         if opened:
@@ -44,6 +47,11 @@ class Gate:
         if 13 in marks:
             raise ArithmeticError("thirteen")
         return np.array(marks, np.float32)[:, np.newaxis]
+
+    def check(self) -> None:
+        self.checks += 1
+        if self.broken:
+            raise ArithmeticError("broken")
 
     async def running(self) -> None:
         """Wait until the next batch is inside."""
@@ -61,12 +69,21 @@ def play(
     max_batch: int = 4,
     max_queue: int = 8,
     max_delay: float = 0.0,
+    run_timeout: float | None = None,
 ) -> Gate:
     """Run a scene around a started batcher, open the gate, stop it."""
     gate = Gate(opened=opened)
 
     async def whole() -> None:
-        batcher = Batcher(gate, max_batch=max_batch, max_queue=max_queue, max_delay=max_delay)
+        batcher = Batcher(
+            gate,
+            max_batch=max_batch,
+            max_queue=max_queue,
+            max_delay=max_delay,
+            run_timeout=run_timeout,
+            check=gate.check,
+            on_death=gate.deaths.append,
+        )
         await batcher.start()
         try:
             await scene(batcher, gate)
@@ -175,21 +192,103 @@ def test_a_deadline_that_passed_in_the_queue_is_refused_before_the_run() -> None
     assert [marks for marks, _ in play(scene).batches] == [[1], [3]]
 
 
-def test_a_run_that_fails_fails_its_own_batch_alone() -> None:
+def test_when_a_run_fails_its_pictures_are_run_one_by_one() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         (first,) = await ask(batcher, 1)
         await gate.running()
-        unlucky = await ask(batcher, 13, 14)
+        unlucky, neighbour = await ask(batcher, 13, 14)
         lucky = await ask(batcher, 15, crops=1)
         gate.open.set()
 
-        failures = await asyncio.gather(*unlucky, return_exceptions=True)
-
-        assert [type(failure) for failure in failures] == [ArithmeticError, ArithmeticError]
-        assert [(await task).tolist() for task in (first, *lucky)] == [[1.0], [15.0]]
+        with pytest.raises(ArithmeticError):
+            await unlucky
+        answers = await asyncio.gather(first, neighbour, *lucky)
+        assert [answer.tolist() for answer in answers] == [[1.0], [14.0], [15.0]]
         assert batcher.alive
 
-    play(scene)
+    gate = play(scene)
+
+    assert [marks for marks, _ in gate.batches] == [[1], [13, 14], [13], [14], [15]]
+    assert gate.checks == 0
+
+
+def test_an_engine_is_checked_when_a_run_fails_for_each_of_its_pictures() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        with pytest.raises(ArithmeticError):
+            await batcher.submit(picture(13), 10)
+        assert (await batcher.submit(picture(2), 10)).tolist() == [2.0]
+        assert batcher.alive
+
+    assert play(scene, opened=True).checks == 1
+
+
+def test_an_engine_that_fails_its_check_is_the_end_and_nobody_waits_for_it() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        gate.broken = True
+        (first,) = await ask(batcher, 13)
+        await gate.running()
+        second = await ask(batcher, 2, crops=1)
+        gate.open.set()
+
+        with pytest.raises(ArithmeticError):
+            await first
+        with pytest.raises(NotReady):
+            await second[0]
+        assert not batcher.alive
+        with pytest.raises(NotReady):
+            batcher.admit()
+
+    assert play(scene).deaths == ["ArithmeticError: broken"]
+
+
+def test_a_run_that_hangs_is_given_up_and_so_are_those_who_wait() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        tasks = [*await ask(batcher, 1)]
+        await gate.running()
+        tasks += await ask(batcher, 2)
+
+        failures = await asyncio.gather(*tasks, return_exceptions=True)
+
+        assert [type(failure) for failure in failures] == [NotReady, NotReady]
+        assert not batcher.alive
+
+    assert play(scene, run_timeout=0.2).deaths == ["RunHung: a run has not come back in 0.2 s"]
+
+
+def test_a_dispatcher_that_dies_leaves_nobody_waiting() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        running = await ask(batcher, 1)
+        await gate.running()
+        queued = await ask(batcher, 2)
+        assert batcher._dispatcher
+        batcher._dispatcher.cancel()
+
+        failures = await asyncio.gather(*running, *queued, return_exceptions=True)
+
+        assert [type(failure) for failure in failures] == [NotReady, NotReady]
+        assert not batcher.alive
+
+    assert play(scene).deaths == ["the dispatcher was cancelled"]
+
+
+def test_each_picture_is_run_by_the_run_that_it_came_with() -> None:
+    """A model that has been replaced finishes what it was asked, apart from the new one."""
+
+    def doubled(images: Pixels, crops: int) -> NDArray[np.float32]:
+        return 2 * images[:, 0, 0, :1].astype(np.float32)
+
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        (first,) = await ask(batcher, 1)
+        await gate.running()
+        old = await ask(batcher, 2, 3)
+        new = asyncio.create_task(batcher.submit(picture(2), 10, run=doubled))
+        await asyncio.sleep(0)
+        gate.open.set()
+
+        answers = await asyncio.gather(first, *old, new)
+        assert [answer.tolist() for answer in answers] == [[1.0], [2.0], [3.0], [4.0]]
+
+    assert [marks for marks, _ in play(scene).batches] == [[1], [2, 3]]
 
 
 def test_a_picture_of_another_shape_never_reaches_a_batch() -> None:
@@ -205,7 +304,7 @@ def test_a_request_that_does_not_fit_whole_is_refused_at_once() -> None:
         with batcher.reserve(5):
             with pytest.raises(Overloaded) as caught, batcher.reserve(4):
                 pass
-            with batcher.reserve(3):
+            with batcher.reserve(1), batcher.reserve(1), batcher.reserve(1):
                 assert batcher.pending == 8
 
             assert caught.value.retry_after >= 1
@@ -217,7 +316,7 @@ def test_a_request_that_does_not_fit_whole_is_refused_at_once() -> None:
 def test_places_are_freed_when_a_client_leaves_or_fails() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         async def client() -> None:
-            with batcher.reserve(8):
+            with batcher.reserve(6):
                 await batcher.submit(picture(1), 10)
 
         task = asyncio.create_task(client())
@@ -226,22 +325,86 @@ def test_places_are_freed_when_a_client_leaves_or_fails() -> None:
         await asyncio.wait([task])
 
         assert batcher.pending == 0
-        with pytest.raises(ZeroDivisionError), batcher.reserve(8):
+        with pytest.raises(ZeroDivisionError), batcher.reserve(6):
             raise ZeroDivisionError
         assert batcher.pending == 0
 
     play(scene)
 
 
-def test_the_advice_when_to_return_grows_with_the_queue_and_the_time_of_a_batch() -> None:
+def test_the_advice_when_to_return_is_the_time_that_what_is_pending_takes() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        batcher._measure(3.0, 4, 10)
-        with batcher.reserve(8), pytest.raises(Overloaded) as caught, batcher.reserve(1):
+        gate.seconds = 0.5
+        with batcher.reserve(1) as places:
+            await places.submit(picture(1), 10)  # half a second each, from now on
+        with batcher.reserve(6), batcher.reserve(1), batcher.reserve(1):
+            with pytest.raises(Overloaded) as caught:
+                batcher.admit()
+
+        assert caught.value.retry_after == 4
+
+    play(scene, opened=True)
+
+
+def test_requests_of_several_pictures_leave_a_quarter_of_the_queue_to_single_ones() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        with batcher.reserve(4), batcher.reserve(2):
+            with pytest.raises(Overloaded, match="6 of 6 images are waiting and 2 more"):
+                batcher.admit(2)
+            with batcher.reserve(1), batcher.reserve(1):
+                assert batcher.pending == 8
+        with batcher.reserve(6):
             pass
 
-        assert caught.value.retry_after == 6  # two batches of four
-
     play(scene)
+
+
+def test_single_pictures_and_those_of_large_requests_share_each_batch() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        (first,) = await ask(batcher, 1)
+        await gate.running()
+        with batcher.reserve(6) as places:
+            large = [asyncio.create_task(places.submit(picture(20 + i), 10)) for i in range(6)]
+            await asyncio.sleep(0)
+            single = await ask(batcher, 2, 3, 4)
+            gate.open.set()
+            await asyncio.gather(first, *large, *single)
+
+    batches = [sorted(marks) for marks, _ in play(scene, max_queue=20).batches]
+
+    assert batches == [[1], [2, 3, 20, 21], [4, 22, 23, 24], [25]]
+
+
+def test_with_batches_of_one_the_two_kinds_of_requests_take_turns() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        (first,) = await ask(batcher, 1)
+        await gate.running()
+        with batcher.reserve(3) as places:
+            large = [asyncio.create_task(places.submit(picture(20 + i), 10)) for i in range(3)]
+            await asyncio.sleep(0)
+            single = await ask(batcher, 2, 3)
+            gate.open.set()
+            await asyncio.gather(first, *large, *single)
+
+    batches = [marks[0] for marks, _ in play(scene, max_batch=1, max_queue=20).batches]
+
+    assert batches == [1, 20, 2, 21, 3, 22]
+
+
+def test_a_large_request_does_not_keep_single_pictures_of_other_crops_waiting() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        (first,) = await ask(batcher, 1)
+        await gate.running()
+        with batcher.reserve(12) as places:
+            large = [asyncio.create_task(places.submit(picture(20 + i), 10)) for i in range(12)]
+            await asyncio.sleep(0)
+            single = await ask(batcher, 2, crops=1)
+            gate.open.set()
+            await asyncio.gather(first, *large, *single)
+
+    batches = [crops for _, crops in play(scene, max_queue=20).batches]
+
+    assert batches.index(1) <= 2
 
 
 def test_stopping_finishes_what_was_accepted_and_accepts_nothing_more() -> None:

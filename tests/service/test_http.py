@@ -358,14 +358,14 @@ def test_a_fault_of_ours_is_500_and_tells_nothing(
     """The log has the traceback, the client a sentence; the next request is served."""
     engine = Engine.load(tiny_model, device="cpu", threads=1)
     run = engine.run
-    app = create_app(load_settings(model=tiny_model), engine)
 
     def broken(images: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
         if crops == 1:
             raise ZeroDivisionError("a secret of ours")
         return run(images, crops)
 
-    monkeypatch.setattr(app.state.running.classifier.batcher, "_run", broken)
+    monkeypatch.setattr(engine, "run", broken)
+    app = create_app(load_settings(model=tiny_model), engine)
     with TestClient(app, raise_server_exceptions=False) as client:
         answer = client.post(PREDICT, params={"crops": "one"}, content=picture())
         after = client.post(PREDICT, content=picture())
