@@ -62,8 +62,8 @@ def serving(
         tempfile.TemporaryFile("w+") as log,
         started(command, stderr=log) as process,
     ):
-        url = _address(process)
-        while url and not _ready(url) and process.poll() is None:
+        url = address(process)
+        while url and not ready(url) and process.poll() is None:
             time.sleep(0.005)
         if not url or process.poll() is not None:
             log.seek(0)
@@ -141,7 +141,7 @@ def killed_after(seconds: float, process: subprocess.Popen[str]) -> Iterator[Non
         alarm.cancel()
 
 
-def _address(process: subprocess.Popen[str]) -> str:
+def address(process: subprocess.Popen[str]) -> str:
     """What a server says that it answers at, or nothing if it ends or takes too long."""
     assert process.stdout is not None
     with killed_after(START, process):
@@ -151,7 +151,7 @@ def _address(process: subprocess.Popen[str]) -> str:
     return ""
 
 
-def _ready(url: str) -> bool:
+def ready(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
             return bool(answer.status == 200)

@@ -5,7 +5,7 @@
 # from the Debian mirror apt is set up with. That base stays for the next time:
 # `buildah rmi localhost/alexnet-smoke-base` removes it. The build's cached layers stay too, with either tool;
 # everything else made here is cleaned up.
-# Without an engine there is no read-only root and no capability to drop: those two only Docker checks.
+# Without an engine there is no read-only root, no capability to drop and no limit: those only Docker checks.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -112,8 +112,10 @@ free_port() {
 
 start() {
     if [[ $tool == docker ]]; then
+        # As in compose.yaml.
         container=$(docker run --detach --read-only --tmpfs /tmp --cap-drop ALL \
-            --security-opt no-new-privileges:true -p 127.0.0.1::8000 "$image")
+            --security-opt no-new-privileges:true --pids-limit 1024 --memory 3g --ulimit nofile=8192 \
+            -p 127.0.0.1::8000 "$image")
         address=$(docker port "$container" 8000/tcp | head -n 1)
         return
     fi
@@ -136,6 +138,14 @@ running() {
         [[ $(docker inspect --format '{{.State.Running}}' "$container") == true ]]
     else
         kill -0 "$runner" 2>/dev/null
+    fi
+}
+
+inside() {
+    if [[ $tool == docker ]]; then
+        docker exec "$container" "$@"
+    else
+        buildah run --isolation chroot --network host "$container" -- "$@"
     fi
 }
 
@@ -182,6 +192,9 @@ until get --fail --output /dev/null "http://$address/readyz"; do
     sleep 0.05
 done
 say "ready after $(($(now) - began)) ms"
+
+inside python /opt/healthcheck.py >>"$work/log" 2>&1 || die "its own health check fails"
+say "its own health check agrees"
 
 user=$(user_id)
 [[ $user != 0 ]] || die "it runs as root"

@@ -81,10 +81,9 @@ def serve(**given: str | None) -> None:
     status = run(
         web, listeners, lambda: _announce(settings, listeners), load=lambda: _engine(settings)
     )
-    if status:
-        # Not sys.exit: it would wait for the thread of a run that never comes back.
-        logging.shutdown()
-        os._exit(status)
+    # Not sys.exit: it would wait for a run that never comes back, or take the runtime from one.
+    logging.shutdown()
+    os._exit(status)
 
 
 def _flag_help(description: str | None, default: object) -> str:
@@ -174,15 +173,9 @@ async def _classify(
     settings: "Settings", engine: "Engine", pictures: Sequence[str], crops: str, top: int
 ) -> list["list[Prediction] | ServiceError"]:
     from service.classifier import Classifier
+    from service.settings import limits
 
-    classifier = Classifier(
-        engine,
-        max_batch=settings.max_batch,
-        max_queue=settings.max_queue,
-        max_delay=settings.max_delay,
-        max_pixels=settings.max_pixels,
-        max_aspect_ratio=settings.max_aspect_ratio,
-    )
+    classifier = Classifier(engine, limits(settings))
     outcomes: list[list[Prediction] | ServiceError] = []
     await classifier.start()
     try:
@@ -276,10 +269,11 @@ def _lines(name: str, value: Any) -> list[tuple[str, str]]:
     if value in ({}, []):
         return [(name, "not recorded")]
     if isinstance(value, dict):
-        return [(f"{name}, {part}", str(text)) for part, text in value.items()]
+        return [line for part, text in value.items() for line in _lines(f"{name}, {part}", text)]
     if isinstance(value, list):
         return [line for record in value for line in _lines(name, record)]
-    return [(name, str(value))]
+    # Not as it is: what a file says of itself could hold commands for the terminal.
+    return [(name, "".join(sign if sign.isprintable() else "?" for sign in str(value)))]
 
 
 def _engine(settings: "Settings") -> "Engine":
@@ -323,12 +317,15 @@ def _announce(settings: "Settings", listeners: Sequence[socket.socket]) -> None:
         "main": f"docs: {address}/docs, ",
         "admin": "".join(f"docs: {a}/docs, " for a in second),
     }
-    print(f"AlexNet answers at {address}  ({docs.get(settings.docs, '')}stop: Ctrl-C).  Try:")
-    print(
-        f"  curl --data-binary @tests/pictures/cat.jpg -H 'Content-Type: image/jpeg' "
-        f"{address}/v1/predict",
-        flush=True,
-    )
+    try:
+        print(f"AlexNet answers at {address}  ({docs.get(settings.docs, '')}stop: Ctrl-C).  Try:")
+        print(
+            f"  curl --data-binary @tests/pictures/cat.jpg -H 'Content-Type: image/jpeg' "
+            f"{address}/v1/predict",
+            flush=True,
+        )
+    except OSError:  # where the log goes the disk is full, or nobody reads: no reason to stop
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  lest it is tried again at the end
 
 
 def _reached(host: str) -> str:

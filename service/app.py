@@ -21,16 +21,21 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
+from service import connections
 from service.classifier import Classifier
 from service.engine import Engine
 from service.errors import SettingsInvalid
+from service.metrics import Metrics
 from service.reloading import Reloader
-from service.routes import Running, errors, operations, page, predict
-from service.settings import Settings, spelled
+from service.routes import Running, docs, doors, errors, operations, page, predict
+from service.routes.access_log import AccessLog
+from service.routes.admission import Admission
+from service.settings import Settings, limits, spelled
 
 log = logging.getLogger(__name__)
 
 CRASHED: Final = 70  # EX_SOFTWARE of sysexits.h
+FAREWELL: Final = 0.5  # seconds that idle connections stay open at the end, to be told that it is
 VERSION: Final = "1"  # of the HTTP interface, the 1 of /v1
 
 DESCRIPTION: Final = """\
@@ -44,18 +49,7 @@ Whatever is refused is answered with `{"error": "...", "code": "..."}`.
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
     """Build the application around an engine that is loaded and checked."""
-    classifier = Classifier(
-        engine,
-        max_batch=settings.max_batch,
-        max_queue=settings.max_queue,
-        max_delay=settings.max_delay,
-        max_pixels=settings.max_pixels,
-        max_aspect_ratio=settings.max_aspect_ratio,
-        scaled_decoding=settings.scaled_decoding,
-        run_timeout=settings.run_timeout,
-        on_death=lambda reason: running.die(reason),
-    )
-
+    classifier = Classifier(engine, limits(settings), on_death=lambda reason: running.die(reason))
     running = Running(settings, classifier)
 
     @asynccontextmanager
@@ -70,14 +64,21 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         title="AlexNet",
         version=VERSION,
         description=DESCRIPTION,
+        docs_url=None,  # routes/docs.py has it
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,  # a path with a stray slash is a 404 in our shape
     )
     app.state.running = running
-    for door in (predict, operations, page):
-        app.include_router(door.router)
+    app.add_middleware(Admission, running=running, paths=[predict.PATH])
     errors.install(app)
+    metrics = Metrics(lambda: operations.reading(running), routes=[predict.PATH])
+    guards = doors.install(app, running, metrics)
+    app.add_middleware(AccessLog)
+    for guarded in (predict,):
+        app.include_router(guarded.router, dependencies=guards)
+    for open_to_all in (operations, page, docs):
+        app.include_router(open_to_all.router)
     return app
 
 
@@ -102,8 +103,17 @@ class Server(uvicorn.Server):
             app,
             log_config=None,  # __main__ has set up logging
             log_level=settings.log_level,
+            access_log=False,  # ours says more under load, and costs less
             server_header=False,
             ws="none",
+            http=connections.protocol(
+                connections.Limits(
+                    header_timeout=settings.header_timeout,
+                    keep_alive=settings.keep_alive,
+                    max_headers=settings.max_headers,
+                    max_connections=connections.within_file_limit(settings.max_connections),
+                )
+            ),
             ssl_certfile=settings.ssl_certfile,
             ssl_keyfile=settings.ssl_keyfile,
         )
@@ -114,6 +124,7 @@ class Server(uvicorn.Server):
                 f"{spelled('ssl_certfile')} and {spelled('ssl_keyfile')} cannot be used "
                 f"({error.strerror or error}); both are PEM, and the key must be the certificate's."
             ) from error
+        connections.greet_within_limits(config)
         super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -147,11 +158,19 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Turn unready, let accepted work finish within the limit, then close."""
-        self._running.draining = True
+        running = self._running
+        running.draining = True
+        # Clients that come again on a connection are told not to, lest they do while it is closed.
+        self.server_state.default_headers.append((b"connection", b"close"))
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._running.settings.shutdown_timeout
+        began = loop.time()
+        deadline = began + running.settings.shutdown_timeout
+        farewell = min(deadline, began + FAREWELL)
         # uvicorn's force_exit is a plain flag, with nothing to wait on.
-        while self._running.in_flight and loop.time() < deadline and not self.force_exit:  # noqa: ASYNC110
+        while not self.force_exit and (  # noqa: ASYNC110
+            (running.in_flight and loop.time() < deadline)
+            or (self.server_state.connections and loop.time() < farewell)
+        ):
             await asyncio.sleep(0.02)
         # Whole seconds, at least one: to write the last answers out.
         self.config.timeout_graceful_shutdown = max(1, math.ceil(deadline - loop.time()))

@@ -39,15 +39,10 @@ RECENT = 0.2  # weight of the newest batch in the moving average of batch times
 # seconds.  Decoding sixteen photographs takes 20 ms on two cores.
 COMPANY, COMPANY_SECONDS = 0.3, 0.025
 LOYAL = 0.5  # the share of answered clients that came back at once, from which on they are expected
-SEVERAL = 0.75  # the share of the queue that requests of several pictures may hold together
+SEVERAL = 0.75  # the share of the queue that several requests of several pictures may hold together
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-def places_for_several(max_queue: int) -> int:
-    """The most places that requests of several pictures may hold; the rest is for single ones."""
-    return max(1, int(SEVERAL * max_queue))
 
 
 class RunHung(RuntimeError):
@@ -162,8 +157,9 @@ class Batcher:
         if self._stopping or not self.alive:
             raise NotReady("The service is not accepting work now. Try again shortly.")
         held, most = self._pending, self._max_queue
-        if count > 1 and self._several + count > places_for_several(most):
-            held, most = self._several, places_for_several(most)
+        # The first of them may take all there is: it is one, and soon done.
+        if count > 1 and 0 < self._several > int(SEVERAL * most) - count:
+            held, most = self._several, int(SEVERAL * most)
         if held + count > most:
             retry_after = self._retry_after()
             raise Overloaded(

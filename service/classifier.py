@@ -5,7 +5,7 @@ The road on one page: bytes -> pixels -> batch -> probabilities -> the best clas
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.batching import Batcher, Places
+from service.budget import Budget
 from service.cores import usable_cores
 from service.engine import Engine, Label
 from service.errors import (
@@ -27,7 +28,9 @@ from service.errors import (
     RequestError,
     ServiceError,
 )
-from service.image import decode
+from service.image import FORMAT_NAMES, Picture, open_picture
+
+LARGE = 4_000_000  # pixels; decoding less takes less than 30 ms
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,22 @@ class Prediction:
     probability: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one classifier may take; each is explained at the setting of the same name."""
+
+    max_batch: int  # images
+    max_queue: int  # images
+    max_delay: float  # seconds
+    max_pixels: int
+    max_aspect_ratio: float  # long side over short side
+    scaled_decoding: bool = False
+    formats: Collection[str] = FORMAT_NAMES
+    decode_timeout: float = 2.0  # seconds of CPU time
+    max_decoding_pixels: int = 100_000_000
+    run_timeout: float | None = None  # seconds
+
+
 @dataclass(frozen=True)
 class _Question:
     """What a request wants to know, and of which model."""
@@ -47,49 +66,42 @@ class _Question:
     engine: Engine
     views: int
     top: int
+    turns: Budget  # to be decoded: the pictures of one request do not fill the pool's line
 
 
 class Classifier:
     """Classifies encoded pictures with one engine; start it before, stop it after."""
 
     def __init__(
-        self,
-        engine: Engine,
-        *,
-        max_batch: int,
-        max_queue: int,
-        max_delay: float,
-        max_pixels: int,
-        max_aspect_ratio: float,
-        scaled_decoding: bool = False,
-        run_timeout: float | None = None,
-        on_death: Callable[[str], None] | None = None,
+        self, engine: Engine, limits: Limits, on_death: Callable[[str], None] | None = None
     ) -> None:
-        """
-        Limits are in images, images, seconds, pixels, long side over short side, seconds.
-
-        `on_death` gets the reason when no picture can be classified any more.
-        """
+        """`on_death` gets the reason when no picture can be classified any more."""
         self.engine = engine
         self.batcher = Batcher(
             engine.run,
-            max_batch=max_batch,
-            max_queue=max_queue,
-            max_delay=max_delay,
-            run_timeout=run_timeout,
+            max_batch=limits.max_batch,
+            max_queue=limits.max_queue,
+            max_delay=limits.max_delay,
+            run_timeout=limits.run_timeout,
             check=lambda: self.engine.check(),
             on_death=on_death,
         )
         self.draining = False
-        self._decode = partial(
-            decode,
-            max_pixels=max_pixels,
-            max_aspect_ratio=max_aspect_ratio,
-            scaled_decoding=scaled_decoding,
+        self._open = partial(
+            open_picture,
+            max_pixels=limits.max_pixels,
+            max_aspect_ratio=limits.max_aspect_ratio,
+            scaled_decoding=limits.scaled_decoding,
+            formats=limits.formats,
+            decode_timeout=limits.decode_timeout,
         )
+        self._cores = usable_cores()
+        # Large pictures may keep all cores busy, but one thread remains for the small ones.
+        self._large = Budget(self._cores)
+        self._large_pixels = Budget(limits.max_decoding_pixels)
         # Our own pool: the event loop's default one is shared with everything synchronous.
         self._decoders = ThreadPoolExecutor(
-            max_workers=usable_cores(), thread_name_prefix="alexnet-decode"
+            max_workers=self._cores + 1, thread_name_prefix="alexnet-decode"
         )
 
     @property
@@ -132,7 +144,7 @@ class Classifier:
         `timeout` is in seconds, decoding and waiting included.  Raises any `ServiceError` that
         is not a `StartError`.
         """
-        ask = _Question(self.engine, views(self.engine, crops), top)
+        ask = self._question(self.engine, crops, top)
         async with self._admitted(1, timeout) as (places, deadline):
             return await self._one(data, ask, places, deadline)
 
@@ -152,8 +164,7 @@ class Classifier:
         whole (overload, deadline, an unknown parameter) is raised.  `engine` is the one that was
         current when the request came.
         """
-        engine = engine or self.engine
-        ask = _Question(engine, views(engine, crops), top)
+        ask = self._question(engine or self.engine, crops, top)
         async with self._admitted(len(pictures), timeout) as (places, deadline):
             work = [self._one_or_error(data, ask, places, deadline) for data in pictures]
             if len(work) == 1:  # the common case, spared a task
@@ -165,20 +176,36 @@ class Classifier:
                 for task in tasks:  # when one raised, nobody waits for the others
                     task.cancel()
 
+    def _question(self, engine: Engine, crops: str, top: int) -> _Question:
+        return _Question(engine, views(engine, crops), top, Budget(self._cores))
+
     async def _one(
         self, data: bytes, ask: _Question, places: Places, deadline: float | None
     ) -> list[Prediction]:
         """The road itself."""
         try:
-            pixels = await asyncio.get_running_loop().run_in_executor(
-                self._decoders, self._decode, data
-            )
+            async with ask.turns.taken(1):
+                pixels = await self._decode(data)
         except (ImageError, RequestError):
             places.give_up()
             raise
         engine = ask.engine
         probabilities = await places.submit(pixels, ask.views, run=engine.run, deadline=deadline)
         return best(probabilities, engine.model.labels, ask.top)
+
+    async def _decode(self, data: bytes) -> NDArray[np.uint8]:
+        """Small pictures at once, large ones within the budget."""
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._decoders, self._decode_if_small, data)
+        if not isinstance(found, Picture):
+            return found
+        async with self._large.taken(1), self._large_pixels.taken(found.pixels):
+            return await loop.run_in_executor(self._decoders, found.decode)
+
+    def _decode_if_small(self, data: bytes) -> Picture | NDArray[np.uint8]:
+        """In a thread: the square of a small picture, or a large one as it is."""
+        picture = self._open(data)
+        return picture if picture.pixels > LARGE else picture.decode()
 
     async def _one_or_error(
         self, data: bytes, ask: _Question, places: Places, deadline: float | None

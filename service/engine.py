@@ -12,6 +12,7 @@ the largest first, so that what does not fit is known before the service is read
 """
 
 import io
+import os
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -105,14 +106,20 @@ class Engine:
         in one run (more are split), and `gpu_memory_limit` in bytes, 0 for none.  Raises
         `RuntimeMissing`, `ModelUnusable` or `ProviderUnusable`.
         """
+        with model_file.unchanged(path):
+            return cls._load(path, device, threads, batch_sizes(max_batch), gpu_memory_limit)
+
+    @classmethod
+    def _load(
+        cls, path: Path, device: Device, threads: int, sizes: Sequence[int], memory_limit: int
+    ) -> Self:
+        """On CUDA if it is wanted and works, else on the CPU."""
         sha256 = model_file.checksum(path)
         runtime = _runtime()
         warning = None
         if device != "cpu":
             try:
-                return cls._load_cuda(
-                    runtime, path, sha256, device, batch_sizes(max_batch), gpu_memory_limit
-                )
+                return cls._load_cuda(runtime, path, sha256, device, sizes, memory_limit)
             except ProviderUnusable as error:
                 if device == "cuda":
                     raise
@@ -259,6 +266,8 @@ def _runtime() -> ModuleType:
             "files; run pip uninstall onnxruntime onnxruntime-gpu, then pip install "
             "'alexnet-service[cpu]' or 'alexnet-service[gpu]'."
         )
+    # Official builds report to their maker, unless this is set before the import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return import_module("onnxruntime")
     except ImportError as error:
@@ -324,7 +333,13 @@ def _session(runtime: ModuleType, path: Path, options: Any, providers: list[Any]
 
 def _model(path: Path, sha256: str, session: Any) -> Model:
     """The record in the file, and that the graph keeps its side of the contract."""
-    model = model_file.read(path, sha256, session.get_modelmeta().custom_metadata_map)
+    try:
+        metadata = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise ModelUnusable(
+            f"The model file {path} has metadata that is no text; export it again."
+        ) from error
+    model = model_file.read(path, sha256, metadata)
     # A default makes `crops` an overridable initialiser to the runtime, not an input.
     inputs = session.get_inputs() + session.get_overridable_initializers()
     outputs = {output.name: output.shape for output in session.get_outputs()}

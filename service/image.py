@@ -12,16 +12,25 @@ up to 11 grey levels away, and one top-1 answer in a hundred is another one (500
 up to 12 megapixels, the bundled network in fp32, one crop; 1 in 36 at 2048 pixels, the worst).
 
 Pictures come from strangers.  Only the formats of one table are ever opened, each by its own
-decoder; the size in the header is judged before a pixel is decoded.  `PIL.Image.open` is avoided
-on purpose: it applies Pillow's own limit, a process-wide global that others may rely on, while
-opening a decoder's class directly leaves the judgement to us and changes nothing for anybody.
+decoder; the size in the header is judged before a pixel is decoded, and before a decoder that
+wants memory at once gets any.  `PIL.Image.open` is avoided on purpose: it applies Pillow's own
+limit, a process-wide global that others may rely on, while opening a decoder's class directly
+leaves the judgement to us and changes nothing for anybody.
+
+What decoding may cost is bounded thrice: by a clock of the thread's CPU time, looked at whenever
+the decoder reads on; by the number of pieces it reads, since a file of a million tiny ones fills
+the memory with lists of them; and by the few things that take long between two reads.
 """
 
+import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from io import BytesIO
-from typing import NamedTuple
+from time import thread_time
+from traceback import clear_frames
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,14 +46,65 @@ from PIL import (
 
 from service.errors import (
     BodyEmpty,
+    ImageError,
+    ImageTooCostly,
     ImageTooElongated,
     ImageTooLarge,
     ImageTypeUnsupported,
     ImageUnreadable,
 )
 
-SIDE = 256  # pixels; the paper's, section 2
-AMPLE = 2 * SIDE  # pixels of the shorter side that scaled decoding leaves at least
+SIDE: Final = 256  # pixels; the paper's, section 2
+AMPLE: Final = 2 * SIDE  # pixels of the shorter side that scaled decoding leaves at least
+LARGE: Final = 4_000_000  # pixels; of larger pictures we read only so many bytes at a time that
+BLOCK: Final = 2**14  # the clock is looked at every 0.1 s, however much they unpack to
+PIXEL_DATA: Final = 2**10  # bytes in one read that count as pixels rather than as header
+BAND: Final = 2**18  # pixels that are brought to RGB at a time; their copies stay in the cache
+
+PIECES: Final = 200_000  # reads of one file; an honest one of 20 MB needs less than 10,000
+
+# What takes long between two reads gets so many pixels for each second of the time limit, as
+# measured on one core of 2026 with the worst files that we could make.
+SCANNED_PIXELS: Final = 500_000_000  # times scans: each may walk all blocks of a JPEG for 10 bytes
+WEBP_PIXELS: Final = 15_000_000  # decoded in a single call, and most slowly with transparency
+RUN_LENGTH_PIXELS: Final = 1_000_000  # of a BMP, decoded in Python: every other thread waits
+
+SCAN_BYTES: Final = 10  # of a scan's header; its pixels may take none
+
+
+class _Jpeg(JpegImagePlugin.JpegImageFile):
+    """Without EXIF: Pillow reads all of it for the resolution; we only want the orientation."""
+
+    def getexif(self) -> Image.Exif:
+        return Image.Exif()
+
+
+class _Gif(GifImagePlugin.GifImageFile):
+    """Without what comes after the first frame, for which Pillow sets memory aside on opening."""
+
+    @property
+    def disposal_method(self) -> int:
+        return 0
+
+    @disposal_method.setter
+    def disposal_method(self, value: int) -> None:
+        pass
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int] | None:
+    """Width and height in pixels; the decoder takes memory for them before it tells."""
+    match data[12:16]:
+        case b"VP8X":
+            wide, high = data[24:27], data[27:30]
+            return int.from_bytes(wide, "little") + 1, int.from_bytes(high, "little") + 1
+        case b"VP8L":
+            both = int.from_bytes(data[21:25], "little")
+            return (both & 0x3FFF) + 1, (both >> 14 & 0x3FFF) + 1
+        case b"VP8 ":
+            wide, high = data[26:28], data[28:30]
+            return int.from_bytes(wide, "little") & 0x3FFF, int.from_bytes(high, "little") & 0x3FFF
+        case _:
+            return None
 
 
 class Format(NamedTuple):
@@ -53,35 +113,50 @@ class Format(NamedTuple):
     name: str
     begins: Callable[[bytes], bool]
     decoder: Callable[[BytesIO], ImageFile.ImageFile]
+    canvas: Callable[[bytes], tuple[int, int] | None] = lambda data: None
 
 
-FORMATS = (
-    Format("JPEG", lambda b: b.startswith(b"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
+FORMATS: Final = (
+    Format("JPEG", lambda b: b.startswith(b"\xff\xd8\xff"), _Jpeg),
     Format("PNG", lambda b: b.startswith(b"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
     Format(
-        "WEBP", lambda b: b[:4] == b"RIFF" and b[8:12] == b"WEBP", WebPImagePlugin.WebPImageFile
+        "WEBP",
+        lambda b: b[:4] == b"RIFF" and b[8:12] == b"WEBP",
+        WebPImagePlugin.WebPImageFile,
+        _webp_canvas,
     ),
-    Format("GIF", lambda b: b[:6] in (b"GIF87a", b"GIF89a"), GifImagePlugin.GifImageFile),
+    Format("GIF", lambda b: b[:6] in (b"GIF87a", b"GIF89a"), _Gif),
     Format("BMP", lambda b: b.startswith(b"BM"), BmpImagePlugin.BmpImageFile),
 )
+FORMAT_NAMES: Final = tuple(kind.name.lower() for kind in FORMATS)
 
 # What Pillow's decoders let out when a file is damaged or hostile.
-DAMAGED = (
+DAMAGED: Final = (
     OSError,
     SyntaxError,
     ValueError,
     TypeError,
     LookupError,
     ArithmeticError,
+    AssertionError,
     AttributeError,
     EOFError,
     RuntimeError,
+    Warning,  # where warnings are errors
     struct.error,
     zlib.error,
 )
-BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+BOMB: Final = (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
-EXIF_ORIENTATION = 0x0112
+# A JPEG marker among coded pixels: neither a stuffed byte nor a restart nor filling.
+JPEG_MARKER: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
+SCAN: Final = b"\xff\xda"
+END_OF_IMAGE: Final = b"\xff\xd9"
+
+EXIF_START: Final = b"Exif\0\0"
+EXIF_ORIENTATION: Final = 0x0112
+EXIF_SHORT: Final = 3
+XMP_ORIENTATION: Final = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
 class Turn(NamedTuple):
@@ -103,49 +178,173 @@ TURNS = {
 }
 
 
+class _Metered(BytesIO):
+    """
+    A picture's bytes, and what its decoder may still spend on them.
+
+    Raises `ImageTooCostly` out of `read`, so that a decoder is stopped wherever it reads on.
+    """
+
+    def __init__(self, data: bytes, seconds: float) -> None:
+        super().__init__(data)
+        self._seconds = seconds
+        self._pieces = PIECES
+        self.resume()
+
+    def resume(self) -> None:
+        """Go on counting, in the thread that calls."""
+        self._end = thread_time() + self._seconds
+
+    def pause(self) -> None:
+        """Stop counting, until `resume`."""
+        self._seconds = self._end - thread_time()
+
+    def look(self) -> None:
+        """Raise `ImageTooCostly` when all pieces or all seconds are spent."""
+        if self._pieces < 0 or thread_time() > self._end:
+            raise ImageTooCostly(
+                "Decoding the picture takes longer than we give to one. Open and save it again, "
+                "send it scaled down, or have ALEXNET_DECODE_TIMEOUT raised."
+            )
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = BytesIO.read(self, size)  # not super(): headers are read byte by byte
+        self._pieces -= 1
+        if not self._pieces % 16 or len(data) >= PIXEL_DATA:  # a look takes a microsecond
+            self.look()
+        return data
+
+
+class Picture:
+    """
+    A picture whose header has been read and judged; `decode` it once, in any thread.
+
+    `pixels` is what decoding takes memory for: width times height, after a draft the draft's.
+    JPEGs of several scans count in full, for their coefficients are kept until the last.
+    """
+
+    def __init__(
+        self,
+        kind: Format,
+        image: ImageFile.ImageFile,
+        file: _Metered,
+        extent: tuple[float, float],
+        pixels: int,
+    ) -> None:
+        self.pixels = pixels
+        self._kind = kind
+        self._image = image
+        self._file = file
+        self._extent = extent
+
+    def decode(self) -> NDArray[np.uint8]:
+        """The network's `(256, 256, 3)` RGB square, C-contiguous; raises `ImageError`s."""
+        image, file = self._image, self._file
+        with _refusing(self._kind):
+            try:
+                file.resume()
+                image.load()
+                square = _square(_opaque(image, file.look), self._extent, _turn(image.info))
+                return np.asarray(square if square.mode == "RGB" else square.convert("RGB"))
+            finally:
+                image.close()
+
+
 def decode(
-    data: bytes, *, max_pixels: int, max_aspect_ratio: float, scaled_decoding: bool = False
+    data: bytes,
+    *,
+    max_pixels: int,
+    max_aspect_ratio: float,
+    scaled_decoding: bool = False,
+    formats: Collection[str] = FORMAT_NAMES,
+    decode_timeout: float = 2.0,
 ) -> NDArray[np.uint8]:
     """
     Decode an uploaded picture to the network's `(256, 256, 3)` RGB square, C-contiguous.
 
     The first frame of an animation counts, EXIF orientation is applied, transparency is laid
-    over white.  `scaled_decoding` lets libjpeg halve, quarter or eighth a large JPEG while it is
-    decoded, down to no less than `AMPLE`.  Raises `BodyEmpty` or one of the `ImageError`s.
+    over white.  Arguments and errors are those of `open_picture`.
+    """
+    return open_picture(
+        data,
+        max_pixels=max_pixels,
+        max_aspect_ratio=max_aspect_ratio,
+        scaled_decoding=scaled_decoding,
+        formats=formats,
+        decode_timeout=decode_timeout,
+    ).decode()
+
+
+def open_picture(
+    data: bytes,
+    *,
+    max_pixels: int,
+    max_aspect_ratio: float,
+    scaled_decoding: bool = False,
+    formats: Collection[str] = FORMAT_NAMES,
+    decode_timeout: float = 2.0,
+) -> Picture:
+    """
+    Read and judge an uploaded picture's header, before its pixels take time and memory.
+
+    `formats` are those that are taken, of `FORMAT_NAMES`; `decode_timeout` is in seconds of CPU
+    time, for this and for `Picture.decode` together.  `scaled_decoding` lets libjpeg halve,
+    quarter or eighth a large JPEG while it is decoded, down to no less than `AMPLE`.  Raises
+    `BodyEmpty` or one of the `ImageError`s.
     """
     if not data:
         raise BodyEmpty("There is no picture: the body is empty. Send the bytes of a picture file.")
-    kind = _format(data)
+    kind = _format(data, formats)
+    with _refusing(kind):
+        if canvas := kind.canvas(data):
+            _judge(canvas, max_pixels, max_aspect_ratio)
+        file = _Metered(data, decode_timeout)
+        image = kind.decoder(file)
+        _judge(image.size, max_pixels, max_aspect_ratio)
+        _bound(image, data, file, decode_timeout)
+        pixels = image.width * image.height
+        if pixels > LARGE:
+            image.decodermaxblock = BLOCK
+        # Of all the formats only JPEG can; the others answer None.
+        draft = image.draft(None, (AMPLE, AMPLE)) if scaled_decoding else None
+        # libjpeg rounds a draft's size up: the picture itself ends inside the last pixel.
+        extent = image.size if draft is None else draft[1][2:]
+        if draft is not None and SCAN not in data[file.tell() :]:
+            pixels = image.width * image.height
+        file.pause()
+    return Picture(kind, image, file, extent, pixels)
+
+
+@contextmanager
+def _refusing(kind: Format) -> Iterator[None]:
+    """Whatever a decoder lets out leaves as an `ImageError`."""
     try:
-        with kind.decoder(BytesIO(data)) as image:
-            _judge(image.size, max_pixels, max_aspect_ratio)
-            # Of all the formats only JPEG can; the others answer None.
-            draft = image.draft(None, (AMPLE, AMPLE)) if scaled_decoding else None
-            image.load()
-            # Animations may grow while their first frame loads.
-            _judge(image.size, max_pixels, max_aspect_ratio)
-            # libjpeg rounds a draft's size up: the picture itself ends inside the last pixel.
-            extent = image.size if draft is None else draft[1][2:]
-            square = _square(_opaque(image), extent, _turn(image))
-            return np.asarray(square if square.mode == "RGB" else square.convert("RGB"))
-    except BOMB as error:
-        raise ImageTooLarge(
-            "The picture grows too large while it is decoded. Send it scaled down."
-        ) from error
-    except DAMAGED as error:
+        yield
+    except (ImageError, *BOMB, *DAMAGED) as error:
+        # An error lives until its request is answered; the frames that it came through would keep
+        # the pixels until then, of each picture in a form.
+        clear_frames(error.__traceback__)
+        if isinstance(error, ImageError):
+            raise
+        if isinstance(error, BOMB):
+            raise ImageTooLarge(
+                "The picture takes more memory than there is for it. Send it scaled down."
+            ) from error
         raise ImageUnreadable(
             f"The picture begins like a {kind.name} file but cannot be decoded; it is damaged or "
             "cut short. Open and save it again, or send another."
         ) from error
 
 
-def _format(data: bytes) -> Format:
-    """The row of the table whose signature the bytes bear."""
+def _format(data: bytes, formats: Collection[str]) -> Format:
+    """The row of the table whose signature the bytes bear, if it is taken."""
+    taken = ", ".join(kind.name for kind in FORMATS if kind.name.lower() in formats)
     for kind in FORMATS:
         if kind.begins(data):
-            return kind
-    names = ", ".join(kind.name for kind in FORMATS)
-    raise ImageTypeUnsupported(f"This is not a picture of a type we read. Send one of {names}.")
+            if kind.name.lower() in formats:
+                return kind
+            raise ImageTypeUnsupported(f"{kind.name} is not taken here. Send one of {taken}.")
+    raise ImageTypeUnsupported(f"This is not a picture of a type we read. Send one of {taken}.")
 
 
 def _judge(size: tuple[int, int], max_pixels: int, max_aspect_ratio: float) -> None:
@@ -168,19 +367,109 @@ def _judge(size: tuple[int, int], max_pixels: int, max_aspect_ratio: float) -> N
         )
 
 
-def _turn(image: Image.Image) -> Turn | None:
+def _bound(image: ImageFile.ImageFile, data: bytes, file: _Metered, seconds: float) -> None:
+    """Refuse what would take long between two reads; `file` is read up to the pixels."""
+    pixels = image.width * image.height
+    if isinstance(image, _Jpeg):
+        most = int(SCANNED_PIXELS * seconds / pixels)
+        if (scans := _scans(data, file.tell(), most)) > most:
+            raise ImageTooCostly(
+                f"The JPEG has {scans} scans, more than the {most} that we have time for at "
+                f"{image.width} x {image.height} pixels. Save it again, not progressive."
+            )
+        return
+    if isinstance(image, WebPImagePlugin.WebPImageFile):
+        kind, most = "WebP", int(WEBP_PIXELS * seconds)
+    elif any(tile.codec_name == "bmp_rle" for tile in image.tile):
+        kind, most = "run-length coded BMP", int(RUN_LENGTH_PIXELS * seconds)
+    else:
+        return
+    if pixels > most:
+        raise ImageTooCostly(
+            f"The picture is {image.width} x {image.height} pixels, more than the {most} that we "
+            f"have time for in a {kind} file. Send it scaled down, or as JPEG or PNG."
+        )
+
+
+def _scans(data: bytes, place: int, harmless: int) -> int:
+    """
+    The scans of a JPEG whose first one's pixels begin at `place`, or a number not below them.
+
+    Counts no more exactly than to see that they are not more than `harmless`.
+    """
+    if (most := 1 + len(data) // SCAN_BYTES) <= harmless:
+        return most
+    if (most := 1 + data.count(SCAN, place)) <= harmless:
+        return most
+    # Not all of them need be scans: other pictures, or a film, may be hung on to the first one.
+    scans = markers = 1
+    while marker := JPEG_MARKER.search(data, place):
+        markers += 1
+        if markers > PIECES:
+            return most
+        place = marker.end()
+        if marker[0] == END_OF_IMAGE:
+            break
+        scans += marker[0] == SCAN
+        place += int.from_bytes(data[place : place + 2], "big")
+    return scans
+
+
+def _turn(info: dict[str | tuple[int, int], Any]) -> Turn | None:
     """What brings the picture upright, as its camera meant it; broken EXIF data counts as none."""
     try:
-        orientation = image.getexif().get(EXIF_ORIENTATION)
-    except (*DAMAGED, UserWarning):  # the warning, where warnings are errors
+        orientation = _orientation(info)
+    except (ValueError, struct.error):
         return None
-    return TURNS.get(orientation) if isinstance(orientation, int) else None
+    return None if orientation is None else TURNS.get(orientation)
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """Any of Pillow's modes to RGB, deliberately, or to grey: one band to scale, not three."""
+def _orientation(info: dict[str | tuple[int, int], Any]) -> int | None:
+    """
+    The orientation that EXIF or else XMP data tells, a number as in the EXIF standard.
+
+    Read by ourselves: Pillow copies every entry's value, and entries may all claim the same
+    megabytes.
+    """
+    exif = info.get("exif", b"")
+    if not exif and "Raw profile type exif" in info:  # as ImageMagick writes it into PNG
+        exif = bytes.fromhex("".join(info["Raw profile type exif"].split("\n")[3:]))
+    tiff = exif.removeprefix(EXIF_START).removeprefix(EXIF_START)
+    if order := {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4]):
+        (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (entries,) = struct.unpack_from(f"{order}H", tiff, directory)
+        for place in range(directory + 2, directory + 2 + 12 * entries, 12):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, place)
+            if tag == EXIF_ORIENTATION and kind == EXIF_SHORT:
+                return int(value)
+    told = XMP_ORIENTATION.search(info.get("xmp", b""))
+    return int(told[1]) if told else None
+
+
+def _opaque(image: Image.Image, look: Callable[[], None]) -> Image.Image:
+    """
+    Any of Pillow's modes to RGB, deliberately, or to grey: one band to scale, not three.
+
+    A strip at a time, so that there are never more than two whole pictures: this and that.
+    """
     if image.mode in ("RGB", "L") and not image.has_transparency_data:
         return image
+    width, height = image.size
+    rows = max(1, BAND // width)
+    if rows >= height:
+        return _flat(image)
+    whole = None
+    for top in range(0, height, rows):
+        look()
+        strip = _flat(image.crop((0, top, width, min(top + rows, height))))
+        whole = whole or Image.new(strip.mode, image.size, None)
+        whole.paste(strip, (0, top))
+    assert whole is not None
+    return whole
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """A small picture in RGB, or grey, on white."""
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's convert() would clip at 255 and leave a white picture.
         grey = np.asarray(image.convert("I")) >> 8
@@ -189,7 +478,7 @@ def _opaque(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def _square(image: Image.Image, extent: tuple[float, float], turn: Turn | None) -> Image.Image:

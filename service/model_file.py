@@ -10,7 +10,8 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,27 @@ class Model:
         return np.ascontiguousarray(thumb.repeat(8, axis=0).repeat(8, axis=1)[np.newaxis])
 
 
+@contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """`ModelUnusable` if the file is replaced or written to during the block."""
+    before = _stamp(path)
+    yield
+    if _stamp(path) != before:
+        raise ModelUnusable(
+            f"The model file {path} has changed while it was loaded; write the new one beside it, "
+            "rename it into place, and try again."
+        )
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What tells one state of a file from another; empty where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def checksum(path: Path) -> str:
     """The file's SHA-256, 64 hex digits, if it is the one that the file ends with."""
     digest = hashlib.sha256()
@@ -103,12 +125,12 @@ def read(path: Path, sha256: str, metadata: Mapping[str, str]) -> Model:
     if not golden.get("classes") or "tolerance" not in golden:
         raise _bad_entry(path, "golden")
     crops = _entry(path, metadata, "crops", dict)
-    if not crops or not all(type(views) is int for views in crops.values()):
+    if not crops or not all(type(views) is int and 0 < views < 2**31 for views in crops.values()):
         raise _bad_entry(path, "crops")
     return Model(
-        name=_text(path, metadata, "name"),
-        variant=_text(path, metadata, "variant"),
-        precision=_text(path, metadata, "precision"),
+        name=_name(path, metadata, "name"),
+        variant=_name(path, metadata, "variant"),
+        precision=_name(path, metadata, "precision"),
         version=sha256[:12],
         labels=_labels(path, metadata),
         crops=crops,
@@ -124,12 +146,23 @@ def read(path: Path, sha256: str, metadata: Mapping[str, str]) -> Model:
 def _labels(path: Path, metadata: Mapping[str, str]) -> tuple[Label, ...]:
     """The classes in the order of the network's outputs."""
     try:
-        return tuple(
+        labels = tuple(
             Label(None if wordnet_id is None else str(wordnet_id), str(name))
             for wordnet_id, name in _entry(path, metadata, "labels", list)
         )
     except (TypeError, ValueError) as error:
         raise _bad_entry(path, "labels") from error
+    if not all(f"{label.wordnet_id}{label.name}".isprintable() for label in labels):
+        raise _bad_entry(path, "labels")
+    return labels
+
+
+def _name(path: Path, metadata: Mapping[str, str], key: str) -> str:
+    """An entry that people will see: on terminals, where control characters would be obeyed."""
+    name = _text(path, metadata, key)
+    if not name.isprintable():
+        raise _bad_entry(path, key)
+    return name
 
 
 def _text(path: Path, metadata: Mapping[str, str], key: str) -> str:
@@ -144,7 +177,7 @@ def _entry(path: Path, metadata: Mapping[str, str], key: str, kind: type) -> Any
     """An entry that must be there and hold JSON of one kind."""
     try:
         entry = json.loads(_text(path, metadata, key))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not JSON, a number too long, too deep
         raise _bad_entry(path, key) from error
     if not isinstance(entry, kind):
         raise _bad_entry(path, key)

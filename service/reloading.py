@@ -2,21 +2,20 @@
 SIGHUP: the model file, the API keys and the certificate are read again, while serving.
 
 A model passes the same checks as at the start before it takes over; one that fails them changes
-nothing.  Requests that have begun are finished by the model they began with, so none is lost, but
-both models are in memory for that time, and creating a session holds Python's lock: at that moment
-other answers come later (0.1 s with the bundled model).
+nothing.  Requests that have begun are finished by the model that they began with, so none is lost;
+for that time both are in memory.
 """
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from contextlib import suppress
 
 from service.engine import Engine
 from service.errors import ServiceError
 from service.routes import Running
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -46,29 +45,52 @@ class Reloader:
     async def _reload(self) -> None:
         while True:
             self._again = False
-            for name, read in self._others.items():
-                await _read(name, read)
-            engine = await _read("model", self._load)
-            self._running.reload_failed = engine is None
-            if engine is not None:
-                self._running.classifier.replace(engine)
-                model = engine.model
-                log.info("Serving %s, version %s, from now on", model.path, model.version)
-                if engine.warning:
-                    log.warning(engine.warning)
+            steps = {**self._others, "model": self._replace_model}
+            done = [await _succeeds(name, step) for name, step in steps.items()]
+            self._running.reload_failed = not all(done)
             if not self._again:
                 return
 
+    def _replace_model(self) -> None:
+        engine = self._load()
+        self._running.classifier.replace(engine)
+        log.info("Serving %s, version %s", engine.model.path, engine.model.version)
+        if engine.warning:
+            log.warning(engine.warning)
 
-async def _read(name: str, read: Callable[[], T]) -> T | None:
-    """What is read, in a thread of its own; or None, and a line in the log that says why."""
+
+async def _succeeds(name: str, step: Callable[[], object]) -> bool:
+    """Whether a step does, in a thread of its own; if not, the log says why."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[None] = loop.create_future()
+
+    def work() -> None:
+        error: Exception | None = None
+        try:
+            step()
+        except Exception as failed:
+            error = failed
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(_settle, outcome, error)
+
+    # Not in a pool: its threads are waited for at the end, and a model may never finish its check.
+    threading.Thread(target=work, name="alexnet-reload", daemon=True).start()
     try:
-        found = await asyncio.to_thread(read)
+        await outcome
     except ServiceError as error:
         log.error("The %s stays as it was: %s", name, error)
     except Exception:
         log.exception("The %s stays as it was", name)
     else:
         log.info("The %s has been read again", name)
-        return found
-    return None
+        return True
+    return False
+
+
+def _settle(outcome: asyncio.Future[None], error: Exception | None) -> None:
+    if outcome.done():
+        return
+    if error is None:
+        outcome.set_result(None)
+    else:
+        outcome.set_exception(error)

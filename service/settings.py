@@ -2,11 +2,13 @@
 What an operator can choose: `ALEXNET_*` in the environment, or the flag of the same name.
 
 Read once, at the door; the inside gets plain values.  Every setting has a default that works,
-a range, a unit and a reason.
+a range, a unit and a reason.  What the rules need of the inside is imported when they are applied,
+so that `--help` comes at once.
 """
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from limits import parse
 from pydantic import (
@@ -20,6 +22,9 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsInvalid
+
+if TYPE_CHECKING:
+    from service.classifier import Limits
 
 PREFIX = "ALEXNET_"
 BUNDLED = Path(__file__).parent / "bundled" / "alexnet.onnx"
@@ -44,8 +49,17 @@ def _rate(value: str | None) -> str | None:
     return value
 
 
+def _formats(names: tuple[str, ...]) -> tuple[str, ...]:
+    from service.image import FORMAT_NAMES
+
+    if not names or not set(names) <= set(FORMAT_NAMES):
+        raise ValueError(f"expected one or several of {', '.join(FORMAT_NAMES)}")
+    return names
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
+Formats = Annotated[Names, AfterValidator(_formats)]
 RateLimit = Annotated[str | None, AfterValidator(_rate)]
 
 
@@ -114,7 +128,7 @@ class Settings(BaseSettings):
         description="Bytes of all bodies held at once; what exceeds them is refused with 503, so "
         "that many uploads at a time cannot fill the memory.",
     )
-    formats: Names = Field(
+    formats: Formats = Field(
         default=("jpeg", "png", "webp", "gif", "bmp"),
         description="Picture formats that are read, separated by commas; each less is a decoder "
         "less that strangers can reach.",
@@ -283,6 +297,14 @@ class Settings(BaseSettings):
                     f"({getattr(self, more)}); lower the first or raise the second"
                 )
         return self
+
+
+def limits(settings: Settings) -> "Limits":
+    """Those of the classifier."""
+    from service.classifier import Limits
+
+    names = {field.name for field in fields(Limits)}
+    return Limits(**settings.model_dump(include=names))
 
 
 def spelled(field: str) -> str:

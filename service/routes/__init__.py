@@ -40,6 +40,12 @@ class Running:
         return self.classifier.engine
 
     @property
+    def warning(self) -> str | None:
+        """What an operator should look at though we serve, or None."""
+        failed = "The last reload was refused in part or whole; the log says why."
+        return failed if self.reload_failed else self.engine.warning
+
+    @property
     def ready(self) -> bool:
         """Whether a picture sent now would be classified."""
         return self.classifier.ready and not self.draining

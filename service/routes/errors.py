@@ -8,13 +8,14 @@ branch on the code; people read the sentence.
 import math
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
 
@@ -42,12 +43,27 @@ STATUSES: Final[Mapping[type[errors.ServiceError], int]] = {
 # Refusals by the framework, before any code of ours has run.
 FRAMEWORK: Final[Mapping[int, tuple[str, str]]] = {
     400: (errors.RequestMalformed.code, "the request cannot be read as HTTP should be written"),
-    404: ("not_found", "there is nothing at {path}; GET /docs lists what there is"),
+    404: ("not_found", "there is nothing at {path}; /docs, where it is on, lists what there is"),
     405: (
         "method_not_allowed",
         "{path} does not take {method}; the Allow header says what it does",
     ),
     413: (errors.BodyTooLarge.code, "the body is too large; see ALEXNET_MAX_BODY"),
+}
+
+# What any request may meet, whatever it asks for.
+ANYWHERE: Final = (
+    errors.RequestMalformed,
+    errors.BodyTooSlow,
+    errors.HeadersTooLarge,
+    errors.Overloaded,
+)
+
+RESPONSE_HEADERS: Final[Mapping[int, Mapping[str, tuple[str, str]]]] = {
+    401: {"WWW-Authenticate": ("string", "How to send a key: Bearer.")},
+    405: {"Allow": ("string", "The methods that this path takes.")},
+    429: {"Retry-After": ("integer", "Seconds after which there is room again.")},
+    503: {"Retry-After": ("integer", "Seconds after which there should be room again.")},
 }
 
 INTERNAL: Final = ("internal_error", "something went wrong on our side; the server's log has it")
@@ -77,28 +93,69 @@ def refusal(error: errors.ServiceError, text: str | None = None) -> JSONResponse
     return _answer(status, error.code, text or str(error), headers)
 
 
-def documented(*kinds: type[errors.ServiceError]) -> dict[int | str, dict[str, object]]:
-    """OpenAPI's `responses` for these errors, with one example for each."""
-    documents: dict[int | str, dict[str, object]] = {}
-    for status in sorted({STATUSES[kind] for kind in kinds}):
-        examples = {
-            kind.code: {
-                "summary": _first_line(kind),
-                "value": {"error": _first_line(kind), "code": kind.code},
-            }
-            for kind in kinds
-            if STATUSES[kind] == status
-        }
-        documents[status] = {
+def documented(*kinds: type[errors.ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's `responses` for these errors and for those that any request may meet."""
+    words = [
+        (STATUSES[kind], kind.code, _first_line(kind)) for kind in dict.fromkeys(kinds + ANYWHERE)
+    ]
+    words += [(405, *FRAMEWORK[405]), (500, *INTERNAL)]
+    return {
+        status: {
             "model": ErrorAnswer,
             "description": HTTPStatus(status).phrase,
-            "content": {"application/json": {"examples": examples}},
+            "headers": {
+                name: {"description": text, "schema": {"type": kind}}
+                for name, (kind, text) in RESPONSE_HEADERS.get(status, {}).items()
+            },
+            "content": {
+                "application/json": {
+                    "examples": {
+                        code: {"summary": text, "value": {"error": text, "code": code}}
+                        for its, code, text in words
+                        if its == status
+                    }
+                }
+            },
         }
-    return documents
+        for status in sorted({status for status, _, _ in words})
+    }
+
+
+def missing(path: str) -> JSONResponse:
+    """Answer that there is nothing at this path."""
+    code, text = FRAMEWORK[404]
+    return _answer(404, code, text.replace("{path}", path))
+
+
+class LastResort:
+    """
+    Answers 500 for what nobody foresaw, telling nothing; uvicorn logs the traceback.
+
+    Starlette's own stands outside every middleware, where its answer would lack their headers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on whatever is raised, once it is answered."""
+        begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception:
+            if not begun and scope["type"] == "http":
+                await _answer(500, *INTERNAL)(scope, receive, send)
+            raise
 
 
 def install(app: FastAPI) -> None:
-    """Give every refusal of this application the one shape."""
+    """Give every refusal of this application the one shape; `LastResort` comes beside it."""
 
     @app.exception_handler(errors.ServiceError)
     async def ours(request: Request, error: errors.ServiceError) -> JSONResponse:
@@ -118,11 +175,6 @@ def install(app: FastAPI) -> None:
         )
         kind = errors.ParameterInvalid
         return _answer(STATUSES[kind], kind.code, text)
-
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        # Starlette raises the error anew once this is sent, and uvicorn logs the traceback.
-        return _answer(500, *INTERNAL)
 
 
 def _answer(

@@ -1,18 +1,24 @@
 """
-GET /health, /livez, /readyz: for people, for Docker, for an orchestrator.
+GET /health, /livez, /readyz: for people, for Docker, for an orchestrator; /metrics: for
+Prometheus.
 
 Live means that the dispatcher's heart beats; ready, that a picture sent now would be
 classified.  Never behind a key and never refused under load: they touch no queue.
 """
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from service.metrics import MEDIA_TYPE, Metrics, Reading
 from service.routes import Running, running
+from service.routes.errors import ErrorAnswer, documented
 from service.routes.predict import ModelAnswer
+
+FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[\w.+@-]+/)+")  # of a path, not of a URL
 
 
 class HealthModel(ModelAnswer):
@@ -45,6 +51,13 @@ class StatusAnswer(BaseModel):
     status: str
 
 
+def unwell(answer: type[BaseModel], reason: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's `responses` of a check: what any request may meet, and its own 503."""
+    responses = documented()
+    responses[503] |= {"model": answer | ErrorAnswer, "description": reason}
+    return responses
+
+
 router = APIRouter(tags=["operations"])
 
 
@@ -53,7 +66,7 @@ router = APIRouter(tags=["operations"])
     "/health",
     summary="Ready or not, and the details",
     response_model=HealthAnswer,
-    responses={503: {"model": HealthAnswer, "description": "Not ready: starting or draining"}},
+    responses=unwell(HealthAnswer, "Not ready: starting or draining"),
 )
 async def health(request: Request) -> Response:
     """What runs, where it runs, and how full the queue is."""
@@ -66,7 +79,7 @@ async def health(request: Request) -> Response:
     "/readyz",
     summary="Whether to send traffic here",
     response_model=StatusAnswer,
-    responses={503: {"model": StatusAnswer, "description": "Not ready: starting or draining"}},
+    responses=unwell(StatusAnswer, "Not ready: starting or draining"),
 )
 async def readyz(request: Request) -> Response:
     """200 while a picture sent now would be classified, 503 otherwise."""
@@ -79,12 +92,45 @@ async def readyz(request: Request) -> Response:
     "/livez",
     summary="Whether to leave the process alone",
     response_model=StatusAnswer,
-    responses={503: {"model": StatusAnswer, "description": "The dispatcher has stopped"}},
+    responses=unwell(StatusAnswer, "The dispatcher has stopped"),
 )
 async def livez(request: Request) -> Response:
     """200 while the dispatcher's heart beats; 503 asks for a restart."""
     alive = running(request).classifier.batcher.alive
     return _report(StatusAnswer(status="alive" if alive else "stopped"), alive)
+
+
+@router.head("/metrics", include_in_schema=False)
+@router.get(
+    "/metrics",
+    summary="For Prometheus",
+    response_class=Response,
+    responses=documented()
+    | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "OK"}},
+)
+async def metrics(request: Request) -> Response:
+    """Counters and gauges, in Prometheus's text format."""
+    measured: Metrics = request.app.state.metrics
+    return Response(measured.text(), media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store"})
+
+
+def reading(service: Running) -> Reading:
+    """What the metrics tell of a service, read when they are asked for."""
+    engine, batcher = service.engine, service.classifier.batcher
+    return Reading(
+        pending=batcher.pending,
+        limit=service.settings.max_queue,
+        in_flight=service.in_flight,
+        ready=service.ready,
+        facts={
+            "provider": engine.provider,
+            "device_requested": engine.device_requested,
+            "model": engine.model.name,
+            "variant": engine.model.variant,
+            "precision": engine.model.precision,
+            "version": engine.model.version,
+        },
+    )
 
 
 def _health(service: Running) -> HealthAnswer:
@@ -100,7 +146,8 @@ def _health(service: Running) -> HealthAnswer:
         ),
         provider=engine.provider,
         device_requested=engine.device_requested,
-        warning=engine.warning,
+        # Reasons are the runtime's own words, which may name where it is installed.
+        warning=FOLDERS.sub("", service.warning) if service.warning else None,
         queue=HealthQueue(pending=batcher.pending, limit=service.settings.max_queue),
     )
 

@@ -28,9 +28,8 @@ MEDIA_TYPES: Final = {
 HEADERS: Final = {
     # Pictures that were chosen are shown from memory: blob:.  The icon is written in the page.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'self'",
-    "X-Content-Type-Options": "nosniff",
+    "img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
     "Cache-Control": "no-cache",  # ask each time: an upgrade must not meet an old script
 }
 
@@ -40,6 +39,8 @@ CROPS: Final = {  # name -> what the page calls it, what to know of it
     "dense": ("Dense", "ten windows, less work"),
 }
 CROPS_PLACE: Final = "<!-- crops -->"  # in index.html
+DOCS_PLACE: Final = "<!-- docs -->"
+DOCS_LINK: Final = '<a href="docs">The interface</a> · '
 
 router = APIRouter(include_in_schema=False)
 
@@ -49,8 +50,10 @@ router = APIRouter(include_in_schema=False)
 def page(request: Request) -> HTMLResponse:
     """The page itself, with the choices of crops that the running model offers."""
     html = (STATIC / "index.html").read_text("utf-8")
-    offered = running(request).engine.model.crops
-    return HTMLResponse(html.replace(CROPS_PLACE, _radios(offered)), headers=HEADERS)
+    service = running(request)
+    html = html.replace(CROPS_PLACE, _radios(service.engine.model.crops))
+    html = html.replace(DOCS_PLACE, DOCS_LINK if service.settings.docs == "main" else "")
+    return HTMLResponse(html, headers=HEADERS)
 
 
 @router.head("/static/{name}")

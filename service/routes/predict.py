@@ -31,6 +31,7 @@ from service.settings import Settings
 T = TypeVar("T")
 Hold = Callable[[int], None]
 
+PATH: Final = "/v1/predict"
 MOST_CLASSES: Final = 1000
 MOST_FIELDS: Final = 100  # text fields of a form; we read none of them
 CLIENT_LEFT: Final = 499  # for the access log only: nobody is there to read it
@@ -145,7 +146,7 @@ router = APIRouter()
 
 
 @router.post(
-    "/v1/predict",
+    PATH,
     tags=["predict"],
     summary="Classify one picture or several",
     response_model=PredictAnswer,

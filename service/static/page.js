@@ -4,9 +4,13 @@
 const find = (id) => document.getElementById(id);
 const [drop, file, picture, invitation] = ["drop", "file", "picture", "invitation"].map(find);
 const [state, error, classes, model, curl] = ["state", "error", "classes", "model", "curl"].map(find);
+const [door, key] = ["door", "key"].map(find);
 
 let chosen = null; // the picture shown, kept to ask again when the switch moves
 let asking = null; // the request under way; a newer one ends it
+// In memory alone, the field's own: browsers write sessionStorage to disk.  A password manager
+// fills it in again after a reload.
+let keyed = false; // whether the server has asked for a key
 
 function element(name, className, text = "") {
   const made = document.createElement(name);
@@ -48,16 +52,27 @@ function describeCurl() {
   const told = chosen?.type ?? "image/jpeg";
   const type = told.startsWith("image/") ? told : "application/octet-stream";
   const name = (chosen?.name ?? "picture.jpg").replaceAll("'", "'\\''");
-  curl.textContent = `curl --data-binary '@${name}' -H 'Content-Type: ${type}' '${address}'`;
+  const shown = keyed ? "-H 'Authorization: Bearer KEY' " : "";
+  curl.textContent = `curl --data-binary '@${name}' -H 'Content-Type: ${type}' ${shown}'${address}'`;
+}
+
+function askForKey() {
+  keyed = true;
+  door.hidden = false;
+  key.focus();
+  describeCurl();
 }
 
 async function answer(signal) {
   const form = new FormData();
   form.append("file", chosen);
   const query = new URLSearchParams({ top: "5", crops: crops().value });
-  const reply = await fetch(`v1/predict?${query}`, { method: "POST", body: form, signal });
+  const headers = key.value && key.validity.valid ? { Authorization: `Bearer ${key.value}` } : {};
+  const reply = await fetch(`v1/predict?${query}`, { method: "POST", body: form, headers, signal });
   const body = await reply.json().catch(() => ({ error: `the server answered ${reply.status}` }));
+  if (reply.status === 401) askForKey();
   if (!reply.ok) throw new Error(body.error);
+  door.hidden = true;
   return body.predictions[0].classes;
 }
 
@@ -106,6 +121,10 @@ async function introduce() {
 picture.addEventListener("load", () => (picture.hidden = false));
 file.addEventListener("change", () => choose(file.files[0]));
 find("crops").addEventListener("change", ask);
+door.addEventListener("submit", (event) => {
+  event.preventDefault();
+  ask();
+});
 
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   drop.addEventListener(kind, (event) => {

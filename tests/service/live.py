@@ -6,10 +6,11 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx2
 from PIL import Image
@@ -49,10 +50,13 @@ class Live:
 
 
 @contextmanager
-def serving(model: Path, **settings: object) -> Iterator[Live]:
+def serving(
+    model: Path, *, program: Sequence[str] = ("-m", "service", "serve"), **settings: Any
+) -> Iterator[Live]:
     """Serve `model` until the block ends; the server chooses its port and tells it."""
+    settings = {"port": 0, "model": model, **settings}
     process = subprocess.Popen(
-        [sys.executable, "-m", "service", "serve", "--port", "0", "--model", str(model)],
+        [sys.executable, *program],
         cwd=ROOT,
         env=environment(**settings),
         stdout=subprocess.PIPE,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from service.classifier import Classifier, Prediction
+from service.classifier import Classifier, Limits, Prediction
+from service.cores import usable_cores
 from service.engine import Engine
 from service.errors import (
     DeadlineExceeded,
@@ -19,22 +23,32 @@ from service.errors import (
     ParameterInvalid,
     ServiceError,
 )
+from service.image import Picture
+from tests.service.live import picture
 
 T = TypeVar("T")
 CAT = (Path(__file__).parents[1] / "pictures" / "cat.jpg").read_bytes()
 
 
-def play(model: Path, scene: Callable[[Classifier], Awaitable[T]], max_queue: int = 8) -> T:
+def play(
+    model: Path,
+    scene: Callable[[Classifier], Awaitable[T]],
+    max_queue: int = 8,
+    max_decoding_pixels: int = 10_000_000,
+) -> T:
     """Run a scene with a started classifier and stop it."""
 
     async def whole() -> T:
         classifier = Classifier(
             Engine.load(model, device="cpu"),
-            max_batch=4,
-            max_queue=max_queue,
-            max_delay=0.0,
-            max_pixels=1_000_000,
-            max_aspect_ratio=10.0,
+            Limits(
+                max_batch=4,
+                max_queue=max_queue,
+                max_delay=0.0,
+                max_pixels=1_000_000,
+                max_aspect_ratio=10.0,
+                max_decoding_pixels=max_decoding_pixels,
+            ),
         )
         async with classifier:
             return await scene(classifier)
@@ -98,5 +112,82 @@ def test_who_comes_after_the_stop_is_told_to_come_back(tiny_model: Path) -> None
         await classifier.stop()
         with pytest.raises(NotReady):
             await classifier.classify(CAT)
+
+    play(tiny_model, scene)
+
+
+def test_large_pictures_are_decoded_within_their_budget_and_small_ones_pass_them(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three of 90,000 pixels and a budget of 100,000: one at a time; a small one waits for none."""
+    order: list[tuple[str, int]] = []
+    small_is_done = threading.Event()
+    decode = Picture.decode
+
+    def decode_slowly(picture: Picture) -> NDArray[np.uint8]:
+        order.append(("in", picture.pixels))
+        if picture.pixels > 2500:
+            assert small_is_done.wait(10)
+        square = decode(picture)
+        order.append(("out", picture.pixels))
+        if picture.pixels == 2500:
+            small_is_done.set()
+        return square
+
+    async def scene(classifier: Classifier) -> None:
+        large = [asyncio.create_task(classifier.classify(picture(size=(300, 300)))) for _ in "123"]
+        await asyncio.sleep(0.1)
+        await classifier.classify(picture(size=(50, 50)))
+        await asyncio.gather(*large)
+
+    monkeypatch.setattr(Picture, "decode", decode_slowly)
+    monkeypatch.setattr("service.classifier.LARGE", 10_000)
+    play(tiny_model, scene, max_decoding_pixels=100_000)
+
+    assert order.index(("out", 2500)) < order.index(("out", 90_000))
+    assert [step for step, pixels in order if pixels == 90_000] == ["in", "out"] * 3
+
+
+def test_who_leaves_before_its_picture_is_decoded_costs_no_decoding(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+    gate = threading.Event()
+    decode = Picture.decode
+
+    def decode_at_the_gate(picture: Picture) -> NDArray[np.uint8]:
+        assert gate.wait(10)
+        decoded.append(picture.pixels)
+        return decode(picture)
+
+    async def scene(classifier: Classifier) -> None:
+        asked = [
+            asyncio.create_task(classifier.classify(picture(size=(50 + number, 50))))
+            for number in range(8)
+        ]
+        await asyncio.sleep(0.1)
+        for task in asked:
+            task.cancel()
+        await asyncio.wait(asked)
+        assert classifier.batcher.pending == 0
+        gate.set()
+        await classifier.classify(CAT)
+
+    monkeypatch.setattr(Picture, "decode", decode_at_the_gate)
+    play(tiny_model, scene)
+
+    assert len(decoded) <= usable_cores() + 2  # those that had begun, and the cat
+
+
+def test_an_engine_that_is_replaced_finishes_what_it_was_asked(
+    tiny_model: Path, bundled_model: Path
+) -> None:
+    async def scene(classifier: Classifier) -> None:
+        old, new = classifier.engine, Engine.load(bundled_model, device="cpu")
+        before = await classifier.classify(CAT)
+        classifier.replace(new)
+
+        assert await classifier.classify(CAT) != before
+        assert await classifier.classify_many([CAT], engine=old) == [before]
 
     play(tiny_model, scene)

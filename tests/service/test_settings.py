@@ -41,7 +41,8 @@ def test_the_environment_sets_what_no_flag_does(monkeypatch: pytest.MonkeyPatch)
     [
         ("port", 65536), ("port", "http"), ("device", "tpu"), ("max_batch", 0), ("threads", -1),
         ("max_aspect_ratio", 0.5), ("timeout", 0), ("log_level", "loud"), ("host", ""),
-        ("max_delay", float("nan")),
+        ("max_delay", float("nan")), ("formats", "jpeg,tiff"), ("formats", ""),
+        ("rate_limit", "many"), ("docs", "elsewhere"), ("run_timeout", 0),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_named_as_the_operator_wrote_it(field: str, value: object) -> None:
@@ -63,6 +64,30 @@ def test_a_bad_variable_in_the_environment_is_named(monkeypatch: pytest.MonkeyPa
 def test_a_queue_that_could_never_hold_a_full_request_is_refused() -> None:
     with pytest.raises(SettingsInvalid, match=r"ALEXNET_MAX_QUEUE.*10.*ALEXNET_MAX_FILES.*64"):
         load_settings(max_queue=10)
+
+
+@pytest.mark.parametrize(
+    ("less", "more"), [("max_body", "max_uploads"), ("max_pixels", "max_decoding_pixels")]
+)
+def test_one_that_is_allowed_fits_into_what_all_may_take(less: str, more: str) -> None:
+    with pytest.raises(SettingsInvalid, match=rf"ALEXNET_{less.upper()}.*ALEXNET_{more.upper()}"):
+        load_settings(**{less: 1000, more: 999})
+
+
+def test_what_is_moved_to_a_second_port_needs_one() -> None:
+    assert load_settings(docs="admin", admin_port=0).docs == "admin"
+    with pytest.raises(SettingsInvalid, match=r"ALEXNET_METRICS.*ALEXNET_ADMIN_PORT"):
+        load_settings(metrics="admin")
+
+
+def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXNET_FORMATS", " jpeg, png ")
+    monkeypatch.setenv("ALEXNET_CORS_ORIGINS", "https://a.example,https://b.example")
+
+    settings = load_settings()
+
+    assert settings.formats == ("jpeg", "png")
+    assert settings.cors_origins == ("https://a.example", "https://b.example")
 
 
 def test_all_faults_are_told_at_once() -> None:

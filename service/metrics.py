@@ -1,0 +1,104 @@
+"""
+What Prometheus reads: requests counted as they pass, the rest read when it is asked for.
+
+The parts that are measured do not know of it: `Counting` sees requests go by, and `read`
+tells how the service is at the moment.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+# Labels are for ever: whatever else strangers think of is counted under one name.
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER: Final = "other"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the service is at one moment."""
+
+    pending: int  # pictures
+    limit: int  # pictures
+    in_flight: int  # requests
+    ready: bool
+    facts: dict[str, str]  # provider, device requested, model
+
+
+class Metrics(Collector):
+    """The metrics of one application, in a registry of its own."""
+
+    def __init__(self, read: Callable[[], Reading], routes: Collection[str] = ()) -> None:
+        """`routes` are paths that may be answered before the router has named them."""
+        self._read = read
+        self._routes = frozenset(routes)
+        self._registry = CollectorRegistry()
+        self._requests: Counter[tuple[str, str, str]] = Counter()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def count(self, route: str | None, path: str, method: str, status: int) -> None:
+        """Count a request that was answered; `route` is its path's pattern, if it has one."""
+        label = route or (path if path in self._routes else OTHER)
+        self._requests[label, method if method in METHODS else OTHER, str(status)] += 1
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus's text format 0.0.4."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """What the registry asks us for each time."""
+        requests = CounterMetricFamily(
+            "alexnet_http_requests",
+            "Requests answered, by the route's path, method and status.",
+            labels=["route", "method", "status"],
+        )
+        for labels, count in self._requests.items():
+            requests.add_metric(labels, count)
+        yield requests
+        now = self._read()
+        for name, text, value in (
+            ("alexnet_pictures_pending", "Pictures accepted and unanswered.", now.pending),
+            ("alexnet_pictures_limit", "Pictures that may be pending.", now.limit),
+            ("alexnet_requests_in_flight", "Requests accepted and unanswered.", now.in_flight),
+            ("alexnet_ready", "1 if a picture sent now would be classified.", now.ready),
+        ):
+            yield GaugeMetricFamily(name, text, value=float(value))
+        yield InfoMetricFamily("alexnet", "What computes, and with which model.", value=now.facts)
+
+
+class Counting:
+    """Counts every request of an application as it passes, with the status of its answer."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Only look."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            if status:
+                # The router writes the route into the scope, if it finds one.
+                route = getattr(scope.get("route"), "path", None)
+                self._metrics.count(route, scope["path"], scope["method"], status)

@@ -1,0 +1,50 @@
+"""
+GET /docs: Swagger UI over /openapi.json, out of files that `fastapi_offline` brings.
+
+Its addresses are relative, as the page's.  The script that starts it is written in it, and
+allowed by its hash alone.
+"""
+
+import base64
+import hashlib
+import re
+from typing import Final
+
+from fastapi import APIRouter, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+
+ASSETS: Final = "static-offline-docs"  # where `FastAPIOffline` serves them
+
+# Swagger UI writes style attributes; no script can come in by them.
+POLICY: Final = (
+    "default-src 'none'; script-src 'self' {scripts}; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+INLINE: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.head("/docs")
+@router.get("/docs")
+async def docs(request: Request) -> HTMLResponse:
+    """The interface, to read and to try."""
+    html = get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title=request.app.title,
+        oauth2_redirect_url=None,
+        swagger_js_url=f"{ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f"{ASSETS}/swagger-ui.css",
+        swagger_favicon_url=f"{ASSETS}/favicon.png",
+    ).body
+    text = bytes(html).decode()
+    policy = POLICY.format(
+        scripts=" ".join(f"'{_hash(script)}'" for script in INLINE.findall(text))
+    )
+    return HTMLResponse(text, headers={"Content-Security-Policy": policy})
+
+
+def _hash(script: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"

@@ -1,0 +1,896 @@
+"""Hostile clients: on real sockets, against a real server with short limits."""
+
+import asyncio
+import json
+import re
+import select
+import shutil
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import chaos
+import numpy as np
+import pytest
+import uvicorn
+from live import ROOT, Live, environment, picture, serving
+from numpy.typing import NDArray
+from starlette.types import Receive, Scope, Send
+
+from service.app import create_app
+from service.connections import PIPELINE, REFUSED, STEP, Connection, Limits, protocol
+from service.engine import Engine
+from service.settings import load_settings
+
+SOON = 5.0  # seconds in which a limit of a second, or less, must have shown
+SHORT: dict[str, Any] = {
+    "header_timeout": 0.5,
+    "body_timeout": 1,
+    "keep_alive": 0.5,
+    "max_headers": 4096,
+}
+LIVEZ = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@dataclass
+class Answer:
+    """What the server said."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def code(self) -> str:
+        """The word of a refusal; it has the one shape, or this fails."""
+        refusal = json.loads(self.body)
+        assert set(refusal) == {"error", "code"}
+        return str(refusal["code"])
+
+
+class Client:
+    """A connection that says what it is told to."""
+
+    def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), SOON)
+        if context is not None:
+            self.socket = context.wrap_socket(self.socket)
+        self._file = self.socket.makefile("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Hang up, as the system does for a program that ends."""
+        with suppress(OSError):
+            self._file.close()
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def answer(self, interim: list[int] | None = None) -> Answer | None:
+        """The next final answer; None if the connection is closed without one."""
+        while line := self._file.readline():
+            status = int(line.split()[1])
+            headers = {}
+            while (line := self._file.readline().strip()) != b"":
+                name, _, value = line.decode("latin-1").partition(":")
+                headers[name.lower()] = value.strip()
+            if status >= 200:
+                return Answer(status, headers, self._file.read(int(headers["content-length"])))
+            if interim is not None:
+                interim.append(status)
+        return None
+
+    def asked(self, data: bytes) -> Answer:
+        """Send, and read an answer."""
+        self.send(data)
+        answer = self.answer()
+        assert answer is not None, "closed without an answer"
+        return answer
+
+    def closed(self) -> bool:
+        """Whether the server closes, without another word."""
+        return self._file.read() == b""
+
+
+def refused(client: Client, data: bytes, status: int, code: str) -> Answer:
+    """Assert that this is refused, and the connection closed."""
+    answer = client.asked(data)
+    assert (answer.status, answer.code) == (status, code), answer
+    assert answer.headers["connection"] == "close"
+    assert client.closed()
+    return answer
+
+
+def port_of(live: Live) -> int:
+    return int(live.url.rpartition(":")[2])
+
+
+def until(true: Callable[[], bool], seconds: float = SOON) -> bool:
+    """Whether it becomes true in time."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.fixture(scope="module")
+def live(tiny_model: Path) -> Iterator[Live]:
+    """One server for all that must not harm it; afterwards its log has no fault of ours."""
+    with serving(tiny_model, max_body=200_000, max_connections=1000, **SHORT) as server:
+        yield server
+        log = "".join(server.log)
+    assert "Traceback" not in log, log
+    assert not re.search(r" (ERROR|WARNING) ", log), log
+
+
+@pytest.fixture
+def client(live: Live) -> Iterator[Client]:
+    """A connection to it."""
+    with Client(port_of(live)) as opened:
+        yield opened
+
+
+@dataclass
+class Carried:
+    """An application behind our protocol, in this process, where one can look inside."""
+
+    server: uvicorn.Server
+    port: int
+
+    @property
+    def connections(self) -> list[Connection]:
+        return [
+            each for each in self.server.server_state.connections if isinstance(each, Connection)
+        ]
+
+
+Application = Callable[[Scope, Receive, Send], Any]
+
+
+@contextmanager
+def carrying(
+    app: Application, *, lifespan: Literal["on", "off"] = "off", **limits: Any
+) -> Iterator[Carried]:
+    """Carry an application, with these limits."""
+    given = {"header_timeout": 2, "keep_alive": 2, "max_headers": 4096, "max_connections": 100}
+    config = uvicorn.Config(
+        app,
+        http=protocol(Limits(**(given | limits))),
+        lifespan=lifespan,
+        log_config=None,
+        ws="none",
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield Carried(server, listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+async def say(send: Send, body: bytes = b"well", **headers: str) -> None:
+    """Answer 200."""
+    length = {"content-length": str(len(body))} | headers
+    pairs = [(name.encode(), value.encode()) for name, value in length.items()]
+    await send({"type": "http.response.start", "status": 200, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def polite(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that answers with the path."""
+    await say(send, scope["path"].encode())
+
+
+class Slow:
+    """An application that answers when it is let go, and knows which clients left."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.left: list[str] = []
+        self.free = threading.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.started.append(scope["path"])
+        message = await receive()
+        while not self.free.is_set() and message["type"] != "http.disconnect":
+            with suppress(TimeoutError):
+                message = await asyncio.wait_for(receive(), 0.01)
+        if self.free.is_set():
+            await say(send, scope["path"].encode())
+        else:
+            self.left.append(scope["path"])
+
+
+def get(path: str, *lines: str, version: str = "1.1") -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/{version}", "Host: a", *lines, "", ""]).encode()
+
+
+def post(path: str, body: bytes, *lines: str) -> bytes:
+    first = [f"POST {path} HTTP/1.1", "Host: a", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*first, "Content-Type: image/jpeg", *lines, "", ""]).encode() + body
+
+
+@pytest.mark.parametrize("name", chaos.ATTACKS)
+def test_the_server_stands_the_attack(
+    live: Live, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What scripts/chaos does, smaller; the docstring of each attack says what must happen."""
+    monkeypatch.setattr(chaos, "STALLED", 0.5)
+    target = chaos.aimed(live.url, picture=picture(), patience=8.0, idle=300, leave=50)
+
+    fine, seen, _ = asyncio.run(chaos.run(name, target))
+
+    assert fine, seen
+
+
+# Headers
+
+
+def test_bytes_that_are_not_http_are_400_in_the_one_shape(client: Client) -> None:
+    """uvicorn alone answers in plain text, and logs a warning for each."""
+    refused(client, b"\x16\x03\x01 hello\r\n\r\n", 400, "request_malformed")
+
+
+def test_a_silent_connection_is_closed_without_a_word(client: Client) -> None:
+    """Browsers open connections ahead of need; a 408 would pass for the next request's answer."""
+    assert client.closed()
+
+
+def test_headers_that_take_too_long_are_408(client: Client) -> None:
+    """From the accept, to the end of the headers."""
+    refused(client, b"GET /livez HTTP/1.1\r\nHost: ", 408, "headers_too_slow")
+
+
+def test_the_second_requests_headers_have_a_deadline_too(client: Client) -> None:
+    """uvicorn forgets its keep-alive timer at the first byte, and then waits for ever."""
+    assert client.asked(LIVEZ).status == 200
+
+    refused(client, LIVEZ[:-2], 408, "headers_too_slow")
+
+
+def test_headers_that_begin_with_the_last_bytes_of_a_body_have_a_deadline_too(
+    client: Client,
+) -> None:
+    """In one segment, after an early answer."""
+    data = post("/nothing", bytes(100_000))
+    assert client.asked(data[:-10]).status == 404
+
+    refused(client, data[-10:] + LIVEZ[:-2], 408, "headers_too_slow")
+
+
+def test_a_header_that_drips_is_408_all_the_same(client: Client) -> None:
+    """Each byte does not give a new term."""
+    client.send(LIVEZ[:-2] + b"X: ")
+    end = time.monotonic() + SOON
+
+    while not select.select([client.socket], [], [], 0.1)[0]:
+        assert time.monotonic() < end
+        client.send(b"a")
+    answer = client.answer()
+
+    assert answer is not None
+    assert (answer.status, answer.code) == (408, "headers_too_slow")
+
+
+def test_empty_lines_do_not_keep_a_connection(client: Client) -> None:
+    """They may stand before a request (RFC 9112, section 2.2), but are none."""
+    assert client.asked(LIVEZ).status == 200
+    end = time.monotonic() + SOON
+
+    while not select.select([client.socket], [], [], 0.1)[0]:
+        assert time.monotonic() < end
+        client.send(b"\r\n")
+
+    assert client.closed()
+
+
+def test_a_connection_at_rest_is_closed_after_keep_alive(client: Client) -> None:
+    """Without a word: nothing was asked."""
+    assert client.asked(LIVEZ).status == 200
+
+    assert client.closed()
+
+
+@pytest.mark.parametrize("lines", [1, 100])
+def test_headers_may_be_as_large_as_the_setting_says(live: Live, lines: int) -> None:
+    """ALEXNET_MAX_HEADERS, here 4096: one long header, or many."""
+    for size, statuses in ((3500, {200}), (4200, {431})):
+        value = "a" * (size // lines - 8)
+        with Client(port_of(live)) as client:
+            answer = client.asked(get("/livez", *[f"X-A: {value}"] * lines))
+            assert {answer.status} == statuses
+            assert answer.status == 200 or answer.code == "headers_too_large"
+
+
+@pytest.mark.parametrize(
+    ("start", "more"),
+    [
+        (LIVEZ[:-2] + b"X: ", b"a" * 65536),
+        (LIVEZ[:-2], b"X: a\r\n" * 10923),
+        (b"GET /", b"a" * 65536),
+        (b"POST /nothing HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;a=", b"a" * 65536),
+        (
+            b"POST /v1/predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n",
+            b"X: a\r\n" * 10923,
+        ),
+        (
+            b"POST /v1/predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX: ",
+            b"a" * 65536,
+        ),
+    ],
+    ids=["a header", "headers", "a path", "a chunk's extension", "trailers", "a trailer"],
+)
+def test_what_has_no_end_is_refused_and_costs_no_memory(
+    live: Live, start: bytes, more: bytes
+) -> None:
+    """50 MB of it: 431, and the server is as small as before."""
+    before = memory(live)
+
+    with Client(port_of(live)) as client:
+        client.send(start)
+        with suppress(OSError):  # once it has had enough
+            for _ in range(50 * 2**20 // len(more)):
+                client.send(more)
+        grown = memory(live) - before
+        with suppress(OSError):
+            answer = client.answer()
+            # A POST to nowhere was answered before.
+            assert answer is None or answer.status in (431, 404)
+
+    assert grown < 8 * 2**20
+
+
+def memory(live: Live) -> int:
+    """Resident bytes of the server."""
+    status = Path(f"/proc/{live.process.pid}/status")
+    if not status.exists():
+        pytest.skip("reads /proc")
+    found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def test_a_body_does_not_count_as_the_next_requests_headers(client: Client) -> None:
+    """They come in the same segments."""
+    client.send(post("/nothing", bytes(100_000)) + LIVEZ)
+
+    assert [answer and answer.status for answer in (client.answer(), client.answer())] == [404, 200]
+
+
+def test_an_honest_chunked_body_has_no_excess(client: Client) -> None:
+    """10,000 chunks of 10 bytes are surrounded by 50 kB, more than headers may have."""
+    chunks = b"a\r\n0123456789\r\n" * 10_000 + b"0\r\n\r\n"
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    answer = client.asked(head + chunks)
+
+    assert (answer.status, answer.code) == (415, "image_type_unsupported")
+
+
+def test_trailers_do_not_become_headers() -> None:
+    """They come after whoever decides by the headers has decided."""
+
+    async def names(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["more_body"]:
+            pass
+        await say(send, b" ".join(name for name, _ in scope["headers"]))
+
+    data = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with carrying(names) as carried, Client(carried.port) as client:
+        answer = client.asked(data + b"1\r\na\r\n0\r\nAuthorization: b\r\n\r\n")
+
+    assert answer.body == b"host transfer-encoding"
+
+
+# Requests that are odd
+
+
+@pytest.mark.parametrize("name", chaos.ODD)
+def test_a_request_that_can_be_read_in_two_ways_is_400(client: Client, name: str) -> None:
+    """What follows it is not read as a request at all."""
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: a\r\n"
+
+    refused(client, head + chaos.ODD[name] + LIVEZ, 400, "request_malformed")
+
+
+@pytest.mark.parametrize("host", [b"[", b"[::::]", b"a b", b"a/b", b"a@b", b"\xff", b"a:b"])
+def test_a_host_that_is_none_is_400(client: Client, host: bytes) -> None:
+    """RFC 9112, section 3.2; Python's urlsplit raises for some of them."""
+    refused(
+        client, b"GET /nothing HTTP/1.1\r\nHost: " + host + b"\r\n\r\n", 400, "request_malformed"
+    )
+
+
+@pytest.mark.parametrize("host", [b"a", b"a.b:80", b"[::1]:8000", b"127.0.0.1", b"a_b-c", b""])
+def test_a_host_that_is_one_is_taken(client: Client, host: bytes) -> None:
+    """Empty is allowed."""
+    assert client.asked(b"GET /livez HTTP/1.1\r\nHost: " + host + b"\r\n\r\n").status == 200
+
+
+@pytest.mark.parametrize(
+    "target", [b"*", b"http://elsewhere", b"elsewhere:80", b"/\xff", b"/?\xff"]
+)
+def test_a_target_is_a_path(client: Client, target: bytes) -> None:
+    """Whatever else is written there does not reach the application, unless it means /."""
+    answer = client.asked(b"OPTIONS " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+
+    assert answer.status == (405 if target == b"http://elsewhere" else 400)
+
+
+def test_a_full_address_as_the_target_is_taken_for_its_path(client: Client) -> None:
+    """RFC 9112, section 3.2.2: a server must."""
+    assert client.asked(get("http://elsewhere/livez")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/%00", "/%ff%fe", "/%", "//", "/v1/predict?top=%ff"])
+def test_what_a_path_hides_is_answered_in_the_one_shape(client: Client, path: str) -> None:
+    """Never with 5xx."""
+    answer = client.asked(get(path))
+
+    assert answer.status in (404, 405)
+    assert answer.code
+
+
+def test_connect_is_400(client: Client) -> None:
+    """We are no proxy."""
+    refused(client, b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 400, "request_malformed")
+
+
+@pytest.mark.parametrize("other", ["h2c", "websocket"])
+def test_the_wish_for_another_protocol_is_ignored_and_the_body_read(
+    client: Client, other: str
+) -> None:
+    """As `curl --http2` asks; uvicorn alone drops the body, or takes it for the next request."""
+    wish = ["Connection: Upgrade", f"Upgrade: {other}"]
+    data = post("/v1/predict", picture(), *wish)
+    client.send(data[:-100])
+    time.sleep(0.05)
+
+    assert client.asked(data[-100:] + get("/livez", *wish)).status == 200
+    answer = client.answer()
+    assert answer is not None
+    assert answer.body == b'{"status":"alive"}'
+
+
+def test_http_1_0_is_answered_and_closed(client: Client) -> None:
+    """It has no kept connections of its own."""
+    answer = client.asked(get("/livez", version="1.0"))
+
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    assert client.closed()
+
+
+def test_head_has_no_body(client: Client) -> None:
+    """Only the headers; the connection is good for more."""
+    client.send(LIVEZ.replace(b"GET", b"HEAD"))
+    head = client._file.readline()
+    while client._file.readline().strip():
+        pass
+
+    assert head.split()[1] == b"200"
+    assert client.asked(LIVEZ).status == 200
+
+
+@pytest.mark.parametrize(("path", "heard"), [("/v1/predict", [100]), ("/nothing", [])])
+def test_a_client_is_told_to_continue_only_if_its_body_is_wanted(
+    client: Client, path: str, heard: list[int]
+) -> None:
+    """`Expect: 100-continue`."""
+    data = post(path, picture(), "Expect: 100-continue")
+    head, body = data[: -len(picture())], data[-len(picture()) :]
+    client.send(head)
+    interim: list[int] = []
+    if heard:
+        line = client._file.readline()
+        assert line.startswith(b"HTTP/1.1 100 ")
+        interim.append(100)
+        client._file.readline()
+        client.send(body)
+    answer = client.answer(interim)
+
+    assert interim == heard
+    assert answer is not None
+    assert answer.status == (200 if heard else 404)
+
+
+# Bodies
+
+
+def test_a_body_that_takes_too_long_is_408(client: Client) -> None:
+    """ALEXNET_BODY_TIMEOUT."""
+    answer = client.asked(post("/v1/predict", picture())[:-10])
+
+    assert (answer.status, answer.code) == (408, "body_too_slow")
+
+
+def test_a_body_that_ends_too_early_is_400(client: Client) -> None:
+    """The client has stopped sending, and listens."""
+    client.send(post("/v1/predict", picture())[:-10])
+    client.socket.shutdown(socket.SHUT_WR)
+
+    answer = client.answer()
+
+    assert answer is not None
+    assert (answer.status, answer.code) == (400, "request_malformed")
+
+
+@pytest.mark.parametrize("close", [False, True])
+def test_who_is_answered_early_may_finish_sending(live: Live, close: bool) -> None:
+    """And gets the answer; without `Connection: close` the connection is good for more."""
+    lines = ["Connection: close"] * close
+    data = post("/nothing", bytes(3_000_000), *lines)
+    with Client(port_of(live)) as client:
+        client.send(data[:1000])
+        answer = client.answer()
+        assert answer is not None
+        assert answer.status == 404
+        client.send(data[1000:])  # would be reset
+
+        if close:
+            assert client.closed()
+        else:
+            assert client.asked(LIVEZ).status == 200
+
+
+@pytest.mark.parametrize("limit", [{"linger": 0.3}, {"linger_bytes": 10_000}])
+def test_who_is_answered_early_and_does_not_finish_is_cut_off(limit: dict[str, Any]) -> None:
+    """After a time, or so many bytes."""
+    with carrying(polite, **limit) as carried, Client(carried.port) as client:
+        client.send(b"POST / HTTP/1.1\r\nContent-Length: 100000000\r\n\r\n")
+        assert client.answer() is not None
+        assert carried.connections
+        if "linger_bytes" in limit:
+            with suppress(OSError):
+                client.send(bytes(1_000_000))
+
+        assert until(lambda: not carried.connections, 2)
+
+
+# Clients that do not read
+
+
+def test_who_does_not_read_is_cut_off() -> None:
+    """While the connection is to be kept."""
+
+    async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        await say(send, bytes(20_000_000))
+
+    limits = {"write_timeout": 0.3, "keep_alive": 60}
+    with carrying(large, **limits) as carried, Client(carried.port) as client:
+        client.send(LIVEZ)
+
+        assert until(lambda: len(carried.connections) == 1)
+        assert until(lambda: not carried.connections)
+
+
+def test_who_does_not_read_the_last_of_it_is_cut_off() -> None:
+    """While the connection is to be closed, with less unread than stops the application."""
+
+    async def just_too_much(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        [connection] = carried.connections
+        while not connection.transport.get_write_buffer_size():
+            await send({"type": "http.response.body", "body": bytes(4096), "more_body": True})
+            await asyncio.sleep(0.001)
+        await send({"type": "http.response.body", "body": b""})
+
+    with carrying(just_too_much, write_timeout=0.3) as carried, Client(carried.port) as client:
+        client.send(LIVEZ)
+
+        assert until(lambda: len(carried.connections) == 1)
+        assert until(lambda: not carried.connections)
+
+
+def test_who_reads_slowly_is_not() -> None:
+    """As long as it goes on."""
+
+    async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        await say(send, bytes(20_000_000))
+
+    with carrying(large, write_timeout=0.3) as carried, Client(carried.port) as client:
+        client.send(LIVEZ)
+        read = 0
+        while data := client.socket.recv(500_000):
+            read += len(data)
+            if read >= 20_000_000:
+                break
+            time.sleep(0.03)
+
+    assert read >= 20_000_000
+
+
+# Pipelines
+
+
+def test_pipelined_requests_are_answered_in_order() -> None:
+    """A thousand of them, in one go."""
+    paths = [f"/{number}" for number in range(1000)]
+    with carrying(polite) as carried, Client(carried.port) as client:
+        client.send(b"".join(get(path) for path in paths))
+        answers = [client.answer() for _ in paths]
+
+    assert [answer and answer.body.decode() for answer in answers] == paths
+
+
+def test_few_pipelined_requests_are_held() -> None:
+    """256 kB of the smallest ones are 14,000: what waits costs a hundred times what it sends."""
+    slow = Slow()
+    with carrying(slow) as carried, Client(carried.port) as client:
+        client.socket.setblocking(False)
+        with suppress(BlockingIOError):
+            client.socket.send(b"GET / HTTP/1.1\r\n\r\n" * 14_000)
+        assert until(lambda: bool(slow.started))
+        time.sleep(0.2)
+        held = max(len(each.pipeline) for each in carried.connections)
+        client.socket.setblocking(True)
+        slow.free.set()
+        client.socket.settimeout(SOON)
+        answers = sum(client.answer() is not None for _ in range(1000))
+
+    assert PIPELINE <= held < PIPELINE + STEP // 18 + 1
+    assert answers == 1000
+
+
+def test_what_is_no_request_is_refused_after_the_requests_before_it() -> None:
+    """Each answer belongs to the request in the same place."""
+    slow = Slow()
+    with carrying(slow) as carried, Client(carried.port) as client:
+        client.send(get("/1") + get("/2") + b"nonsense\r\n\r\n")
+        assert until(lambda: bool(slow.started))
+        time.sleep(0.1)
+        slow.free.set()
+        answers = [client.answer() for _ in range(3)]
+        assert client.closed()
+
+    assert [answer and answer.status for answer in answers] == [200, 200, 400]
+
+
+# Clients that leave
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_the_application_learns_at_once_who_left(version: str) -> None:
+    """A close looks like the end of the requests, until one answers."""
+    slow = Slow()
+    with carrying(slow) as carried:
+        with Client(carried.port) as client:
+            client.send(get("/mine", version=version))
+            assert until(lambda: bool(slow.started))
+        assert until(lambda: slow.left == ["/mine"])
+        slow.free.set()
+
+
+def test_who_pipelined_and_left_is_not_worked_for() -> None:
+    """uvicorn tells only the newest request."""
+    slow = Slow()
+    with carrying(slow) as carried:
+        with Client(carried.port) as client:
+            client.send(get("/1") + get("/2"))
+            assert until(lambda: bool(slow.started))
+            time.sleep(0.1)
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert until(lambda: slow.left == ["/1"])
+        slow.free.set()
+        time.sleep(0.1)
+
+    assert slow.started == ["/1"]
+
+
+def test_who_only_stopped_sending_is_answered() -> None:
+    """shutdown(SHUT_WR), as `nc -N` does; interim answers find out that it still listens."""
+    slow = Slow()
+    with carrying(slow) as carried, Client(carried.port) as client:
+        client.send(get("/mine"))
+        client.socket.shutdown(socket.SHUT_WR)
+        assert until(lambda: bool(slow.started))
+        time.sleep(0.5)
+        slow.free.set()
+        interim: list[int] = []
+        answer = client.answer(interim)
+        assert client.closed()
+
+    assert answer is not None
+    assert answer.body == b"/mine"
+    assert set(interim) == {100}
+
+
+def test_who_leaves_while_waiting_frees_the_place_and_is_not_worked_for(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten pictures wait for company, 1 s; nobody stays, so nothing is computed."""
+    settings = load_settings(model=tiny_model, device="cpu", max_delay="1")
+    engine = Engine.load(settings.model, device="cpu", threads=1, max_batch=16)
+    app = create_app(settings, engine)
+    sizes: list[int] = []
+    run = engine.run
+
+    def counted(images: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
+        sizes.append(len(images))
+        return run(images, crops)
+
+    monkeypatch.setattr(engine, "run", counted)
+    with carrying(app, lifespan="on") as carried:
+        clients = [Client(carried.port) for _ in range(10)]
+        for each in clients:
+            each.send(post("/v1/predict", picture()))
+        assert until(lambda: pending(carried) == 10)
+        for each in clients:
+            each.leave()
+
+        assert until(lambda: pending(carried) == 0, 0.7)
+        time.sleep(1.2)
+        assert sizes == []
+        with Client(carried.port) as client:
+            assert client.asked(post("/v1/predict", picture())).status == 200
+        assert sizes == [1]
+
+
+def pending(carried: Carried) -> int:
+    with Client(carried.port) as client:
+        return int(json.loads(client.asked(get("/health")).body)["queue"]["pending"])
+
+
+# Many connections
+
+
+def test_for_one_connection_too_many_the_longest_idle_one_goes() -> None:
+    """So that a probe gets through."""
+    with carrying(polite, max_connections=3) as carried:
+        old, busy, new = (Client(carried.port) for _ in range(3))
+        try:
+            assert until(lambda: len(carried.connections) == 3)
+            busy.asked(get("/busy"))
+            with Client(carried.port) as one_more:
+                assert one_more.asked(get("/probe")).status == 200
+                assert old.closed()
+                assert busy.asked(get("/again")).status == 200
+                assert new.asked(get("/new")).status == 200
+        finally:
+            for each in (old, busy, new):
+                each.leave()
+
+
+def test_if_no_connection_is_idle_the_newcomer_is_503() -> None:
+    """With Retry-After; some at a time are told so, others only cut off."""
+    slow = Slow()
+    with carrying(slow, max_connections=3) as carried:
+        busy = [Client(carried.port) for _ in range(3)]
+        late: list[Client] = []
+        try:
+            for each in busy:
+                each.send(get("/busy"))
+            assert until(lambda: len(slow.started) == 3)
+            with Client(carried.port) as newcomer:
+                answer = refused(newcomer, get("/new"), 503, "overloaded")
+                assert answer.headers["retry-after"] == "1"
+            late = [Client(carried.port) for _ in range(REFUSED + 50)]
+            time.sleep(0.2)
+            assert len(carried.connections) <= 3 + REFUSED
+            slow.free.set()
+            assert [each.answer() is not None for each in busy] == [True] * 3
+        finally:
+            slow.free.set()
+            for each in busy + late:
+                each.leave()
+
+
+def test_the_limit_of_open_files_is_raised_or_heeded() -> None:
+    """1000 connections: as far as the hard limit lets us, with a warning where it does not."""
+    program = (
+        "import resource, logging, sys\n"
+        "logging.basicConfig(stream=sys.stdout, format='%(levelname)s')\n"
+        "from service.connections import within_file_limit\n"
+        "for hard in (4096, 300):\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))\n"
+        "    print(within_file_limit(1000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.splitlines() == ["1000 1256", "WARNING", "150 300"]
+
+
+# Our own faults
+
+
+def test_an_application_that_raises_is_500_in_the_one_shape(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """uvicorn's own words would be plain text."""
+
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("on purpose")
+
+    with carrying(broken) as carried, Client(carried.port) as client:
+        refused(client, LIVEZ, 500, "internal_error")
+    assert "on purpose" in caplog.text
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate and its key."""
+    if (openssl := shutil.which("openssl")) is None:
+        pytest.skip("needs the openssl command")
+    folder = tmp_path_factory.mktemp("tls")
+    paths = folder / "certificate.pem", folder / "key.pem"
+    subprocess.run(
+        f"{openssl} req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split()
+        + f"-out {paths[0]} -keyout {paths[1]}".split(),
+        check=True,
+        capture_output=True,
+    )
+    return paths
+
+
+def test_tls_connections_have_the_same_limits(
+    tiny_model: Path, certificate: tuple[Path, Path]
+) -> None:
+    """A picture, slow headers, large ones, an early answer, a departure."""
+    context = ssl.create_default_context(cafile=str(certificate[0]))
+    context.check_hostname = False
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = SHORT | {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", "--port", str(port), "--model", str(tiny_model)],
+        cwd=ROOT,
+        env=environment(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        assert any("answers at" in line for line in process.stdout)
+        with Client(port, context) as client:
+            assert client.asked(post("/v1/predict", picture())).status == 200
+            assert client.asked(post("/nothing", bytes(300_000))).status == 404
+            answer = client.asked(LIVEZ[:-2])
+            assert (answer.status, answer.code) == (408, "headers_too_slow")
+        with Client(port, context) as client:
+            client.send(post("/v1/predict", picture())[:-10])
+        with Client(port) as silent:  # no TLS greeting
+            assert silent.closed()
+        with Client(port, context) as client:
+            answer = client.asked(get("/livez", "X-A: " + "a" * 5000))
+            assert (answer.status, answer.code) == (431, "headers_too_large")
+        with Client(port, context) as client:
+            assert client.asked(LIVEZ).status == 200
+    finally:
+        process.terminate()
+        log = process.communicate(timeout=20)[0]
+    assert "Traceback" not in log, log
+    assert process.returncode == 0

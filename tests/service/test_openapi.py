@@ -1,0 +1,146 @@
+"""The OpenAPI document against a real server: what it does not describe is not answered."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from live import Live, picture, serving
+
+from service.routes.errors import STATUSES
+
+PREDICT = "/v1/predict"
+KEY = "alice-0123456789"
+
+CHECKS = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "unsupported_method",
+    "allow_header_conformance",
+    "ignored_auth",
+]
+
+
+@pytest.fixture(scope="module")
+def live(tiny_model: Path) -> Iterator[Live]:
+    """A server with narrow limits, so that each is met."""
+    with serving(
+        tiny_model, api_keys=KEY, max_body=50_000, max_pixels=100_000, max_files=2
+    ) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def document(live: Live) -> dict[str, Any]:
+    """The OpenAPI document."""
+    read: dict[str, Any] = live.client.get("/openapi.json").json()
+    return read
+
+
+def test_whatever_is_sent_the_answer_is_one_that_the_document_describes(
+    live: Live, tmp_path: Path
+) -> None:
+    """
+    Schemathesis: a case for each corner of the document, then some at random.
+
+    Not that what fits the document is accepted: it cannot say which bytes are a picture.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "schemathesis.cli", "run", f"{live.url}/openapi.json",
+         "--header", f"Authorization: Bearer {KEY}", "--checks", ",".join(CHECKS),
+         "--phases", "examples,coverage,fuzzing", "--max-examples", "25", "--seed", "1",
+         "--continue-on-failure", "--no-color"],
+        cwd=tmp_path,
+        env=os.environ | {"NO_PROXY": "*"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 selected / 5 total" in done.stdout
+    assert "Traceback" not in "".join(live.log)
+
+
+def test_every_status_is_described_with_its_headers(document: dict[str, Any]) -> None:
+    """Also those that no request can force, and those of the layers below the routes."""
+    responses = document["paths"][PREDICT]["post"]["responses"]
+
+    assert set(responses) == {"200", "405", "500", *map(str, STATUSES.values())}
+    assert set(responses["401"]["headers"]) == {"WWW-Authenticate"}
+    assert set(responses["405"]["headers"]) == {"Allow"}
+    assert set(responses["429"]["headers"]) == {"Retry-After"}
+    assert set(responses["503"]["headers"]) == {"Retry-After"}
+
+
+@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/metrics"])
+def test_the_checks_describe_what_any_request_may_meet(document: dict[str, Any], path: str) -> None:
+    """A header that is too large, a method that is wrong, a connection too many."""
+    responses = document["paths"][path]["get"]["responses"]
+
+    assert {"200", "400", "405", "408", "431", "500", "503"} == set(responses)
+
+
+def test_the_range_of_top_is_written_where_programs_read_it(document: dict[str, Any]) -> None:
+    """As JSON Schema, whose words are not pydantic's."""
+    top = document["paths"][PREDICT]["post"]["parameters"][0]
+
+    assert (top["name"], top["schema"]["minimum"], top["schema"]["maximum"]) == ("top", 1, 1000)
+
+
+def test_keys_are_described_where_they_are_needed(live: Live, tiny_model: Path) -> None:
+    """Either header will do, for what classifies; without keys nothing is said of them."""
+    with serving(tiny_model, rate_limit="1/hour") as without:
+        silent = without.client.get("/openapi.json").json()
+        answers = [without.client.post(PREDICT, content=picture()) for _ in "12"]
+    document = live.client.get("/openapi.json").json()
+
+    schemes = document["components"]["securitySchemes"]
+    assert {(scheme["type"], scheme.get("name")) for scheme in schemes.values()} == {
+        ("http", None),
+        ("apiKey", "X-API-Key"),
+    }
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            needed = [{name: []} for name in schemes] if path == PREDICT else []
+            assert operation.get("security", []) == needed
+    assert "securitySchemes" not in silent["components"]
+    assert "security" not in silent["paths"][PREDICT]["post"]
+    check_described(silent, answers[1], 429)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({}, b"x", 401),
+        ({"X-API-Key": KEY}, b"", 400),
+        ({"X-API-Key": KEY}, b"x" * 60_000, 413),
+        ({"X-API-Key": KEY}, b"some text, no picture", 415),
+        ({"X-API-Key": KEY}, picture()[:500], 422),
+        ({"X-API-Key": KEY}, picture(), 200),
+    ],
+)
+def test_answers_are_as_described(
+    live: Live, document: dict[str, Any], headers: dict[str, str], body: bytes, status: int
+) -> None:
+    """With every header that the document names for their status."""
+    answer = live.client.post(PREDICT, content=body, headers=headers)
+
+    check_described(document, answer, status)
+
+
+def check_described(document: dict[str, Any], answer: httpx2.Response, status: int) -> None:
+    """Assert the status, its headers and the type of its body."""
+    assert answer.status_code == status, answer.text
+    described = document["paths"][PREDICT]["post"]["responses"][str(status)]
+    for name in described.get("headers", {}):
+        assert answer.headers[name]
+    assert answer.headers["content-type"] in described["content"]

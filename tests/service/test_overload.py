@@ -1,0 +1,153 @@
+"""A queue that is full, and memory that is: who is refused, when, and who is not."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+
+from tests.service.live import Live, picture, serving
+
+PREDICT = "/v1/predict"
+PATIENCE = 20  # seconds; only a failing test waits so long
+
+
+@contextmanager
+def full_queue(model: Path) -> Iterator[tuple[Live, Future[httpx2.Response]]]:
+    """A server whose only place is taken, for as long as its batch waits for company; and the
+    answer that will come."""
+    with (
+        serving(model, max_queue=1, max_files=1, max_batch=2, max_delay=2.0) as server,
+        ThreadPoolExecutor() as clients,
+    ):
+        first = clients.submit(server.client.post, PREDICT, content=picture())
+        until_pending(server, 1)
+        yield server, first
+
+
+def until_pending(server: Live, number: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while server.client.get("/health").json()["queue"]["pending"] != number:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def connected(server: Live) -> socket.socket:
+    where = urlsplit(server.url)
+    return socket.create_connection((where.hostname, where.port), PATIENCE)
+
+
+def headers(length: int, path: str = PREDICT) -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def answer_of(client: socket.socket) -> tuple[int, dict[str, str], dict[str, str]]:
+    """Status, headers and the JSON of the one answer that comes."""
+    with client.makefile("rb") as stream:
+        status = int(stream.readline().split()[1])
+        pairs = (line.decode().strip().split(": ", 1) for line in iter(stream.readline, b"\r\n"))
+        fields = {name.lower(): value for name, value in pairs}
+        return status, fields, json.loads(stream.read(int(fields["content-length"])))
+
+
+def test_a_full_queue_refuses_before_the_body_is_sent(tiny_model: Path) -> None:
+    with (
+        full_queue(tiny_model) as (server, first),
+        closing(connected(server)) as client,
+    ):
+        client.sendall(headers(1_000_000))
+        status, fields, body = answer_of(client)
+        probes = [server.client.get(path).status_code for path in ("/livez", "/readyz")]
+        accepted = first.result(PATIENCE)
+
+    assert (status, body["code"]) == (503, "overloaded")
+    assert int(fields["retry-after"]) >= 1
+    assert fields["retry-after"] in body["error"]
+    assert probes == [200, 200]
+    assert accepted.status_code == 200
+
+
+def test_a_connection_that_was_refused_is_good_for_another_try(tiny_model: Path) -> None:
+    with full_queue(tiny_model) as (server, first), closing(connected(server)) as client:
+        client.sendall(headers(len(picture())) + picture())
+        refused, _, _ = answer_of(client)
+        first.result(PATIENCE)
+        client.sendall(headers(len(picture())) + picture())
+        served, _, _ = answer_of(client)
+
+    assert (refused, served) == (503, 200)
+
+
+def test_of_those_refused_the_log_has_the_number_not_a_line_each(tiny_model: Path) -> None:
+    with full_queue(tiny_model) as (server, first):
+        refused = [server.client.post(PREDICT, content=picture()) for _ in range(20)]
+        first.result(PATIENCE)
+        time.sleep(1)
+        server.client.get("/livez")
+
+    numbers = [int(line.split(": ")[1].split()[0]) for line in server.log if "queue is or" in line]
+
+    assert {answer.status_code for answer in refused} == {503}
+    assert sum(numbers) == 20
+    assert sum('"POST /v1/predict' in line for line in server.log) == 1
+
+
+def test_a_body_that_is_still_being_sent_holds_no_place(tiny_model: Path) -> None:
+    with serving(tiny_model, max_queue=1, max_files=1) as server, ExitStack() as senders:
+        for _ in range(5):
+            sender = senders.enter_context(closing(connected(server)))
+            sender.sendall(headers(1000) + b"\xff\xd8\xff")
+        answer = server.client.post(PREDICT, content=picture())
+
+    assert answer.status_code == 200
+
+
+def test_bodies_that_fill_the_memory_together_are_refused_and_leave_it_free(
+    tiny_model: Path,
+) -> None:
+    """One sender holds 60 kB of 100; what does not fit beside it is refused, until it leaves."""
+    with serving(tiny_model, max_body=100_000, max_uploads=100_000) as server:
+        with closing(connected(server)) as holder:
+            holder.sendall(headers(90_000) + bytes(60_000))
+            time.sleep(0.3)
+            large = server.client.post(PREDICT, content=picture() + bytes(50_000))
+            small = server.client.post(PREDICT, content=picture())
+        time.sleep(0.3)
+        after = server.client.post(PREDICT, content=picture() + bytes(50_000))
+
+    assert (large.status_code, large.json()["code"]) == (503, "overloaded")
+    assert large.headers["retry-after"] == "1"
+    assert "ALEXNET_MAX_UPLOADS" in large.json()["error"]
+    assert small.status_code == after.status_code == 200
+
+
+def test_a_body_that_is_too_slow_is_told_so(tiny_model: Path) -> None:
+    with serving(tiny_model, body_timeout=0.5) as server, closing(connected(server)) as sender:
+        sender.sendall(headers(1000) + b"\xff\xd8\xff")
+        status, _, body = answer_of(sender)
+
+    assert (status, body["code"]) == (408, "body_too_slow")
+
+
+def test_the_whole_request_has_a_deadline_that_begins_with_its_headers(tiny_model: Path) -> None:
+    """The body takes most of it, and the batch waits for company longer than is left."""
+    with (
+        serving(tiny_model, timeout=1.0, max_delay=5.0, max_batch=2) as server,
+        closing(connected(server)) as sender,
+    ):
+        began = time.monotonic()
+        sender.sendall(headers(len(picture())) + picture()[:100])
+        time.sleep(0.6)
+        sender.sendall(picture()[100:])
+        status, _, body = answer_of(sender)
+        seconds = time.monotonic() - began
+
+    assert (status, body["code"]) == (504, "deadline_exceeded")
+    assert seconds < 4

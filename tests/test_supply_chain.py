@@ -1,0 +1,294 @@
+"""What is installed is what was locked, what is known to be vulnerable is found, and what
+SECURITY.md says of model files and of the image's health check holds."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from service.engine import Engine
+from service.errors import ModelUnusable
+from service.model_file import MARK, TAIL
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+PROJECT = PYPROJECT["project"]["dependencies"]
+WANTED = {  # what each lock is for
+    "build": PYPROJECT["dependency-groups"]["build"],
+    "cpu": PROJECT + EXTRAS["cpu"],
+    "gpu": PROJECT + EXTRAS["gpu"],
+    "test": PROJECT + EXTRAS["cpu"] + EXTRAS["export"] + EXTRAS["test"],
+    "fuzz": EXTRAS["fuzz"],
+}
+UNHASHED = {"torch"}  # its CPU build is on an index of its own: SECURITY.md
+
+
+def entries(path: Path) -> dict[str, Requirement]:
+    """A lock's requirements by name; the hashes are left out."""
+    text = re.sub(r"#.*|--hash=\S+|\\\n", "", path.read_text("utf-8"))
+    found = [Requirement(line.strip()) for line in text.splitlines() if line.strip()]
+    return {canonicalize_name(entry.name): entry for entry in found}
+
+
+LOCKS = {path.stem: entries(path) for path in (ROOT / "requirements").glob("*.txt")}
+CONSTRAINTS = entries(ROOT / "constraints.txt")
+
+
+def version(entry: Requirement) -> str:
+    """The one version that a requirement allows."""
+    found = re.fullmatch(r"==([^*,]+)", str(entry.specifier))
+    assert found, f"{entry} is not one exact version"
+    return found[1]
+
+
+def test_there_is_a_lock_for_everything_that_is_installed() -> None:
+    assert LOCKS.keys() == WANTED.keys()
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_every_line_of_a_lock_is_an_exact_version_with_its_hashes(name: str) -> None:
+    text = (ROOT / "requirements" / f"{name}.txt").read_text("utf-8")
+    requirement = r"[a-z0-9.-]+==[\w.]+(?: ; [^\\\n]+)?(?: \\\n    --hash=sha256:[0-9a-f]{64})+\n"
+
+    assert re.fullmatch(rf"(?:#.*\n)*(?:{requirement})+", text)
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_a_lock_has_what_pyproject_asks_for(name: str) -> None:
+    for wanted in map(Requirement, WANTED[name]):
+        if wanted.name in UNHASHED:
+            continue
+        locked = LOCKS[name][canonicalize_name(wanted.name)]
+        assert wanted.specifier.contains(version(locked)), f"run scripts/lock for {wanted}"
+
+
+def test_all_locks_are_parts_of_one_resolution() -> None:
+    for lock in LOCKS.values():
+        for name, entry in lock.items():
+            assert version(entry) == version(CONSTRAINTS[name])
+    assert CONSTRAINTS.keys() - {name for lock in LOCKS.values() for name in lock} == UNHASHED
+
+
+def test_no_lock_holds_both_runtimes() -> None:
+    assert not [
+        name for name, lock in LOCKS.items() if {"onnxruntime", "onnxruntime-gpu"} <= lock.keys()
+    ]
+
+
+@pytest.mark.parametrize("path", ["scripts/install", "Dockerfile"])
+def test_nothing_is_installed_without_its_hash_but_torch(path: str) -> None:
+    text = re.sub(r"^ *#.*\n|\\\n", "", (ROOT / path).read_text("utf-8"), flags=re.M)
+    calls = re.findall(r"(?:-m pip\b|\bpip)[^&\n]*? (?:install|wheel) [^&\n]*", text)
+
+    assert len(calls) >= 3
+    for call in calls:
+        offline = "--no-index" in call and "--no-deps" in call  # the project itself
+        torch = call.endswith(" torch") and "--no-deps" in call and "-c constraints.txt" in call
+        assert "--require-hashes" in call or offline or torch
+
+
+@contextmanager
+def advisories(vulnerable: str) -> Iterator[str]:
+    """The address of a database that knows one vulnerable package, and answers as OSV does."""
+
+    class Database(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            found = {"id": "X-1", "summary": "Made up.", "affected": []}
+            known = question["package"]["name"] == vulnerable
+            answer = json.dumps({"vulns": [found]} if known else {}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Database) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1/query"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def audit(address: str) -> "subprocess.CompletedProcess[str]":
+    here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [ROOT / "scripts" / "audit"],
+        env=os.environ | {"PATH": here, "OSV_URL": address, "no_proxy": "*"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime-gpu"])
+def test_the_audit_fails_for_a_known_vulnerability(name: str) -> None:
+    with advisories(vulnerable=name) as address:
+        done = audit(address)
+
+    assert done.returncode == 1
+    assert re.search(rf"^{name} +{version(CONSTRAINTS[name])} +X-1", done.stdout, re.M)
+
+
+def test_the_audit_passes_when_nothing_is_known() -> None:
+    with advisories(vulnerable="nothing") as address:
+        done = audit(address)
+
+    assert done.returncode == 0
+    assert "No known vulnerabilities found" in done.stderr
+
+
+def test_the_audit_says_that_it_was_skipped_when_nobody_answers() -> None:
+    with advisories(vulnerable="nothing") as address:
+        pass
+
+    done = audit(address)
+
+    assert done.returncode == 0
+    assert done.stdout.startswith("audit skipped: ")
+    assert done.stdout.count("\n") == 1
+
+
+def with_external_data(model: Path, path: Path, location: str) -> Path:
+    """The model file with a constant whose 16 bytes are in another file."""
+    proto = onnx.load_from_string(model.read_bytes()[:-TAIL])
+    constant = proto.graph.initializer.add()
+    constant.name, constant.data_type = "elsewhere", TensorProto.UINT8
+    constant.dims.append(16)
+    constant.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": "0", "length": "16"}.items():
+        constant.external_data.add(key=key, value=value)
+    node = helper.make_node("Identity", ["elsewhere"], ["read"])
+    proto.graph.node.append(node)
+    proto.graph.output.append(helper.make_tensor_value_info("read", TensorProto.UINT8, [16]))
+    content = proto.SerializeToString()
+    path.write_bytes(content + MARK + hashlib.sha256(content).hexdigest().encode())
+    return path
+
+
+@pytest.mark.parametrize("location", ["../secret", "{folder}/secret", "link"])
+def test_a_model_file_that_reaches_outside_its_folder_is_refused(
+    location: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_bytes(bytes(16))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "link").symlink_to(tmp_path / "secret")
+    model = with_external_data(
+        tiny_model, tmp_path / "models" / "model.onnx", location.format(folder=tmp_path)
+    )
+
+    with pytest.raises(ModelUnusable, match="External data path"):
+        Engine.load(model, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        "from service.engine import Engine; Engine.load(pathlib.Path(model), device='cpu')",
+        "import model_export, onnxruntime; onnxruntime.InferenceSession(model)",
+    ],
+)
+def test_the_runtime_does_not_report_to_its_maker(
+    load: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Official builds of ONNX Runtime do since 1.29, and begin with an id in the user's cache."""
+    unset = ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    subprocess.run(
+        [sys.executable, "-c", f"import pathlib, sys; model = sys.argv[1]; {load}", tiny_model],
+        cwd=ROOT,
+        env={key: value for key, value in os.environ.items() if key not in unset}
+        | {"HOME": str(tmp_path)},
+        check=True,
+        capture_output=True,
+    )
+
+    assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name]
+
+
+@contextmanager
+def answering(status: int) -> Iterator[int]:
+    """A port on which `/readyz` has this status."""
+
+    class Service(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/readyz" else 404)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def health_check(port: int, **settings: object) -> int:
+    """The status with which the image's health check ends."""
+    given = {f"ALEXNET_{name.upper()}": str(value) for name, value in settings.items()}
+    command = [sys.executable, str(ROOT / "docker" / "healthcheck.py")]
+    environment = os.environ | {"ALEXNET_PORT": str(port)} | given
+    return subprocess.run(command, env=environment, stderr=subprocess.DEVNULL).returncode
+
+
+def test_the_health_check_follows_the_readiness() -> None:
+    with answering(200) as port:
+        assert health_check(port) == 0
+    assert health_check(port) == 1  # nobody is there any more
+    with answering(503) as port:
+        assert health_check(port) == 1
+
+
+def test_the_health_check_speaks_tls_where_the_service_does(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=alexnet.example "
+        f"-keyout {key} -out {certificate}".split(),
+        check=True,
+        capture_output=True,
+    )
+    settings = {"ssl_certfile": certificate, "ssl_keyfile": key}
+    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--device", "cpu"]
+    for name, value in {"model": tiny_model, **settings}.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        port = next(
+            int(found[1])
+            for line in process.stdout
+            if (found := re.search(r"answers at https://[^:]+:(\d+)", line))
+        )
+        try:
+            with_tls, without = health_check(port, **settings), health_check(port)
+        finally:
+            process.terminate()
+            process.stdout.read()
+
+    assert (with_tls, without) == (0, 1)
