@@ -313,6 +313,7 @@ def _announce(settings: "Settings", listeners: Sequence[socket.socket]) -> None:
         f"{scheme}://{_reached(host)}:{listener.getsockname()[1]}"
         for host, listener in zip(hosts, listeners, strict=False)
     )
+    key = "-H 'Authorization: Bearer KEY' " if settings.api_keys or settings.api_keys_file else ""
     docs = {
         "main": f"docs: {address}/docs, ",
         "admin": "".join(f"docs: {a}/docs, " for a in second),
@@ -321,7 +322,7 @@ def _announce(settings: "Settings", listeners: Sequence[socket.socket]) -> None:
         print(f"AlexNet answers at {address}  ({docs.get(settings.docs, '')}stop: Ctrl-C).  Try:")
         print(
             f"  curl --data-binary @tests/pictures/cat.jpg -H 'Content-Type: image/jpeg' "
-            f"{address}/v1/predict",
+            f"{key}{address}/v1/predict",
             flush=True,
         )
     except OSError:  # where the log goes the disk is full, or nobody reads: no reason to stop

@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from service import connections
+from service.access import Keys
 from service.classifier import Classifier
 from service.engine import Engine
 from service.errors import SettingsInvalid
@@ -95,6 +96,7 @@ class Server(uvicorn.Server):
         self, app: FastAPI, announce: Callable[[], None], load: Callable[[], Engine]
     ) -> None:
         self._running: Running = app.state.running
+        self._keys: Keys = app.state.doors.keys
         self._announce = announce
         self._load = load
         self._on_terminal = _is_terminal()
@@ -145,6 +147,8 @@ class Server(uvicorn.Server):
     def _renewable(self) -> dict[str, Callable[[], object]]:
         """What is read again on SIGHUP beside the model."""
         renewable: dict[str, Callable[[], object]] = {}
+        if self._running.settings.api_keys_file is not None:
+            renewable["API keys"] = self._keys.reload
         context, certificate = self.config.ssl, self._running.settings.ssl_certfile
         if context is not None and certificate is not None:
             renewable["certificate"] = partial(

@@ -36,7 +36,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from service.errors import BodyTooSlow, HeadersTooLarge, Overloaded, RequestMalformed, ServiceError
+from service.errors import HeadersTooLarge, HeadersTooSlow, Overloaded, RequestMalformed, ServiceError
 from service.routes.errors import INTERNAL, refusal
 
 logger = logging.getLogger("service")
@@ -54,12 +54,6 @@ INTERIM: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 PROBES: Final = (0.02, 0.2, 1.0)
 
 HOST: Final = re.compile(rb"(\[[0-9A-Za-z:.%]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]{0,5})?")
-
-
-class HeadersTooSlow(BodyTooSlow):
-    """The headers did not arrive in the time that we allow for them."""
-
-    code = "headers_too_slow"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -673,17 +667,21 @@ class Greeting(asyncio.Protocol):
                 ssl_shutdown_timeout=connection.limits.linger,
             )
         )
-        if self._early:  # uvloop reads on despite the pause
-            await asyncio.sleep(0)  # now start_tls() has begun
-            await asyncio.sleep(0)  # now its protocol knows its transport, and has read nothing yet
+        await asyncio.sleep(0)  # now start_tls() has begun
+        await asyncio.sleep(0)  # now its protocol knows its transport, and has read nothing yet
+        # uvloop reads on despite the pause: the greeting may have come already.
+        while self._early and not transport.is_closing():
             tls = cast(asyncio.BufferedProtocol, transport.get_protocol())
-            early, self._early = self._early, bytearray()
-            buffer = memoryview(tls.get_buffer(len(early)))
-            buffer[: len(early)] = early
-            tls.buffer_updated(len(early))
+            buffer = memoryview(tls.get_buffer(len(self._early)))
+            size = min(len(buffer), len(self._early))
+            buffer[:size] = self._early[:size]
+            del self._early[:size]
+            tls.buffer_updated(size)
         try:
-            secure = await agreeing
-        except OSError as error:  # ssl.SSLError, and what the network raises
+            async with asyncio.timeout(connection.limits.header_timeout):
+                secure = await agreeing
+        except OSError as error:  # ssl.SSLError, TimeoutError, and what the network raises
+            transport.abort()
             self.connection_lost(error)
             return
         if secure is None or secure.is_closing():

@@ -7,6 +7,7 @@ Everything that can go wrong, drawn once.  Whose fault it is is the first fork.
     - BodyEmpty
     - BodyTooLarge
     - BodyTooSlow
+    - HeadersTooSlow
     - HeadersTooLarge
     - TooManyFiles
     - MediaTypeUnsupported
@@ -69,6 +70,12 @@ class BodyTooSlow(RequestError):
     """The body did not arrive in the time that we allow for it."""
 
     code = "body_too_slow"
+
+
+class HeadersTooSlow(RequestError):
+    """The headers did not arrive in the time that we allow for them."""
+
+    code = "headers_too_slow"
 
 
 class HeadersTooLarge(RequestError):

@@ -10,7 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from limits import parse
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -21,6 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.access import parse_rate
 from service.errors import SettingsInvalid
 
 if TYPE_CHECKING:
@@ -42,10 +42,7 @@ def _split(value: object) -> object:
 
 def _rate(value: str | None) -> str | None:
     if value is not None:
-        try:
-            parse(value)
-        except ValueError:
-            raise ValueError("expected a number per time, such as 100/minute or 5/second") from None
+        parse_rate(value)
     return value
 
 
@@ -286,6 +283,15 @@ class Settings(BaseSettings):
                     f"{spelled(field)} is 'admin', but there is no second port; set "
                     f"{spelled('admin_port')}, or choose 'off'"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _the_ports_are_two(self) -> Self:
+        if self.port and self.port == self.admin_port:  # even on two addresses
+            raise ValueError(
+                f"{spelled('admin_port')} is {self.port}, the same as {spelled('port')}; choose "
+                "another for one of them"
+            )
         return self
 
     @model_validator(mode="after")

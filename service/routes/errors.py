@@ -24,6 +24,7 @@ STATUSES: Final[Mapping[type[errors.ServiceError], int]] = {
     errors.BodyEmpty: 400,
     errors.Unauthorized: 401,
     errors.BodyTooSlow: 408,
+    errors.HeadersTooSlow: 408,
     errors.BodyTooLarge: 413,
     errors.TooManyFiles: 413,
     errors.MediaTypeUnsupported: 415,
@@ -55,6 +56,7 @@ FRAMEWORK: Final[Mapping[int, tuple[str, str]]] = {
 ANYWHERE: Final = (
     errors.RequestMalformed,
     errors.BodyTooSlow,
+    errors.HeadersTooSlow,
     errors.HeadersTooLarge,
     errors.Overloaded,
 )
@@ -164,7 +166,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> JSONResponse:
         code, text = FRAMEWORK.get(error.status_code, (_word(error.status_code), error.detail))
-        text = text.replace("{path}", request.url.path).replace("{method}", request.method)
+        text = text.replace("{path}", request.scope["path"]).replace("{method}", request.method)
         return _answer(error.status_code, code, text, error.headers)
 
     @app.exception_handler(RequestValidationError)

@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect
 from service import errors
 from service.classifier import Prediction, views
 from service.engine import Engine
-from service.routes import Running, running
+from service.routes import Running, doors, running
 from service.routes.errors import STATUSES, documented, refusal
 from service.settings import Settings
 
@@ -158,7 +158,11 @@ async def predict(
     top: Annotated[
         int,
         BeforeValidator(_whole_number),
-        Query(ge=1, le=MOST_CLASSES, description="How many classes to answer with."),
+        Query(
+            description="How many classes to answer with.",
+            # Not ge= and le=: behind a validator of our own they would stand here as they are.
+            json_schema_extra={"minimum": 1, "maximum": MOST_CLASSES},
+        ),
     ] = 5,
     crops: Annotated[
         str,
@@ -178,6 +182,7 @@ async def predict(
         service.classifier.batcher.admit()
         try:
             uploads = await _in_time(_uploads(request, service.settings, hold), service.settings)
+            doors.charge(request, len(uploads))
             work = service.classifier.classify_many(
                 [upload.data for upload in uploads],
                 crops=crops,

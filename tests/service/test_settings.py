@@ -42,7 +42,7 @@ def test_the_environment_sets_what_no_flag_does(monkeypatch: pytest.MonkeyPatch)
         ("port", 65536), ("port", "http"), ("device", "tpu"), ("max_batch", 0), ("threads", -1),
         ("max_aspect_ratio", 0.5), ("timeout", 0), ("log_level", "loud"), ("host", ""),
         ("max_delay", float("nan")), ("formats", "jpeg,tiff"), ("formats", ""),
-        ("rate_limit", "many"), ("docs", "elsewhere"), ("run_timeout", 0),
+        ("rate_limit", "many"), ("rate_limit", "0/second"), ("docs", "elsewhere"), ("run_timeout", 0),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_named_as_the_operator_wrote_it(field: str, value: object) -> None:
@@ -78,6 +78,11 @@ def test_what_is_moved_to_a_second_port_needs_one() -> None:
     assert load_settings(docs="admin", admin_port=0).docs == "admin"
     with pytest.raises(SettingsInvalid, match=r"ALEXNET_METRICS.*ALEXNET_ADMIN_PORT"):
         load_settings(metrics="admin")
+
+
+def test_the_two_ports_differ() -> None:
+    with pytest.raises(SettingsInvalid, match=r"ALEXNET_ADMIN_PORT.* is 8000, the same"):
+        load_settings(admin_port=8000)
 
 
 def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
