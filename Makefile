@@ -1,5 +1,5 @@
 # Names for the scripts, which hold everything there is to know.
-.PHONY: run test check fix bench image smoke
+.PHONY: run test check fix bench fuzz chaos overload soak image smoke
 
 run:
 	@scripts/run
@@ -15,6 +15,19 @@ fix:
 
 bench:
 	@scripts/bench
+
+fuzz:
+	@scripts/fuzz
+
+# make chaos URL=http://127.0.0.1:8000
+chaos:
+	@scripts/chaos $(URL)
+
+overload:
+	@scripts/overload
+
+soak:
+	@scripts/soak
 
 # make image RUNTIME=cpu
 RUNTIME ?= gpu

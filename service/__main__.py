@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -70,6 +71,10 @@ def serve(**given: str | None) -> None:
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)-7s %(message)s",
     )
+    # A line for each broken form, and a text that Python keeps for each odd GIF: strangers send as
+    # many as they like, and have their answer.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     listeners = [_listener(settings.host, settings.port, "port")]
     if settings.admin_port is not None:
         listeners.append(_listener(settings.admin_host, settings.admin_port, "admin_port"))

@@ -114,7 +114,9 @@ class Server(uvicorn.Server):
                     keep_alive=settings.keep_alive,
                     max_headers=settings.max_headers,
                     max_connections=connections.within_file_limit(settings.max_connections),
-                )
+                ),
+                headers=doors.SECURITY_HEADERS,
+                admin_port=self._running.admin_port,
             ),
             ssl_certfile=settings.ssl_certfile,
             ssl_keyfile=settings.ssl_keyfile,
@@ -126,6 +128,7 @@ class Server(uvicorn.Server):
                 f"{spelled('ssl_certfile')} and {spelled('ssl_keyfile')} cannot be used "
                 f"({error.strerror or error}); both are PEM, and the key must be the certificate's."
             ) from error
+        self._tls = config.ssl  # greet_within_limits takes it
         connections.greet_within_limits(config)
         super().__init__(config)
 
@@ -149,7 +152,7 @@ class Server(uvicorn.Server):
         renewable: dict[str, Callable[[], object]] = {}
         if self._running.settings.api_keys_file is not None:
             renewable["API keys"] = self._keys.reload
-        context, certificate = self.config.ssl, self._running.settings.ssl_certfile
+        context, certificate = self._tls, self._running.settings.ssl_certfile
         if context is not None and certificate is not None:
             renewable["certificate"] = partial(
                 context.load_cert_chain, certificate, self._running.settings.ssl_keyfile

@@ -28,9 +28,7 @@ from service.errors import (
     RequestError,
     ServiceError,
 )
-from service.image import FORMAT_NAMES, Picture, open_picture
-
-LARGE = 4_000_000  # pixels; decoding less takes less than 30 ms
+from service.image import FORMAT_NAMES, LARGE, Picture, open_picture
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Limits:
     max_aspect_ratio: float  # long side over short side
     scaled_decoding: bool = False
     formats: Collection[str] = FORMAT_NAMES
-    decode_timeout: float = 2.0  # seconds of CPU time
+    decode_timeout: float = 1.8  # seconds of CPU time
     max_decoding_pixels: int = 100_000_000
     run_timeout: float | None = None  # seconds
 

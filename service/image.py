@@ -56,7 +56,7 @@ from service.errors import (
 
 SIDE: Final = 256  # pixels; the paper's, section 2
 AMPLE: Final = 2 * SIDE  # pixels of the shorter side that scaled decoding leaves at least
-LARGE: Final = 4_000_000  # pixels; of larger pictures we read only so many bytes at a time that
+LARGE: Final = 4_000_000  # pixels, 30 ms; of larger pictures we read so few bytes at a time that
 BLOCK: Final = 2**14  # the clock is looked at every 0.1 s, however much they unpack to
 PIXEL_DATA: Final = 2**10  # bytes in one read that count as pixels rather than as header
 BAND: Final = 2**18  # pixels that are brought to RGB at a time; their copies stay in the cache
@@ -257,7 +257,7 @@ def decode(
     max_aspect_ratio: float,
     scaled_decoding: bool = False,
     formats: Collection[str] = FORMAT_NAMES,
-    decode_timeout: float = 2.0,
+    decode_timeout: float = 1.8,
 ) -> NDArray[np.uint8]:
     """
     Decode an uploaded picture to the network's `(256, 256, 3)` RGB square, C-contiguous.
@@ -282,7 +282,7 @@ def open_picture(
     max_aspect_ratio: float,
     scaled_decoding: bool = False,
     formats: Collection[str] = FORMAT_NAMES,
-    decode_timeout: float = 2.0,
+    decode_timeout: float = 1.8,
 ) -> Picture:
     """
     Read and judge an uploaded picture's header, before its pixels take time and memory.

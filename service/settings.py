@@ -133,8 +133,8 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         default=50_000_000,
         ge=1,
-        description="Pixels per picture, checked before decoding; each takes up to 4 bytes, "
-        "several times over.",
+        description="Pixels per picture, checked before decoding; each takes 4 to 12 bytes while "
+        "it is decoded, in WebP 16.",
     )
     max_decoding_pixels: int = Field(
         default=100_000_000,
@@ -143,11 +143,12 @@ class Settings(BaseSettings):
         "this bounds the memory of decoding, whatever the number of cores.",
     )
     decode_timeout: float = Field(
-        default=2.0,
+        default=1.8,
         gt=0.0,
         le=600.0,
-        description="Seconds of CPU time that decoding one picture may take; only files made to "
-        "be slow need more.",
+        description="Seconds of CPU time that decoding one picture may take; it also bounds WebP "
+        "to 15 megapixels a second of it, run-length coded BMP to 1, and progressive JPEG to 500 "
+        "megapixels times scans.",
     )
     max_aspect_ratio: float = Field(
         default=32.0,
@@ -195,8 +196,9 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         default=4096,
         ge=1,
-        description="Open connections; for one more the longest idle one is closed, and if none "
-        "is idle, the newcomer is refused with 503.",
+        description="Open connections of the main port, the admin port has 64 of its own; for one "
+        "more the longest idle one is closed, and if none is idle, the newcomer is refused with "
+        "503.",
     )
     run_timeout: float = Field(
         default=60.0,

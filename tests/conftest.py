@@ -55,6 +55,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny network prepared in another way: another file, another version."""
+    return write_tiny(VARIANTS["caffe"], tmp_path_factory.mktemp("other") / "other.onnx")
+
+
+@pytest.fixture(scope="session")
 def bundled_model() -> Path:
     """The model that ships with the package."""
     return Path(__file__).parents[1] / "service" / "bundled" / "alexnet.onnx"

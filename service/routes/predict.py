@@ -343,8 +343,9 @@ async def _form(
     parser = _FormParser(headers, chunks, settings.max_files, settings.max_body)
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        raise errors.RequestMalformed(f"the form cannot be read: {error.message}") from error
+    except (MultiPartException, ValueError) as error:  # the latter for a charset that is none
+        reason = getattr(error, "message", error)
+        raise errors.RequestMalformed(f"the form cannot be read: {reason}") from error
     try:
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if not files:

@@ -7,9 +7,11 @@ makes the runtime raise, HANGS keeps it busy for years.  All other pictures are 
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -41,7 +43,7 @@ def write_faulty(tiny: Path, path: Path, hangs: int = HANGS) -> Path:
             helper.make_tensor_value_info("value_out", TensorProto.FLOAT, [1]),
         ],
     )
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "zero": np.zeros(1, np.float32),
         "first": np.zeros(4, np.int64),
         "first_end": np.array([2**31, 1, 1, 1], np.int64),

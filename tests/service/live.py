@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +78,8 @@ def serving(
                 break
         assert url, f"the server did not start: {''.join(log)}"
         reader.start()
-        with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
+        # Nobody has signed the tests' certificates.
+        with httpx2.Client(base_url=url, timeout=30, trust_env=False, verify=False) as client:
             yield Live(process, url, client, log)
     finally:
         process.terminate()
@@ -88,6 +91,20 @@ def serving(
             if reader.is_alive():
                 reader.join(5)
             process.stdout.close()
+
+
+def certified(folder: Path, name: str = "localhost") -> tuple[Path, Path]:
+    """A certificate that `name` has signed itself, and its key; skips where it cannot be made."""
+    if (openssl := shutil.which("openssl")) is None:
+        pytest.skip("needs the openssl command")
+    paths = folder / f"{name}.pem", folder / f"{name}-key.pem"
+    subprocess.run(
+        f"{openssl} req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={name}".split()
+        + f"-out {paths[0]} -keyout {paths[1]}".split(),
+        check=True,
+        capture_output=True,
+    )
+    return paths
 
 
 def picture(kind: str = "JPEG", size: tuple[int, int] = (320, 280)) -> bytes:

@@ -337,9 +337,8 @@ def test_the_advice_when_to_return_is_the_time_that_what_is_pending_takes() -> N
         gate.seconds = 0.5
         with batcher.reserve(1) as places:
             await places.submit(picture(1), 10)  # half a second each, from now on
-        with batcher.reserve(6), batcher.reserve(1), batcher.reserve(1):
-            with pytest.raises(Overloaded) as caught:
-                batcher.admit()
+        with batcher.reserve(8), pytest.raises(Overloaded) as caught:
+            batcher.admit()
 
         assert caught.value.retry_after == 4
 

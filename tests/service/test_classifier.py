@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+from live import picture
 from numpy.typing import NDArray
 
 from service.classifier import Classifier, Limits, Prediction
@@ -24,7 +25,6 @@ from service.errors import (
     ServiceError,
 )
 from service.image import Picture
-from tests.service.live import picture
 
 T = TypeVar("T")
 CAT = (Path(__file__).parents[1] / "pictures" / "cat.jpg").read_bytes()

@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import select
-import shutil
 import socket
 import ssl
 import struct
@@ -13,23 +12,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import chaos
 import numpy as np
 import pytest
 import uvicorn
-from live import ROOT, Live, environment, picture, serving
+from live import ROOT, Live, certified, environment, picture, serving
 from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
 from service.app import create_app
 from service.connections import PIPELINE, REFUSED, STEP, Connection, Limits, protocol
 from service.engine import Engine
+from service.routes.doors import SECURITY_HEADERS
 from service.settings import load_settings
 
 SOON = 5.0  # seconds in which a limit of a second, or less, must have shown
@@ -114,9 +114,11 @@ class Client:
 
 
 def refused(client: Client, data: bytes, status: int, code: str) -> Answer:
-    """Assert that this is refused, and the connection closed."""
+    """Assert that this is refused in full dress, and the connection closed."""
     answer = client.asked(data)
     assert (answer.status, answer.code) == (status, code), answer
+    secured = {name.decode(): value.decode() for name, value in SECURITY_HEADERS}
+    assert answer.headers.items() >= secured.items()
     assert answer.headers["connection"] == "close"
     assert client.closed()
     return answer
@@ -162,9 +164,7 @@ class Carried:
 
     @property
     def connections(self) -> list[Connection]:
-        return [
-            each for each in self.server.server_state.connections if isinstance(each, Connection)
-        ]
+        return list(cast(set[Connection], self.server.server_state.connections))
 
 
 Application = Callable[[Scope, Receive, Send], Any]
@@ -172,24 +172,34 @@ Application = Callable[[Scope, Receive, Send], Any]
 
 @contextmanager
 def carrying(
-    app: Application, *, lifespan: Literal["on", "off"] = "off", **limits: Any
+    app: Application,
+    *,
+    lifespan: Literal["on", "off"] = "off",
+    admin: bool = False,
+    **limits: Any,
 ) -> Iterator[Carried]:
-    """Carry an application, with these limits."""
+    """Carry an application, with these limits, on what is the main port or the admin port."""
     given = {"header_timeout": 2, "keep_alive": 2, "max_headers": 4096, "max_connections": 100}
-    config = uvicorn.Config(
-        app,
-        http=protocol(Limits(**(given | limits))),
-        lifespan=lifespan,
-        log_config=None,
-        ws="none",
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        kind = protocol(
+            Limits(**(given | limits)),
+            headers=SECURITY_HEADERS,
+            admin_port=port if admin else None,
+        )
+        config = uvicorn.Config(
+            app,
+            http=kind,
+            lifespan=lifespan,
+            log_config=None,
+            ws="none",
+            timeout_graceful_shutdown=1,
+        )
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield Carried(server, listener.getsockname()[1])
+            yield Carried(server, port)
         finally:
             server.should_exit = True
             thread.join(10)
@@ -573,6 +583,15 @@ def test_who_is_answered_early_and_does_not_finish_is_cut_off(limit: dict[str, A
         assert until(lambda: not carried.connections, 2)
 
 
+def test_what_nobody_asked_for_of_a_body_is_not_kept_once_it_is_answered() -> None:
+    """A quarter of a MB for each connection that rests, else."""
+    with carrying(polite) as carried, Client(carried.port) as client:
+        assert client.asked(post("/", bytes(50_000))).status == 200
+
+        [connection] = carried.connections
+        assert not connection.pipeline.newest.body
+
+
 # Clients that do not read
 
 
@@ -778,10 +797,12 @@ def test_for_one_connection_too_many_the_longest_idle_one_goes() -> None:
                 each.leave()
 
 
-def test_if_no_connection_is_idle_the_newcomer_is_503() -> None:
+@pytest.mark.parametrize("most", ["max_connections", "admin_connections"])
+def test_if_no_connection_is_idle_the_newcomer_is_503(most: str) -> None:
     """With Retry-After; some at a time are told so, others only cut off."""
     slow = Slow()
-    with carrying(slow, max_connections=3) as carried:
+    limits: dict[str, Any] = {most: 3}
+    with carrying(slow, admin=most == "admin_connections", **limits) as carried:
         busy = [Client(carried.port) for _ in range(3)]
         late: list[Client] = []
         try:
@@ -802,6 +823,56 @@ def test_if_no_connection_is_idle_the_newcomer_is_503() -> None:
                 each.leave()
 
 
+@pytest.fixture(scope="module")
+def crowded(tiny_model: Path) -> Iterator[tuple[int, int]]:
+    """The main port and the admin port of a server for three connections."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        admin_port = free.getsockname()[1]
+    with serving(tiny_model, max_connections=3, admin_port=admin_port) as live:
+        yield port_of(live), admin_port
+
+
+def test_probes_on_the_admin_port_get_through_while_the_main_port_is_full(
+    crowded: tuple[int, int],
+) -> None:
+    """Its connections have a limit of their own."""
+    main, admin = crowded
+    with ExitStack() as stack:
+        for _ in range(3):
+            busy = stack.enter_context(Client(main))
+            busy.send(post("/v1/predict", picture(), "Expect: 100-continue")[:-100])
+            assert busy._file.readline().startswith(b"HTTP/1.1 100 ")
+        refused(stack.enter_context(Client(main)), LIVEZ, 503, "overloaded")
+
+        for _ in range(10):
+            assert stack.enter_context(Client(admin)).asked(LIVEZ).status == 200
+
+
+def test_connections_of_the_admin_port_take_no_place_of_the_main_port(
+    crowded: tuple[int, int],
+) -> None:
+    """Neither closes the idle ones of the other."""
+    with ExitStack() as stack:
+        mine = [stack.enter_context(Client(crowded[0])) for _ in range(3)]
+        probes = [stack.enter_context(Client(crowded[1])) for _ in range(10)]
+
+        for each in mine + probes + mine:
+            assert each.asked(LIVEZ).status == 200
+
+
+def test_the_admin_port_is_for_few_and_the_longest_idle_goes(crowded: tuple[int, int]) -> None:
+    """64, as on the main port; whoever reaches it could else take every open file."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(Client(crowded[1])) for _ in range(64)]
+        for each in probes:
+            assert each.asked(LIVEZ).status == 200
+
+        assert stack.enter_context(Client(crowded[1])).asked(LIVEZ).status == 200
+
+        assert probes[0].closed()
+        assert probes[1].asked(LIVEZ).status == 200
+
+
 def test_the_limit_of_open_files_is_raised_or_heeded() -> None:
     """1000 connections: as far as the hard limit lets us, with a warning where it does not."""
     program = (
@@ -816,7 +887,7 @@ def test_the_limit_of_open_files_is_raised_or_heeded() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
 
-    assert done.stdout.splitlines() == ["1000 1256", "WARNING", "150 300"]
+    assert done.stdout.splitlines() == ["1000 1320", "WARNING", "150 300"]
 
 
 # Our own faults
@@ -841,17 +912,7 @@ def test_an_application_that_raises_is_500_in_the_one_shape(
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate and its key."""
-    if (openssl := shutil.which("openssl")) is None:
-        pytest.skip("needs the openssl command")
-    folder = tmp_path_factory.mktemp("tls")
-    paths = folder / "certificate.pem", folder / "key.pem"
-    subprocess.run(
-        f"{openssl} req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split()
-        + f"-out {paths[0]} -keyout {paths[1]}".split(),
-        check=True,
-        capture_output=True,
-    )
-    return paths
+    return certified(tmp_path_factory.mktemp("tls"))
 
 
 def test_tls_connections_have_the_same_limits(

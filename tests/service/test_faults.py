@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -23,12 +24,10 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from faults import HANGS, RAISES, plain, write_faulty
+from live import ROOT, Live, certified, environment, picture, serving
 
-from model_export.variants import VARIANTS
 from service.engine import inspect
-from tests.conftest import write_tiny
-from tests.service.faults import HANGS, RAISES, plain, write_faulty
-from tests.service.live import ROOT, Live, environment, picture, serving
 
 PREDICT = "/v1/predict"
 PATIENCE = 20  # seconds; only a failing test waits so long
@@ -37,12 +36,6 @@ PATIENCE = 20  # seconds; only a failing test waits so long
 @pytest.fixture(scope="module")
 def faulty_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_faulty(tiny_model, tmp_path_factory.mktemp("faulty") / "faulty.onnx")
-
-
-@pytest.fixture(scope="module")
-def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another file than the tiny model, and another version."""
-    return write_tiny(VARIANTS["caffe"], tmp_path_factory.mktemp("other") / "other.onnx")
 
 
 def until(told: Callable[[], bool]) -> None:
@@ -274,6 +267,27 @@ def test_a_new_model_that_never_finishes_its_check_neither_takes_over_nor_holds_
     assert answer.status_code == 200
     assert answer.json()["model"]["version"] == before
     assert status == 0
+
+
+def test_a_renewed_certificate_is_shown_after_sighup(tiny_model: Path, tmp_path: Path) -> None:
+    """Keys and certificate that cannot be read change nothing."""
+    (old, old_key), (new, new_key) = certified(tmp_path, "old"), certified(tmp_path, "new")
+    with serving(tiny_model, ssl_certfile=old, ssl_keyfile=old_key) as server:
+        address = "127.0.0.1", urlsplit(server.url).port or 0
+        first = ssl.get_server_certificate(address)
+        renewed = new.read_text()
+        old.write_text("no certificate")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: logged(server, "The certificate stays as it was"))
+        kept = ssl.get_server_certificate(address)
+        new.rename(old)
+        new_key.rename(old_key)
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: logged(server, "The certificate has been read again"))
+        second = ssl.get_server_certificate(address)
+
+    assert kept == first
+    assert second == renewed != first
 
 
 def damage(model: Path, fault: str) -> None:

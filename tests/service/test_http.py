@@ -186,6 +186,15 @@ def test_a_type_that_is_no_picture_is_refused_with_the_header_to_send(live: Live
     assert "-H 'Content-Type: image/jpeg'" in check_refusal(answer, 415, "media_type_unsupported")
 
 
+def test_a_form_in_a_charset_that_is_none_is_malformed(live: Live) -> None:
+    """Found by fuzzing: it was a 500."""
+    part = b'--b\r\nContent-Disposition: form-data; name="\xff"; filename="a"\r\n\r\nx\r\n--b--\r\n'
+    kind = "multipart/form-data; boundary=b; charset=undefined"
+    answer = live.client.post(PREDICT, content=part, headers={"Content-Type": kind})
+
+    check_refusal(answer, 400, "request_malformed")
+
+
 @pytest.mark.parametrize(
     ("headers", "body"),
     [

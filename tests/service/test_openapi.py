@@ -110,7 +110,7 @@ def test_keys_are_described_where_they_are_needed(live: Live, tiny_model: Path) 
     }
     for path, methods in document["paths"].items():
         for operation in methods.values():
-            needed = [{name: []} for name in schemes] if path == PREDICT else []
+            needed: list[object] = [{name: []} for name in schemes] if path == PREDICT else []
             assert operation.get("security", []) == needed
     assert "securitySchemes" not in silent["components"]
     assert "security" not in silent["paths"][PREDICT]["post"]

@@ -12,8 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
-
-from tests.service.live import Live, picture, serving
+from live import Live, picture, serving
 
 PREDICT = "/v1/predict"
 PATIENCE = 20  # seconds; only a failing test waits so long

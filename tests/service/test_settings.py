@@ -42,7 +42,8 @@ def test_the_environment_sets_what_no_flag_does(monkeypatch: pytest.MonkeyPatch)
         ("port", 65536), ("port", "http"), ("device", "tpu"), ("max_batch", 0), ("threads", -1),
         ("max_aspect_ratio", 0.5), ("timeout", 0), ("log_level", "loud"), ("host", ""),
         ("max_delay", float("nan")), ("formats", "jpeg,tiff"), ("formats", ""),
-        ("rate_limit", "many"), ("rate_limit", "0/second"), ("docs", "elsewhere"), ("run_timeout", 0),
+        ("rate_limit", "many"), ("rate_limit", "0/second"), ("docs", "elsewhere"),
+        ("run_timeout", 0),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_named_as_the_operator_wrote_it(field: str, value: object) -> None:

@@ -1,0 +1,250 @@
+"""
+The bytes of one connection -> its requests, each in parts, or an error to refuse it with.
+
+httptools finds the parts.  Here is what it lets through and we do not: headers, or what surrounds
+the chunks of a body, beyond a size; hosts that are none; targets that are no paths.
+"""
+
+import ipaddress
+import logging
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Protocol
+from urllib.parse import unquote
+
+import httptools
+
+from service.errors import HeadersTooLarge, RequestMalformed, ServiceError
+
+logger = logging.getLogger("service")
+
+# Bytes parsed in one go, so that one segment of tiny requests does not become thousands at once.
+STEP: Final = 1024
+HOST: Final = re.compile(rb"(\[[0-9A-Za-z:.%]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]{0,5})?")
+
+
+class Phase(Enum):
+    """Where in the stream of requests the parser is."""
+
+    BETWEEN = "between"
+    HEADERS = "headers"
+    BODY = "body"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A request up to the end of its headers, whose names are in lower case."""
+
+    version: str
+    method: str
+    raw_path: bytes
+    query: bytes
+    headers: list[tuple[bytes, bytes]]
+    keep_alive: bool
+
+    @property
+    def path(self) -> str:
+        """What the application sees of it."""
+        return unquote(self.raw_path.decode("ascii"))  # the parser lets nothing else through
+
+    @property
+    def waits_to_continue(self) -> bool:
+        """Whether the body is held back until it is wanted."""
+        expected = [value.lower() for name, value in self.headers if name == b"expect"]
+        return self.version == "1.1" and b"100-continue" in expected
+
+
+class Listener(Protocol):
+    """Who is told what was read, in this order."""
+
+    def request_begins(self) -> None:
+        """The first byte of a request is here."""
+
+    def request_read(self, request: Request) -> None:
+        """Its headers are here in full."""
+
+    def body_read(self, body: bytes) -> None:
+        """A part of its body is here."""
+
+    def request_ends(self) -> None:
+        """It is here in full."""
+
+
+class Requests:
+    """The requests in a stream of bytes."""
+
+    def __init__(self, listener: Listener, max_headers: int) -> None:
+        self.phase = Phase.BETWEEN
+        self._listener = listener
+        self._max_headers = max_headers
+        self._parser = self._new_parser()
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        # Bytes of the headers so far, as parsed and as received; and of a body's chunk headers and
+        # trailers beyond what honest ones need.
+        self._head = self._head_received = self._excess = 0
+        self._began = False
+        self._body_left: int | None = None  # None for a chunked one
+        self._body_bytes = self._chunks = 0
+
+    def read(self, data: memoryview) -> int:
+        """Read as much of this as may be in one go, and return its size; raises `ServiceError`."""
+        piece = data[: self._step()]
+        self._began, self._body_bytes, self._chunks = False, 0, 0
+        try:
+            self._feed(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_without_upgrade()
+            return int(upgrade.args[0])
+        self._count(len(piece))
+        return len(piece)
+
+    def end(self) -> None:
+        """Nothing more will be read: let go of each other, rather than wait to be collected."""
+        del self._parser, self._listener
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        # What follows a request with `Connection: close` is not read in any case.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            raise _fault(error) from error
+
+    def _step(self) -> int:
+        """How many bytes may be parsed without too many requests in them."""
+        if self.phase is Phase.BODY:
+            return 4 * STEP if self._body_left is None else max(1, self._body_left)
+        return STEP
+
+    def _count(self, size: int) -> None:
+        """After `size` bytes: raise `HeadersTooLarge` if they only surround what is to come."""
+        if self.phase is Phase.HEADERS and not self._began:
+            self._head_received += size
+            self._check_headers(self._head_received)
+        elif self.phase is Phase.BODY and self._body_left is None:
+            # As Go's net/http allows: 16 bytes for each chunk, and twice what it carries.
+            excess = self._excess + size - 2 * self._body_bytes - 16 * self._chunks
+            self._excess = max(0, excess)
+            self._check_headers(self._excess)
+
+    def _check_headers(self, size: int) -> None:
+        if size > self._max_headers:
+            raise HeadersTooLarge(
+                f"the request line and headers, or what surrounds a body's chunks, are larger than "
+                f"{self._max_headers} bytes; send fewer, or raise ALEXNET_MAX_HEADERS on the server"
+            )
+
+    def _read_without_upgrade(self) -> None:
+        """
+        Take a request that asks for another protocol for one that does not: a server may.
+
+        The parser gives up on what follows the headers, body included, so a new one reads the same
+        request without its Upgrade header.
+        """
+        method = self._parser.get_method()
+        if method == b"CONNECT":
+            raise RequestMalformed("this is no proxy: CONNECT has no meaning here")
+        request = [method, b" ", self._url, b" HTTP/1.1\r\n"]
+        for name, value in self._headers:
+            if name != b"upgrade":
+                request += [name, b": ", value, b"\r\n"]
+        self._parser = self._new_parser()
+        self._feed(b"".join([*request, b"\r\n"]))
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._listener.request_begins()
+        self.phase = Phase.HEADERS
+        self._began = True
+        self._url, self._headers = b"", []
+        self._head = self._head_received = self._excess = 0
+        self._body_left = None
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request's target."""
+        self._url += url
+        self._head += len(url)
+        self._check_headers(self._head)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header, or trailer; the application has no use for the latter."""
+        self._head += len(name) + len(value) + 4  # a colon, a space, CR and LF
+        self._check_headers(self._head)
+        if self.phase is Phase.HEADERS:
+            self._headers.append((name.lower(), value))
+
+    def on_chunk_header(self) -> None:
+        """One chunk of a body."""
+        self._chunks += 1
+
+    def on_headers_complete(self) -> None:
+        """A request is here, but for its body."""
+        if self._parser.should_upgrade():
+            return  # the parser stops here; what it said so far is said again
+        request = self._request()
+        lengths = [value for name, value in self._headers if name == b"content-length"]
+        self._body_left = int(lengths[0]) if lengths else None
+        self.phase = Phase.BODY
+        self._listener.request_read(request)
+
+    def _request(self) -> Request:
+        hosts = [value for name, value in self._headers if name == b"host"]
+        if len(hosts) > 1 or not all(map(_host_is_valid, hosts)):
+            raise RequestMalformed("the Host header must be there once, and name a host")
+        try:
+            url = httptools.parse_url(self._url)
+        except httptools.HttpParserInvalidURLError as error:
+            raise RequestMalformed("the request's target is not one of HTTP") from error
+        if not (raw_path := url.path or b"/").startswith(b"/"):  # such as the * of OPTIONS
+            raise RequestMalformed("the request's target must begin with /")
+        version = self._parser.get_http_version()
+        return Request(
+            version=version,
+            method=self._parser.get_method().decode("ascii"),
+            raw_path=raw_path,
+            query=url.query or b"",
+            headers=self._headers,
+            keep_alive=version != "1.0" and self._parser.should_keep_alive(),
+        )
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._body_bytes += len(body)
+        if self._body_left is not None:
+            self._body_left -= len(body)
+        self._listener.body_read(body)
+
+    def on_message_complete(self) -> None:
+        """The request is here in full."""
+        if not self._parser.should_upgrade():
+            self.phase = Phase.BETWEEN
+            self._listener.request_ends()
+
+
+def _fault(error: httptools.HttpParserError) -> ServiceError:
+    """Ours, if a callback raised it; else the parser's, in its words."""
+    if isinstance(error.__context__, ServiceError):
+        return error.__context__
+    if error.__context__ is not None:
+        logger.error("a request could not be taken", exc_info=error.__context__)
+    return RequestMalformed(f"the request cannot be read as HTTP should be written: {error}")
+
+
+def _host_is_valid(host: bytes) -> bool:
+    if not (match := HOST.fullmatch(host)):
+        return False
+    name = match[1].decode("ascii")
+    if name.startswith("["):
+        try:
+            ipaddress.IPv6Address(name[1:-1])
+        except ValueError:
+            return False
+    return True
