@@ -10,6 +10,7 @@ import inspect as signatures
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import warnings
@@ -66,6 +67,10 @@ def serve(**given: str | None) -> None:
     """
     from service.settings import load_settings
 
+    # Until there is something to stop or to reload; in a container, nobody else would.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     settings = load_settings(**given)
     logging.basicConfig(
         level=settings.log_level.upper(),
@@ -84,7 +89,10 @@ def serve(**given: str | None) -> None:
 
     web = create_app(settings, _engine(settings))
     status = run(
-        web, listeners, lambda: _announce(settings, listeners), load=lambda: _engine(settings)
+        web,
+        listeners,
+        lambda: _announce(settings, listeners),
+        load=lambda current: _engine(settings, current),
     )
     # Not sys.exit: it would wait for a run that never comes back, or take the runtime from one.
     logging.shutdown()
@@ -281,16 +289,20 @@ def _lines(name: str, value: Any) -> list[tuple[str, str]]:
     return [(name, "".join(sign if sign.isprintable() else "?" for sign in str(value)))]
 
 
-def _engine(settings: "Settings") -> "Engine":
-    from service.engine import Engine
+def _engine(settings: "Settings", current: "Engine | None" = None) -> "Engine":
+    """The engine that is wanted; never on the CPU in place of a `current` one on CUDA."""
+    from service.engine import CUDA, Engine
 
-    return Engine.load(
+    on_cuda = current is not None and current.provider == CUDA
+    engine = Engine.load(
         settings.model,
-        device=settings.device,
+        device="cuda" if on_cuda else settings.device,
         threads=settings.threads,
         max_batch=settings.max_batch,
         gpu_memory_limit=settings.gpu_memory_limit,
     )
+    engine.device_requested = settings.device
+    return engine
 
 
 def _listener(host: str, port: int, setting: str) -> socket.socket:
@@ -302,10 +314,10 @@ def _listener(host: str, port: int, setting: str) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a name that cannot be one
         flag = "--" + setting.replace("_", "-")
         raise SettingsInvalid(
-            f"cannot listen on {host}:{port}: {error.strerror}; "
+            f"cannot listen on {host}:{port}: {getattr(error, 'strerror', error)}; "
             f"choose another with {flag} or {flag.replace('port', 'host')}"
         ) from error
     return listener

@@ -7,14 +7,12 @@ The only place where the parts are put together.  Nothing is built at import.
 import asyncio
 import gc
 import logging
-import math
 import signal
 import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Final
 
 import uvicorn
@@ -50,7 +48,7 @@ Whatever is refused is answered with `{"error": "...", "code": "..."}`.
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
     """Build the application around an engine that is loaded and checked."""
-    classifier = Classifier(engine, limits(settings), on_death=lambda reason: running.die(reason))
+    classifier = Classifier(engine, limits(settings), on_death=lambda reason: running.lose(reason))
     running = Running(settings, classifier)
 
     @asynccontextmanager
@@ -93,7 +91,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, app: FastAPI, announce: Callable[[], None], load: Callable[[], Engine]
+        self, app: FastAPI, announce: Callable[[], None], load: Callable[[Engine], Engine]
     ) -> None:
         self._running: Running = app.state.running
         self._keys: Keys = app.state.doors.keys
@@ -128,13 +126,18 @@ class Server(uvicorn.Server):
                 f"{spelled('ssl_certfile')} and {spelled('ssl_keyfile')} cannot be used "
                 f"({error.strerror or error}); both are PEM, and the key must be the certificate's."
             ) from error
-        self._tls = config.ssl  # greet_within_limits takes it
-        connections.greet_within_limits(config)
+        self._tls = connections.greet_within_limits(config)
         super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then say so."""
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            raise SettingsInvalid(
+                f"cannot listen: {error.strerror}; another server has just taken the port, choose "
+                "another with --port or --admin-port"
+            ) from error
         reloader = Reloader(self._running, self._load, self._renewable())
         if hasattr(signal, "SIGHUP"):  # Windows has none
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up, reloader)
@@ -151,12 +154,9 @@ class Server(uvicorn.Server):
         """What is read again on SIGHUP beside the model."""
         renewable: dict[str, Callable[[], object]] = {}
         if self._running.settings.api_keys_file is not None:
-            renewable["API keys"] = self._keys.reload
-        context, certificate = self._tls, self._running.settings.ssl_certfile
-        if context is not None and certificate is not None:
-            renewable["certificate"] = partial(
-                context.load_cert_chain, certificate, self._running.settings.ssl_keyfile
-            )
+            renewable["key file"] = self._keys.reload
+        if self._tls is not None:
+            renewable["certificate"] = self._tls.renew
         return renewable
 
     async def on_tick(self, counter: int) -> bool:
@@ -171,7 +171,7 @@ class Server(uvicorn.Server):
         self.server_state.default_headers.append((b"connection", b"close"))
         loop = asyncio.get_running_loop()
         began = loop.time()
-        deadline = began + running.settings.shutdown_timeout
+        deadline = running.deadline = began + running.settings.shutdown_timeout
         farewell = min(deadline, began + FAREWELL)
         # uvicorn's force_exit is a plain flag, with nothing to wait on.
         while not self.force_exit and (  # noqa: ASYNC110
@@ -179,27 +179,31 @@ class Server(uvicorn.Server):
             or (self.server_state.connections and loop.time() < farewell)
         ):
             await asyncio.sleep(0.02)
-        # Whole seconds, at least one: to write the last answers out.
-        self.config.timeout_graceful_shutdown = max(1, math.ceil(deadline - loop.time()))
+        if running.in_flight and not self.force_exit:
+            running.die(running.too_late)
+            running.classifier.batcher.give_up(running.too_late)
+        # To write the last answers out.
+        self.config.timeout_graceful_shutdown = 1
         await super().shutdown(sockets)
 
 
 def _is_terminal() -> bool:
     """Whether somebody is there to see what we print."""
-    return sys.stdout is not None and sys.stdout.isatty()
+    terminal = sys.__stdout__  # sys.stdout is redirected while a model is loaded
+    return terminal is not None and terminal.isatty()
 
 
 def serve(
     app: FastAPI,
     listeners: Sequence[socket.socket],
     announce: Callable[[], None],
-    load: Callable[[], Engine],
+    load: Callable[[Engine], Engine],
 ) -> int:
     """
     Serve on bound sockets, the second of them the admin port, until SIGTERM or SIGINT.
 
-    `load` reads the model again, on SIGHUP.  Returns the exit status: 0, or `CRASHED` if the model
-    can no longer be run, to be started again.
+    `load` reads the model again, on SIGHUP, in place of the current engine.  Returns the exit
+    status: 0, or `CRASHED` if the model can no longer be run, to be started again.
     """
     service: Running = app.state.running
     if len(listeners) > 1:

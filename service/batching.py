@@ -112,9 +112,13 @@ class Batcher:
         self._dispatcher: asyncio.Task[None] | None = None
         self._pending = 0
         self._several = 0  # those of them that are of requests with several pictures
+        # Places that single ones leave to a request of several that was refused, and until when.
+        self._room, self._room_until = 0, -math.inf
         self._expected = 0  # pictures with a place that are not in the queue yet
         self._stopping = False
-        self._image_seconds = 0.0  # of late, from batch to batch while there is work
+        self._image_seconds = 0.0  # of late, from batch to batch while pictures are pending
+        self._busy_since = -math.inf  # when the first of those that are pending came
+        self._reason = ""  # why the dispatcher was told to give up
         self._seconds_of: dict[int, float] = {}  # a batch's, for each choice of crops
         # Of the last batch: when it ended, until when who comes counts as coming right after it,
         # its size, how many have come; and which share of a batch that is of late.
@@ -156,23 +160,38 @@ class Batcher:
         """Raise `NotReady` or `Overloaded` if a request of `count` images would be refused now."""
         if self._stopping or not self.alive:
             raise NotReady("The service is not accepting work now. Try again shortly.")
+        now = asyncio.get_running_loop().time()
         held, most = self._pending, self._max_queue
+        several = int(SEVERAL * most)
+        if count == 1 and now < self._room_until:
+            most -= self._room
         # The first of them may take all there is: it is one, and soon done.
-        if count > 1 and 0 < self._several > int(SEVERAL * most) - count:
-            held, most = self._several, int(SEVERAL * most)
+        if crowded := count > 1 and 0 < self._several > several - count:
+            held, most = self._several, several
         if held + count > most:
             retry_after = self._retry_after()
+            if count > 1 and not crowded:
+                # Single ones would take each place as it is freed: room is kept until it is back.
+                self._room, self._room_until = min(count, several), now + 2 * retry_after
             raise Overloaded(
                 f"The queue is full: {held} of {most} images are waiting and {count} more do not "
                 f"fit. Try again in {retry_after} s.",
                 retry_after=retry_after,
             )
 
+    def give_up(self, reason: str) -> None:
+        """Answer all who wait with `NotReady`, although a run may still be under way."""
+        self._reason = reason
+        if self._dispatcher is not None:
+            self._dispatcher.cancel()
+
     @contextmanager
     def reserve(self, count: int) -> Iterator[Places]:
         """Hold `count` places while the block runs; all or none, at once."""
         self.admit(count)
         several = count if count > 1 else 0
+        if not self._pending:
+            self._busy_since = asyncio.get_running_loop().time()
         self._pending += count
         self._several += several
         if asyncio.get_running_loop().time() <= self._returning:
@@ -231,6 +250,7 @@ class Batcher:
                     self._drop_the_gone()
                     if batch := self._waiting.take(self._max_batch):
                         await self._serve(batch)
+                        batch = []  # its model may be replaced by now
                 elif self._stopping and not self._pending:
                     return
                 else:
@@ -244,7 +264,7 @@ class Batcher:
     def _bury(self, dispatcher: asyncio.Task[None]) -> None:
         """The dispatcher has ended; unless it was to, that is a death."""
         if dispatcher.cancelled():
-            reason = "the dispatcher was cancelled"
+            reason = self._reason or "the dispatcher was cancelled"
         elif error := dispatcher.exception():
             reason = f"{type(error).__name__}: {error}"
         else:
@@ -332,11 +352,13 @@ class Batcher:
         """Fold a batch's times, and who came right after the last one, into the moving averages."""
         crops, seconds = batch[0].crops, ended - began
         self._seconds_of[crops] = _recent(self._seconds_of.get(crops, seconds), seconds)
-        each = seconds / len(batch)
+        now = asyncio.get_running_loop().time()
+        # Whatever the pictures waited for, decoding too, is in it.
+        each = (now - max(self._ended, self._busy_since)) / len(batch)
         self._image_seconds = _recent(self._image_seconds or each, each)
         if self._answered:
             self._loyalty = _recent(self._loyalty, min(1.0, self._returned / self._answered))
-        self._ended = asyncio.get_running_loop().time()
+        self._ended = now
         self._returning = self._ended + self._patience(crops)
         self._answered, self._returned = len(batch), 0
 

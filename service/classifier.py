@@ -5,9 +5,10 @@ The road on one page: bytes -> pixels -> batch -> probabilities -> the best clas
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -26,9 +27,12 @@ from service.errors import (
     NotReady,
     ParameterInvalid,
     RequestError,
+    RunFailed,
     ServiceError,
 )
 from service.image import FORMAT_NAMES, LARGE, Picture, open_picture
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Classifier:
         """`on_death` gets the reason when no picture can be classified any more."""
         self.engine = engine
         self.batcher = Batcher(
-            engine.run,
+            self._run,
             max_batch=limits.max_batch,
             max_queue=limits.max_queue,
             max_delay=limits.max_delay,
@@ -132,6 +136,10 @@ class Classifier:
         trace: TracebackType | None,
     ) -> None:
         await self.stop()
+
+    def _run(self, images: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
+        """With whichever engine is current; the batcher keeps none alive."""
+        return self.engine.run(images, crops)
 
     async def classify(
         self, data: bytes, *, crops: str = "ten", top: int = 5, timeout: float | None = None
@@ -193,26 +201,50 @@ class Classifier:
 
     async def _decode(self, data: bytes) -> NDArray[np.uint8]:
         """Small pictures at once, large ones within the budget."""
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._decoders, self._decode_if_small, data)
+        # The pool's line would keep the bytes of those who have left.
+        box = [data]
+        del data
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._decoders, self._decode_if_small, box
+            )
+        finally:
+            box.clear()
         if not isinstance(found, Picture):
             return found
-        async with self._large.taken(1), self._large_pixels.taken(found.pixels):
-            return await loop.run_in_executor(self._decoders, found.decode)
+        async with AsyncExitStack() as turn:
+            await turn.enter_async_context(self._large.taken(1))
+            await turn.enter_async_context(self._large_pixels.taken(found.pixels))
+            work = asyncio.create_task(self._decode_large(found, turn.pop_all()))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            found.give_up()
+            raise
 
-    def _decode_if_small(self, data: bytes) -> Picture | NDArray[np.uint8]:
+    async def _decode_large(self, picture: Picture, turn: AsyncExitStack) -> NDArray[np.uint8]:
+        """Decode, and give the budget back when the thread is done: not when the client leaves."""
+        async with turn:
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, picture.decode)
+
+    def _decode_if_small(self, box: list[bytes]) -> Picture | NDArray[np.uint8]:
         """In a thread: the square of a small picture, or a large one as it is."""
-        picture = self._open(data)
+        picture = self._open(box.pop())
         return picture if picture.pixels > LARGE else picture.decode()
 
     async def _one_or_error(
         self, data: bytes, ask: _Question, places: Places, deadline: float | None
     ) -> list[Prediction] | ServiceError:
-        """The road, where a picture at fault is an answer too."""
+        """The road, where a picture's own fault is an answer too, or ours with this picture."""
         try:
             return await self._one(data, ask, places, deadline)
         except (ImageError, RequestError) as error:
             return error
+        except ServiceError:
+            raise
+        except Exception:
+            log.exception("A picture could not be classified")
+            return RunFailed("Something went wrong on our side. The server's log has it.")
 
     @asynccontextmanager
     async def _admitted(
@@ -232,7 +264,8 @@ class Classifier:
                 if not clock.expired():
                     raise
                 raise DeadlineExceeded(
-                    f"No answer within {timeout:.3g} s. Try again, or allow more time."
+                    "There is no answer in the time allowed. Try again, or have ALEXNET_TIMEOUT "
+                    "raised."
                 ) from error
 
 

@@ -21,6 +21,7 @@ Everything that can go wrong, drawn once.  Whose fault it is is the first fork.
   + Unauthorized               the client has no key to this door
   + RateLimited                the client asks more often than it may; come back later
   + Overloaded                 nobody is at fault; come back later
+  + RunFailed                  we are at fault, with this picture
   + NotReady                   we are starting, or stopping
   + DeadlineExceeded           the answer would come too late
   + StartError                 our installation is at fault; raised at start-up only
@@ -164,6 +165,12 @@ class Overloaded(ComeBackLater):
     """The queue is full; it should have room by then."""
 
     code = "overloaded"
+
+
+class RunFailed(ServiceError):
+    """The network could not be run on this picture; the log says why."""
+
+    code = "internal_error"
 
 
 class NotReady(ServiceError):

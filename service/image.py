@@ -199,6 +199,10 @@ class _Metered(BytesIO):
         """Stop counting, until `resume`."""
         self._seconds = self._end - thread_time()
 
+    def stop(self) -> None:
+        """Let the decoder go no further, from any thread: nobody wants the picture any more."""
+        self._pieces = -1
+
     def look(self) -> None:
         """Raise `ImageTooCostly` when all pieces or all seconds are spent."""
         if self._pieces < 0 or thread_time() > self._end:
@@ -236,6 +240,10 @@ class Picture:
         self._image = image
         self._file = file
         self._extent = extent
+
+    def give_up(self) -> None:
+        """Let `decode`, in whatever thread, end soon."""
+        self._file.stop()
 
     def decode(self) -> NDArray[np.uint8]:
         """The network's `(256, 256, 3)` RGB square, C-contiguous; raises `ImageError`s."""

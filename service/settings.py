@@ -288,6 +288,14 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _a_key_has_its_certificate(self) -> Self:
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ValueError(
+                f"{spelled('ssl_keyfile')} is set without {spelled('ssl_certfile')}; set both"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _the_ports_are_two(self) -> Self:
         if self.port and self.port == self.admin_port:  # even on two addresses
             raise ValueError(

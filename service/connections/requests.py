@@ -2,7 +2,8 @@
 The bytes of one connection -> its requests, each in parts, or an error to refuse it with.
 
 httptools finds the parts.  Here is what it lets through and we do not: headers, or what surrounds
-the chunks of a body, beyond a size; hosts that are none; targets that are no paths.
+the chunks of a body, beyond a size; hosts that are none; targets that are no paths.  Range is
+ignored, as a server may (RFC 9110, section 14.2): files are sent whole.
 """
 
 import ipaddress
@@ -211,7 +212,7 @@ class Requests:
             method=self._parser.get_method().decode("ascii"),
             raw_path=raw_path,
             query=url.query or b"",
-            headers=self._headers,
+            headers=[header for header in self._headers if header[0] != b"range"],
             keep_alive=version != "1.0" and self._parser.should_keep_alive(),
         )
 
@@ -235,7 +236,10 @@ def _fault(error: httptools.HttpParserError) -> ServiceError:
         return error.__context__
     if error.__context__ is not None:
         logger.error("a request could not be taken", exc_info=error.__context__)
-    return RequestMalformed(f"the request cannot be read as HTTP should be written: {error}")
+    return RequestMalformed(
+        f"the request cannot be read as HTTP should be written: {error}; send HTTP/1.1, and TLS "
+        "only to an https:// address"
+    )
 
 
 def _host_is_valid(host: bytes) -> bool:

@@ -6,22 +6,56 @@ The event loop's own handshake hides a connection from us until it is done, and 
 
 import asyncio
 import ssl
-from functools import partial
 from typing import Any, cast
 
-from uvicorn.config import Config
+from uvicorn.config import Config, create_ssl_context
 
 from service.connections.connection import Connection
+from service.errors import SettingsInvalid
 
 
-def greet_within_limits(config: Config) -> None:
+def greet_within_limits(config: Config) -> "Greeter | None":
     """Count and time connections from their accept on, not from the end of the TLS handshake on;
-    for a `config` that is loaded, and has our protocol."""
-    if config.ssl is not None:
-        kind = cast(type[Connection], config.http_protocol_class)
-        greeting = partial(Greeting, kind, config.ssl)
-        config.http_protocol_class = cast(type[asyncio.Protocol], greeting)
-        config.ssl = None  # else the event loop would greet, 60 s long, whoever connects
+    for a `config` that is loaded, and has our protocol.  None if it has no TLS."""
+    if config.ssl is None:
+        return None
+    greeter = Greeter(config, config.ssl)
+    config.http_protocol_class = cast(type[asyncio.Protocol], greeter)
+    config.ssl = None  # else the event loop would greet, 60 s long, whoever connects
+    return greeter
+
+
+class Greeter:
+    """Greets each newcomer with the certificate that was read last."""
+
+    def __init__(self, config: Config, context: ssl.SSLContext) -> None:
+        self._config = config
+        self._kind = cast(type[Connection], config.http_protocol_class)
+        self._context = context
+
+    def __call__(self, **given: Any) -> "Greeting":
+        """A connection, as uvicorn asks for one."""
+        return Greeting(self._kind, self._context, **given)
+
+    def renew(self) -> None:
+        """Read the certificate and its key again, from any thread; or `SettingsInvalid`."""
+        config = self._config
+        try:
+            # A new context: one that fails to load a pair keeps the half of it.
+            self._context = create_ssl_context(
+                certfile=str(config.ssl_certfile),
+                keyfile=config.ssl_keyfile,
+                password=config.ssl_keyfile_password,
+                ssl_version=config.ssl_version,
+                cert_reqs=config.ssl_cert_reqs,
+                ca_certs=config.ssl_ca_certs,
+                ciphers=config.ssl_ciphers,
+            )
+        except OSError as error:  # ssl.SSLError is one
+            raise SettingsInvalid(
+                f"the new certificate {config.ssl_certfile} and its key cannot be used "
+                f"({error.strerror or error}); both are PEM, and the key must be the certificate's."
+            ) from error
 
 
 class Greeting(asyncio.Protocol):
@@ -32,6 +66,7 @@ class Greeting(asyncio.Protocol):
         self._context = context
         self._early = bytearray()  # what comes with the last bytes of the handshake
         self._task: asyncio.Task[None] | None = None
+        self._lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet whom there is room for."""
@@ -83,5 +118,7 @@ class Greeting(asyncio.Protocol):
         self._early += data
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It left before it was greeted."""
-        self._connection.connection_lost(exc)
+        """It left before it was greeted; the greeting and TLS may both say so."""
+        if not self._lost:
+            self._lost = True
+            self._connection.connection_lost(exc)

@@ -6,9 +6,10 @@ Routes reach what is running through `running(request)`; `create_app` put it the
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from fastapi import Request
@@ -32,7 +33,8 @@ class Running:
     held: int = 0  # bytes of the bodies that are being read or classified
     admin_port: int | None = None  # the second port, once it is bound
     dead: bool = False  # no picture can be classified any more
-    reload_failed: bool = False  # the last SIGHUP's model was refused
+    stale: set[str] = field(default_factory=set)  # what the last SIGHUP could not read again
+    deadline: float = math.inf  # of a stop, in the loop's time
 
     @property
     def engine(self) -> Engine:
@@ -42,8 +44,9 @@ class Running:
     @property
     def warning(self) -> str | None:
         """What an operator should look at though we serve, or None."""
-        failed = "The last reload was refused in part or whole; the log says why."
-        return failed if self.reload_failed else self.engine.warning
+        if self.stale:
+            return f"Could not be reloaded, see the log: {', '.join(sorted(self.stale))}."
+        return self.engine.warning
 
     @property
     def ready(self) -> bool:
@@ -61,16 +64,27 @@ class Running:
 
     def die(self, reason: str) -> None:
         """No picture can be classified any more: end, to be started again."""
-        log.critical("The service ends, to be started again: %s", reason)
+        log.critical("The service ends, unable to go on: %s", reason)
         self.dead = True
 
     async def stop(self) -> None:
-        """Finish what was accepted, if it can be finished in the time that is allowed."""
+        """Finish what was accepted, if it can be finished in the time that is left."""
+        left = self.deadline - asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(self.settings.shutdown_timeout):
+            async with asyncio.timeout(max(left, 1.0)):
                 await self.classifier.stop()
         except TimeoutError:
-            self.die(f"a run has not come back in {self.settings.shutdown_timeout:g} s")
+            self.die(self.too_late)
+
+    def lose(self, reason: str) -> None:
+        """What runs the model has ended; at a stop that is no news."""
+        if not self.draining:
+            self.die(reason)
+
+    @property
+    def too_late(self) -> str:
+        """Why a stop did not wait for the rest."""
+        return f"a run has not come back in {self.settings.shutdown_timeout:g} s"
 
     @contextmanager
     def accepted(self) -> Iterator[None]:

@@ -4,8 +4,8 @@ A line for each answer; of those that a full queue refuses, one line a second te
 Overload is when lines are many and each costs time that is short: 80 us, as much as the refusal.
 """
 
+import asyncio
 import logging
-import time
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,11 +23,10 @@ class AccessLog:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._refused = 0
-        self._told = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, and note the status."""
-        if scope["type"] != "http" or not log.isEnabledFor(logging.INFO):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         status = 500
@@ -45,8 +44,10 @@ class AccessLog:
 
     def _tell(self, scope: Scope, status: int) -> None:
         if QUIET in scope:
+            if not self._refused:
+                asyncio.get_running_loop().call_later(PAUSE, self._sum_up)
             self._refused += 1
-        else:
+        elif log.isEnabledFor(logging.INFO):
             log.info(
                 '%s - "%s %s HTTP/%s" %d',
                 get_client_addr(scope),  # type: ignore[arg-type]
@@ -55,6 +56,7 @@ class AccessLog:
                 scope["http_version"],
                 status,
             )
-        if self._refused and time.monotonic() >= self._told + PAUSE:
-            log.warning("The queue is or was full: %d requests refused with 503", self._refused)
-            self._refused, self._told = 0, time.monotonic()
+
+    def _sum_up(self) -> None:
+        log.warning("The queue is or was full: %d requests refused with 503", self._refused)
+        self._refused = 0

@@ -28,7 +28,8 @@ class Admission:
             try:
                 self._running.classifier.batcher.admit()
             except errors.ServiceError as error:
-                scope[QUIET] = True
+                if isinstance(error, errors.Overloaded):
+                    scope[QUIET] = True
                 await refusal(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

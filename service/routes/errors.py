@@ -36,6 +36,7 @@ STATUSES: Final[Mapping[type[errors.ServiceError], int]] = {
     errors.ImageUnreadable: 422,
     errors.RateLimited: 429,
     errors.HeadersTooLarge: 431,
+    errors.RunFailed: 500,
     errors.Overloaded: 503,
     errors.NotReady: 503,
     errors.DeadlineExceeded: 504,
@@ -90,6 +91,8 @@ def refusal(error: errors.ServiceError, text: str | None = None) -> JSONResponse
     headers = {}
     if isinstance(error, errors.ComeBackLater):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, errors.NotReady):
+        headers["Retry-After"] = "1"
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     return _answer(status, error.code, text or str(error), headers)

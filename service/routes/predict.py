@@ -10,6 +10,7 @@ place in the queue, lest slow senders fill it.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Final, NamedTuple, TypeVar
@@ -33,6 +34,8 @@ Hold = Callable[[int], None]
 
 PATH: Final = "/v1/predict"
 MOST_CLASSES: Final = 1000
+SMALL_BODY: Final = 2**20  # bytes
+LARGE_SHARE: Final = 0.75  # of ALEXNET_MAX_UPLOADS
 MOST_FIELDS: Final = 100  # text fields of a form; we read none of them
 CLIENT_LEFT: Final = 499  # for the access log only: nobody is there to read it
 
@@ -137,7 +140,9 @@ REQUEST_BODY: Final = {
 
 def _whole_number(value: object) -> object:
     text = str(value)
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_CLASSES):
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4) or not (
+        1 <= int(text) <= MOST_CLASSES
+    ):
         raise PydanticCustomError("top", f"must be a whole number from 1 to {MOST_CLASSES}")
     return value
 
@@ -252,7 +257,10 @@ def _memory(service: Running) -> Iterator[Hold]:
 
     def hold(size: int) -> None:
         nonlocal held
-        if service.held + size > most:
+        # Large bodies leave a quarter to the small ones, lest a few slow senders shut all out.
+        small = held + size <= SMALL_BODY
+        share = most if small else max(LARGE_SHARE * most, service.settings.max_body)
+        if service.held + size > share:
             raise errors.Overloaded(
                 f"the bodies of all requests together reach {most} bytes; try again shortly, or "
                 "have ALEXNET_MAX_UPLOADS raised",
@@ -324,13 +332,13 @@ class _FormParser(MultiPartParser):
     def __init__(
         self, headers: Headers, stream: AsyncGenerator[bytes, None], max_files: int, max_body: int
     ) -> None:
-        super().__init__(headers, stream, max_fields=MOST_FIELDS)
+        super().__init__(headers, stream, max_files=math.inf, max_fields=MOST_FIELDS)
         self.spool_max_size = max_body + 1  # never reached, so nothing goes to disk
         self._most_files = max_files
 
     def on_part_end(self) -> None:
         super().on_part_end()
-        if sum(isinstance(value, UploadFile) for _, value in self.items) > self._most_files:
+        if self._current_files > self._most_files:
             raise errors.TooManyFiles(
                 f"the form has more than {self._most_files} files; send them in several "
                 "requests, or raise ALEXNET_MAX_FILES on the server"
@@ -345,16 +353,24 @@ async def _form(
         form = await parser.parse()
     except (MultiPartException, ValueError) as error:  # the latter for a charset that is none
         reason = getattr(error, "message", error)
-        raise errors.RequestMalformed(f"the form cannot be read: {reason}") from error
+        raise errors.RequestMalformed(
+            f"the form cannot be read: {str(reason).rstrip('.')}; let the client write the "
+            "Content-Type and the boundary itself, as curl -F file=@picture.jpg does"
+        ) from error
     try:
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if not files:
             raise errors.RequestMalformed(
                 "the form has no file; send one as -F file=@picture.jpg (the @ makes it a file)"
             )
-        return [Upload(file.filename, await file.read()) for file in files]
+        return [Upload(_printable(file.filename), await file.read()) for file in files]
     finally:
         await form.close()
+
+
+def _printable(name: str | None) -> str | None:
+    """A file's name without the halves of characters that no answer could hold."""
+    return name and name.encode("utf-8", "replace").decode()
 
 
 async def _unless_client_leaves(request: Request, work: Awaitable[T]) -> T:

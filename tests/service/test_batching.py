@@ -9,6 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -302,10 +303,10 @@ def test_a_picture_of_another_shape_never_reaches_a_batch() -> None:
 def test_a_request_that_does_not_fit_whole_is_refused_at_once() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         with batcher.reserve(5):
-            with pytest.raises(Overloaded) as caught, batcher.reserve(4):
-                pass
             with batcher.reserve(1), batcher.reserve(1), batcher.reserve(1):
                 assert batcher.pending == 8
+            with pytest.raises(Overloaded) as caught, batcher.reserve(4):
+                pass
 
             assert caught.value.retry_after >= 1
             assert batcher.pending == 5
@@ -345,12 +346,44 @@ def test_the_advice_when_to_return_is_the_time_that_what_is_pending_takes() -> N
     play(scene, opened=True)
 
 
+def test_the_advice_counts_what_pictures_wait_for_before_their_batch() -> None:
+    """Here they are decoded for half a second each, and run in no time."""
+
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        with batcher.reserve(1) as places:
+            await asyncio.sleep(0.5)
+            await places.submit(picture(1), 10)
+        with batcher.reserve(8), pytest.raises(Overloaded) as caught:
+            batcher.admit()
+
+        assert caught.value.retry_after == 4
+
+    play(scene, opened=True)
+
+
+def test_room_is_kept_for_a_request_of_several_that_was_refused() -> None:
+    """Single ones would take each place as it is freed, and it would never fit whole."""
+
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        with ExitStack() as held:
+            for _ in range(7):
+                held.enter_context(batcher.reserve(1))
+            with pytest.raises(Overloaded):
+                batcher.admit(2)
+            with pytest.raises(Overloaded):
+                batcher.admit(1)  # six is what single ones may hold now
+        with batcher.reserve(1), batcher.reserve(1), batcher.reserve(1):
+            batcher.admit(2)
+
+    play(scene)
+
+
 def test_requests_of_several_pictures_leave_a_quarter_of_the_queue_to_single_ones() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         with batcher.reserve(4), batcher.reserve(2):
             with pytest.raises(Overloaded, match="6 of 6 images are waiting and 2 more"):
                 batcher.admit(2)
-            with batcher.reserve(1), batcher.reserve(1):
+            with batcher.reserve(1), batcher.reserve(1):  # no room is kept for it: it has its share
                 assert batcher.pending == 8
         with batcher.reserve(8):  # the only one may take all of it
             pass

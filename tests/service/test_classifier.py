@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -18,13 +20,14 @@ from service.cores import usable_cores
 from service.engine import Engine
 from service.errors import (
     DeadlineExceeded,
+    ImageTooCostly,
     ImageTypeUnsupported,
     NotReady,
     Overloaded,
     ParameterInvalid,
     ServiceError,
 )
-from service.image import Picture
+from service.image import Picture, open_picture
 
 T = TypeVar("T")
 CAT = (Path(__file__).parents[1] / "pictures" / "cat.jpg").read_bytes()
@@ -148,6 +151,43 @@ def test_large_pictures_are_decoded_within_their_budget_and_small_ones_pass_them
     assert [step for step, pixels in order if pixels == 90_000] == ["in", "out"] * 3
 
 
+def test_a_large_picture_keeps_its_budget_while_it_is_decoded_though_its_client_has_left(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    gate = threading.Event()
+    decode = Picture.decode
+
+    def decode_at_the_gate(picture: Picture) -> NDArray[np.uint8]:
+        begun.append(picture.pixels)
+        assert gate.wait(10)
+        return decode(picture)
+
+    async def scene(classifier: Classifier) -> None:
+        first = asyncio.create_task(classifier.classify(picture(size=(300, 300))))
+        await asyncio.sleep(0.1)
+        first.cancel()
+        await asyncio.wait([first])
+        second = asyncio.create_task(classifier.classify(picture(size=(310, 300))))
+        await asyncio.sleep(0.1)
+        assert begun == [90_000]
+        gate.set()
+        await second
+        assert begun == [90_000, 93_000]
+
+    monkeypatch.setattr(Picture, "decode", decode_at_the_gate)
+    monkeypatch.setattr("service.classifier.LARGE", 10_000)
+    play(tiny_model, scene, max_decoding_pixels=100_000)
+
+
+def test_a_picture_that_was_given_up_is_not_decoded_to_its_end() -> None:
+    found = open_picture(picture(size=(3000, 3000)), max_pixels=10**7, max_aspect_ratio=2)
+    found.give_up()
+
+    with pytest.raises(ImageTooCostly):
+        found.decode()
+
+
 def test_who_leaves_before_its_picture_is_decoded_costs_no_decoding(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,5 +229,9 @@ def test_an_engine_that_is_replaced_finishes_what_it_was_asked(
 
         assert await classifier.classify(CAT) != before
         assert await classifier.classify_many([CAT], engine=old) == [before]
+        gone = weakref.ref(old)
+        del old
+        gc.collect()
+        assert gone() is None
 
     play(tiny_model, scene)

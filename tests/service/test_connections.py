@@ -266,7 +266,9 @@ def test_the_server_stands_the_attack(
 
 def test_bytes_that_are_not_http_are_400_in_the_one_shape(client: Client) -> None:
     """uvicorn alone answers in plain text, and logs a warning for each."""
-    refused(client, b"\x16\x03\x01 hello\r\n\r\n", 400, "request_malformed")
+    answer = refused(client, b"\x16\x03\x01 hello\r\n\r\n", 400, "request_malformed")
+
+    assert b"send HTTP/1.1" in answer.body
 
 
 def test_a_silent_connection_is_closed_without_a_word(client: Client) -> None:
@@ -466,6 +468,17 @@ def test_what_a_path_hides_is_answered_in_the_one_shape(client: Client, path: st
 
     assert answer.status in (404, 405)
     assert answer.code
+
+
+@pytest.mark.parametrize("path", ["/static/page.js", "/static-offline-docs/swagger-ui.css"])
+@pytest.mark.parametrize("part", ["bytes=x", "bytes=9999999-", "bytes=1-2", "bytes=1-2,4-5"])
+def test_a_file_is_sent_whole_whatever_part_is_asked_for(
+    client: Client, path: str, part: str
+) -> None:
+    """starlette alone refuses parts in plain text."""
+    answer = client.asked(get(path, f"Range: {part}"))
+
+    assert (answer.status, answer.body) == (200, client.asked(get(path)).body)
 
 
 def test_connect_is_400(client: Client) -> None:
@@ -954,3 +967,23 @@ def test_tls_connections_have_the_same_limits(
         log = process.communicate(timeout=20)[0]
     assert "Traceback" not in log, log
     assert process.returncode == 0
+
+
+def test_who_leaves_right_after_the_tls_handshake_leaves_no_trace(
+    tiny_model: Path, certificate: tuple[Path, Path]
+) -> None:
+    """With a goodbye, as most do; the handshake's end and the departure come at once."""
+    context = ssl.create_default_context(cafile=str(certificate[0]))
+    context.check_hostname = False
+    with serving(tiny_model, ssl_certfile=certificate[0], ssl_keyfile=certificate[1]) as server:
+        began = len(server.log)
+        for _ in range(50):
+            with Client(port_of(server), context) as client:
+                client.socket.setblocking(False)
+                with suppress(ssl.SSLWantReadError):
+                    cast(ssl.SSLSocket, client.socket).unwrap()
+        with Client(port_of(server), context) as client:
+            assert client.asked(LIVEZ).status == 200
+        said = server.log[began:]
+
+    assert [line for line in said if "Traceback" in line or " ERROR " in line] == []

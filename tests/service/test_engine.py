@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+import service.engine
 from service.engine import (
     CPU,
     CUDA,
@@ -237,6 +238,25 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_folder_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelUnusable, match="cannot be read"):
         Engine.load(tmp_path)
+
+
+def test_a_file_that_is_replaced_while_it_is_loaded_is_refused(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checksum may be the old one's and its network the new one's; a good one, even."""
+    model, new = tmp_path / "model.onnx", tmp_path / "new.onnx"
+    for path in (model, new):
+        path.write_bytes(tiny_model.read_bytes())
+    session = service.engine._session
+
+    def replace_first(*given: Any) -> Any:
+        new.replace(model)
+        return session(*given)
+
+    monkeypatch.setattr("service.engine._session", replace_first)
+
+    with pytest.raises(ModelUnusable, match="has changed while it was loaded"):
+        Engine.load(model, device="cpu", threads=1)
 
 
 @pytest.mark.parametrize("size", [0, 50, 1000, -1])

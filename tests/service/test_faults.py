@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -71,9 +71,17 @@ def test_a_run_that_raises_fails_its_own_picture_alone(faulty_model: Path) -> No
         )
         after = server.client.post(PREDICT, files=form)
         ready = server.client.get("/readyz")
+        mixed = server.client.post(PREDICT, files={**form, "bad": plain(RAISES)})
+        alone = server.client.post(PREDICT, files={"a": plain(RAISES), "b": plain(RAISES)})
 
     assert (bad.status_code, bad.json()["code"]) == (500, "internal_error")
-    assert [answer.status_code for answer in (*good, after, ready)] == [200] * 4
+    assert [answer.status_code for answer in (*good, after, ready, mixed)] == [200] * 5
+    assert [found.get("code") for found in mixed.json()["predictions"]] == [
+        None,
+        None,
+        "internal_error",
+    ]
+    assert (alone.status_code, alone.json()["code"]) == (500, "internal_error")
     assert logged(server, "failed")
 
 
@@ -101,17 +109,52 @@ def test_a_run_that_hangs_does_not_hold_up_a_stop(faulty_model: Path) -> None:
         serving(faulty_model, run_timeout=60, shutdown_timeout=1) as server,
         ThreadPoolExecutor() as clients,
     ):
-        client = clients.submit(_post_and_forget, server.url, plain(HANGS))
+        client = clients.submit(server.client.post, PREDICT, content=plain(HANGS))
         until(lambda: bool(server.client.get("/health").json()["queue"]["pending"]))
+        began = time.monotonic()
+        server.process.terminate()
+        answer = client.result(PATIENCE)
+        status = server.process.wait(PATIENCE)
+        seconds = time.monotonic() - began
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+    assert status == 70
+    assert seconds < 10  # of a limit of one, and 60 for the run
+    assert not logged(server, "Traceback")
+
+
+def test_a_stop_without_any_time_is_a_stop(tiny_model: Path) -> None:
+    with serving(tiny_model, shutdown_timeout=0) as server:
         server.process.terminate()
 
-        assert server.process.wait(PATIENCE) == 70
-        client.result(PATIENCE)
+        assert server.process.wait(PATIENCE) == 0
 
 
-def _post_and_forget(url: str, body: bytes) -> None:
-    with suppress(httpx2.TransportError), httpx2.Client(base_url=url, trust_env=False) as client:
-        client.post(PREDICT, content=body, timeout=PATIENCE)
+def test_signals_before_the_model_is_loaded_do_no_harm(tiny_model: Path) -> None:
+    """SIGHUP has nothing to reload yet; SIGTERM ends with 0."""
+    command = [sys.executable, "-m", "service", "serve"]
+    settings = environment(port=0, model=tiny_model)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    with process:
+        assert process.stdout
+        handled = Path(f"/proc/{process.pid}/status")
+        until(lambda: _ignores(handled, signal.SIGHUP))
+        process.send_signal(signal.SIGHUP)
+        assert any("answers at" in line for line in process.stdout)
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+
+    with subprocess.Popen(command, cwd=ROOT, env=settings, stderr=subprocess.DEVNULL) as early:
+        until(lambda: _ignores(Path(f"/proc/{early.pid}/status"), signal.SIGHUP))
+        early.terminate()
+        assert early.wait(PATIENCE) == 0
+
+
+def _ignores(status: Path, number: int) -> bool:
+    masks = dict(line.split(":\t") for line in status.read_text().splitlines() if ":\t" in line)
+    return bool(int(masks["SigIgn"], 16) >> (number - 1) & 1)
 
 
 DYING = """
@@ -245,7 +288,7 @@ def test_a_new_model_that_fails_its_checks_is_refused_and_the_old_one_serves_on(
 
     assert unaware.status_code == answer.status_code == 200
     assert answer.json()["model"]["version"] == before
-    assert (health["status"], "reload" in health["warning"]) == ("ready", True)
+    assert (health["status"], "model" in health["warning"]) == ("ready", True)
     assert str(tmp_path) not in health["warning"]
     assert mended["warning"] is None
 
@@ -255,12 +298,18 @@ def test_a_new_model_that_never_finishes_its_check_neither_takes_over_nor_holds_
 ) -> None:
     model = copied(tiny_model, tmp_path / "model.onnx")
     first_value = int(inspect(model).golden_picture()[0, 0, 0, 0])
-    with serving(model) as server:
+    keys = tmp_path / "keys"
+    keys.write_text("key-number-one-of-two")
+    old, new = ({"X-API-Key": f"key-number-{name}-of-two"} for name in ("one", "two"))
+    with serving(model, api_keys_file=keys) as server:
         before = version(server)
         write_faulty(tiny_model, model, hangs=first_value)
         server.process.send_signal(signal.SIGHUP)
         time.sleep(1)
-        answer = server.client.post(PREDICT, content=picture())
+        keys.write_text("key-number-two-of-two")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: server.client.post(PREDICT, headers=old).status_code == 401)
+        answer = server.client.post(PREDICT, content=picture(), headers=new)
         server.process.terminate()
         status = server.process.wait(PATIENCE)
 
@@ -270,23 +319,34 @@ def test_a_new_model_that_never_finishes_its_check_neither_takes_over_nor_holds_
 
 
 def test_a_renewed_certificate_is_shown_after_sighup(tiny_model: Path, tmp_path: Path) -> None:
-    """Keys and certificate that cannot be read change nothing."""
+    """Keys and certificate that cannot be read, or do not belong together, change nothing."""
     (old, old_key), (new, new_key) = certified(tmp_path, "old"), certified(tmp_path, "new")
     with serving(tiny_model, ssl_certfile=old, ssl_keyfile=old_key) as server:
         address = "127.0.0.1", urlsplit(server.url).port or 0
         first = ssl.get_server_certificate(address)
         renewed = new.read_text()
-        old.write_text("no certificate")
-        server.process.send_signal(signal.SIGHUP)
-        until(lambda: logged(server, "The certificate stays as it was"))
-        kept = ssl.get_server_certificate(address)
+        kept = []
+        wrong = {
+            "no certificate": "The certificate stays as it was",
+            renewed: "KEY_VALUES_MISMATCH",
+        }
+        for text, complaint in wrong.items():
+            old.write_text(text)
+            server.process.send_signal(signal.SIGHUP)
+            until(partial(logged, server, complaint))
+            kept.append(ssl.get_server_certificate(address))
+        warning = server.client.get("/health").json()["warning"]
         new.rename(old)
         new_key.rename(old_key)
         server.process.send_signal(signal.SIGHUP)
         until(lambda: logged(server, "The certificate has been read again"))
         second = ssl.get_server_certificate(address)
+        log = "".join(server.log)
 
-    assert kept == first
+    assert kept == [first, first]
+    assert "reload" in warning
+    assert log.count("The certificate stays as it was") == 2
+    assert "Traceback" not in log
     assert second == renewed != first
 
 

@@ -65,7 +65,7 @@ def test_the_status_table_has_every_error_that_can_meet_a_client() -> None:
 
 
 def test_a_raw_picture_gets_five_classes(live: Live) -> None:
-    """DESIGN.md, POST /v1/predict: five classes by default, the most probable first."""
+    """POST /v1/predict: five classes by default, the most probable first."""
     answer = live.client.post(PREDICT, content=picture(), headers=JPEG)
 
     assert answer.status_code == 200, answer.text
@@ -186,6 +186,28 @@ def test_a_type_that_is_no_picture_is_refused_with_the_header_to_send(live: Live
     assert "-H 'Content-Type: image/jpeg'" in check_refusal(answer, 415, "media_type_unsupported")
 
 
+def test_half_a_character_in_a_file_name_is_replaced(live: Live) -> None:
+    part = b"--b\r\nContent-Disposition: form-data; name=a; filename=%s\r\n\r\n%s\r\n--b--\r\n"
+    kind = "multipart/form-data; boundary=b; charset=utf-7"
+    answers = [
+        live.client.post(PREDICT, content=part % (b"+2AA-", data), headers={"Content-Type": kind})
+        for data in (picture(), b"no picture")
+    ]
+
+    assert [answer.status_code for answer in answers] == [200, 415]
+    assert answers[0].json()["predictions"][0]["filename"] == "?"
+
+
+def test_a_form_may_hold_as_many_files_as_the_setting_says(tiny_model: Path) -> None:
+    """More than the form parser would take by itself."""
+    form = [("file", picture(size=(16, 16)))] * 1001
+    with serving(tiny_model, max_files=1001, max_queue=1001) as server:
+        answer = server.client.post(PREDICT, files=form, params={"crops": "one", "top": 1})
+
+    assert answer.status_code == 200
+    assert len(answer.json()["predictions"]) == 1001
+
+
 def test_a_form_in_a_charset_that_is_none_is_malformed(live: Live) -> None:
     """Found by fuzzing: it was a 500."""
     part = b'--b\r\nContent-Disposition: form-data; name="\xff"; filename="a"\r\n\r\nx\r\n--b--\r\n'
@@ -301,7 +323,7 @@ def test_a_running_server_is_well(live: Live, path: str) -> None:
 
 
 def test_health_tells_what_runs_and_where(live: Live) -> None:
-    """DESIGN.md, Health."""
+    """For people, with the details."""
     body: dict[str, Any] = live.client.get("/health").json()
 
     assert body["status"] == "ready"
@@ -444,7 +466,7 @@ def test_large_pictures_are_shrunk_while_decoding_only_if_the_setting_says_so(
     large = io.BytesIO()
     Image.open(io.BytesIO(CAT)).resize((2048, 1536), Image.Resampling.BICUBIC).save(large, "JPEG")
 
-    def probability(**settings: object) -> float:
+    def probability(**settings: Any) -> float:
         with serving(bundled_model, **settings) as live:
             answer = live.client.post(PREDICT, content=large.getvalue(), headers=JPEG).json()
             return float(answer["predictions"][0]["classes"][0]["probability"])

@@ -88,8 +88,7 @@ def test_of_those_refused_the_log_has_the_number_not_a_line_each(tiny_model: Pat
     with full_queue(tiny_model) as (server, first):
         refused = [server.client.post(PREDICT, content=picture()) for _ in range(20)]
         first.result(PATIENCE)
-        time.sleep(1)
-        server.client.get("/livez")
+        time.sleep(1.5)
 
     numbers = [int(line.split(": ")[1].split()[0]) for line in server.log if "queue is or" in line]
 
@@ -125,6 +124,22 @@ def test_bodies_that_fill_the_memory_together_are_refused_and_leave_it_free(
     assert large.headers["retry-after"] == "1"
     assert "ALEXNET_MAX_UPLOADS" in large.json()["error"]
     assert small.status_code == after.status_code == 200
+
+
+def test_large_bodies_leave_a_quarter_of_the_memory_to_small_ones(tiny_model: Path) -> None:
+    """Of 4 MB one of 3 is taken, a large one beside it is not, a small one is."""
+    large = picture() + bytes(1_500_000)
+    with (
+        serving(tiny_model, max_body=3_000_000, max_uploads=4_000_000) as server,
+        closing(connected(server)) as holder,
+    ):
+        holder.sendall(headers(3_000_000) + bytes(2_900_000))
+        time.sleep(0.5)
+        refused = server.client.post(PREDICT, content=large)
+        small = server.client.post(PREDICT, content=picture() + bytes(700_000))
+
+    assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+    assert small.status_code == 200
 
 
 def test_a_body_that_is_too_slow_is_told_so(tiny_model: Path) -> None:

@@ -86,6 +86,11 @@ def test_the_two_ports_differ() -> None:
         load_settings(admin_port=8000)
 
 
+def test_a_key_without_its_certificate_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match=r"ALEXNET_SSL_KEYFILE.*without ALEXNET_SSL_CERTFILE"):
+        load_settings(ssl_keyfile=tmp_path)
+
+
 def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALEXNET_FORMATS", " jpeg, png ")
     monkeypatch.setenv("ALEXNET_CORS_ORIGINS", "https://a.example,https://b.example")
