@@ -73,7 +73,7 @@ def serving(
         url = ""
         for line in process.stdout:
             log.append(line)
-            if found := re.search(r"answers at (http://\S+)", line):
+            if found := re.search(r"answers at (https?://\S+)", line):
                 url = found[1]
                 break
         assert url, f"the server did not start: {''.join(log)}"
