@@ -27,7 +27,6 @@ from service.errors import SettingsInvalid
 from service.metrics import Metrics
 from service.reloading import Reloader
 from service.routes import Running, docs, doors, errors, operations, page, predict
-from service.routes.access_log import AccessLog
 from service.routes.admission import Admission
 from service.settings import Settings, limits, spelled
 
@@ -73,7 +72,6 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     errors.install(app)
     metrics = Metrics(lambda: operations.reading(running), routes=[predict.PATH])
     guards = doors.install(app, running, metrics)
-    app.add_middleware(AccessLog)
     for guarded in (predict,):
         app.include_router(guarded.router, dependencies=guards)
     for open_to_all in (operations, page, docs):
@@ -179,7 +177,7 @@ class Server(uvicorn.Server):
             or (self.server_state.connections and loop.time() < farewell)
         ):
             await asyncio.sleep(0.02)
-        if running.in_flight and not self.force_exit:
+        if running.classifier.batcher.pending and not self.force_exit:
             running.die(running.too_late)
             running.classifier.batcher.give_up(running.too_late)
         # To write the last answers out.

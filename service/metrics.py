@@ -1,8 +1,8 @@
 """
 What Prometheus reads: requests counted as they pass, the rest read when it is asked for.
 
-The parts that are measured do not know of it: `Counting` sees requests go by, and `read`
-tells how the service is at the moment.
+The parts that are measured do not know of it: `Metrics.count` is told of requests that went by,
+and `read` tells how the service is at the moment.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -45,8 +45,11 @@ class Metrics(Collector):
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def count(self, route: str | None, path: str, method: str, status: int) -> None:
-        """Count a request that was answered; `route` is its path's pattern, if it has one."""
+    def count(self, scope: Scope, status: int) -> None:
+        """Count a request that was answered."""
+        # The router writes the route into the scope, if it finds one.
+        route = getattr(scope.get("route"), "path", None)
+        path, method = scope["path"], scope["method"]
         label = route or (path if path in self._routes else OTHER)
         self._requests[label, method if method in METHODS else OTHER, str(status)] += 1
 
@@ -73,32 +76,3 @@ class Metrics(Collector):
         ):
             yield GaugeMetricFamily(name, text, value=float(value))
         yield InfoMetricFamily("alexnet", "What computes, and with which model.", value=now.facts)
-
-
-class Counting:
-    """Counts every request of an application as it passes, with the status of its answer."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Only look."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status = 0
-
-        async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noting)
-        finally:
-            if status:
-                # The router writes the route into the scope, if it finds one.
-                route = getattr(scope.get("route"), "path", None)
-                self._metrics.count(route, scope["path"], scope["method"], status)

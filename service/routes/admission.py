@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import errors
 from service.routes import Running
-from service.routes.access_log import QUIET
 from service.routes.errors import refusal
+from service.routes.observing import QUIET
 
 
 class Admission:

@@ -19,9 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access import Keys, RateLimiter, network_of
 from service.errors import RequestMalformed, SettingsInvalid, Unauthorized
-from service.metrics import Counting, Metrics
+from service.metrics import Metrics
 from service.routes import Running
 from service.routes.errors import LastResort, missing, refusal
+from service.routes.observing import AccessLog, Observed
 from service.settings import Settings, spelled
 
 ORIGIN: Final = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s@?#A-Z]+")
@@ -69,7 +70,7 @@ def install(app: FastAPI, service: Running, metrics: Metrics) -> list[Dependency
     if settings.cors_origins:
         app.add_middleware(OtherOrigins, service=service)
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(Counting, metrics=metrics)
+    app.add_middleware(Observed, observers=[metrics.count, AccessLog()])
     return [Depends(with_a_key if doors.keys else without_keys)]
 
 

@@ -123,6 +123,17 @@ def test_a_run_that_hangs_does_not_hold_up_a_stop(faulty_model: Path) -> None:
     assert not logged(server, "Traceback")
 
 
+def test_who_is_still_sending_does_not_hold_up_a_stop(tiny_model: Path) -> None:
+    with serving(tiny_model, shutdown_timeout=1) as server:
+        address = "127.0.0.1", urlsplit(server.url).port
+        with socket.create_connection(address) as sender:
+            sender.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n?")
+            time.sleep(0.2)
+            server.process.terminate()
+
+            assert server.process.wait(PATIENCE) == 0
+
+
 def test_a_stop_without_any_time_is_a_stop(tiny_model: Path) -> None:
     with serving(tiny_model, shutdown_timeout=0) as server:
         server.process.terminate()

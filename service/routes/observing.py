@@ -1,35 +1,40 @@
 """
-A line for each answer; of those that a full queue refuses, one line a second tells the number.
+What is told of every answer, whoever gave it: to the metrics, and to the access log.
 
-Overload is when lines are many and each costs time that is short: 80 us, as much as the refusal.
+The log has a line for each; but of those that a full queue refuses, one line a second with the
+number.  Overload is when lines are many and each costs time that is short: 80 us, as much as the
+refusal itself.
 """
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
+Observer = Callable[[Scope, int], None]  # an answer's request and its status
+
 QUIET: Final = "alexnet.quiet"  # in a scope: its answer is told in a sum
-PAUSE: Final = 1.0  # seconds between two sums
+PAUSE: Final = 1.0  # seconds that a sum is gathered
 
 log = logging.getLogger(__name__)
 
 
-class AccessLog:
-    """ASGI middleware: `address - "POST /v1/predict HTTP/1.1" 200` once an answer is sent."""
+class Observed:
+    """ASGI middleware: tells `observers` of each answer, when it is complete."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, observers: Sequence[Observer]) -> None:
         self._app = app
-        self._refused = 0
+        self._observers = observers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, and note the status."""
+        """Only look."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 500
+        status = 0
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -40,9 +45,19 @@ class AccessLog:
         try:
             await self._app(scope, receive, noting)
         finally:
-            self._tell(scope, status)
+            if status:
+                for tell in self._observers:
+                    tell(scope, status)
 
-    def _tell(self, scope: Scope, status: int) -> None:
+
+class AccessLog:
+    """`address - "POST /v1/predict HTTP/1.1" 200`, as an observer."""
+
+    def __init__(self) -> None:
+        self._refused = 0
+
+    def __call__(self, scope: Scope, status: int) -> None:
+        """Write the line, or count a refusal that is told later."""
         if QUIET in scope:
             if not self._refused:
                 asyncio.get_running_loop().call_later(PAUSE, self._sum_up)
