@@ -127,8 +127,8 @@ def test_bodies_that_fill_the_memory_together_are_refused_and_leave_it_free(
 
 
 def test_large_bodies_leave_a_quarter_of_the_memory_to_small_ones(tiny_model: Path) -> None:
-    """Of 4 MB one of 3 is taken, a large one beside it is not, a small one is."""
-    large = picture() + bytes(1_500_000)
+    """Of 4 MB 2.9 are held: there is room for 1.1, but for a large body three quarters are all."""
+    large = picture() + bytes(1_060_000)
     with (
         serving(tiny_model, max_body=3_000_000, max_uploads=4_000_000) as server,
         closing(connected(server)) as holder,
@@ -153,15 +153,15 @@ def test_a_body_that_is_too_slow_is_told_so(tiny_model: Path) -> None:
 def test_the_whole_request_has_a_deadline_that_begins_with_its_headers(tiny_model: Path) -> None:
     """The body takes most of it, and the batch waits for company longer than is left."""
     with (
-        serving(tiny_model, timeout=1.0, max_delay=5.0, max_batch=2) as server,
+        serving(tiny_model, timeout=3.0, max_delay=9.0, max_batch=2) as server,
         closing(connected(server)) as sender,
     ):
         began = time.monotonic()
         sender.sendall(headers(len(picture())) + picture()[:100])
-        time.sleep(0.6)
+        time.sleep(2)
         sender.sendall(picture()[100:])
         status, _, body = answer_of(sender)
         seconds = time.monotonic() - began
 
     assert (status, body["code"]) == (504, "deadline_exceeded")
-    assert seconds < 4
+    assert seconds < 4.5  # five, if it began with the body's end
