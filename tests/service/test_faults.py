@@ -242,6 +242,24 @@ def test_a_stop_under_load_answers_everybody(tiny_model: Path) -> None:
     assert "Traceback" not in log
 
 
+def test_an_idle_client_is_told_of_the_stop_before_its_connection_is_closed(
+    tiny_model: Path,
+) -> None:
+    with serving(tiny_model) as server:
+        client = http.client.HTTPConnection("127.0.0.1", urlsplit(server.url).port)
+        client.request("GET", "/readyz")
+        before = client.getresponse()
+        before.read()
+        server.process.terminate()
+        time.sleep(0.25)
+        client.request("GET", "/readyz")
+        after = client.getresponse()
+        client.close()
+
+    assert (before.status, before.getheader("connection")) == (200, None)
+    assert (after.status, after.getheader("connection")) == (503, "close")
+
+
 def test_after_a_kill_it_starts_again_on_the_same_port(tiny_model: Path) -> None:
     with serving(tiny_model) as server, clients_of(server) as outcomes:
         until(lambda: len(outcomes) > 20)
