@@ -302,36 +302,37 @@ async def endless_chunks(target: Target) -> str:
 @attack
 async def chunk_extensions(target: Target) -> str:
     """A chunk whose header has no end: 431, and closed."""
-    async with line(target) as opened:
-        await opened.send(head(target, "Transfer-Encoding: chunked") + b"1;a=")
-        sent, answer = await flood(target, opened, b"b" * 65536)
-        return f"{expect(answer, 431)} after {sent >> 10} KiB"
+    return await _endless(
+        target, head(target, "Transfer-Encoding: chunked") + b"1;a=", b"b" * 65536
+    )
 
 
 @attack
 async def endless_trailers(target: Target) -> str:
     """Trailers without an end: 431, and closed."""
-    async with line(target) as opened:
-        await opened.send(head(target, "Transfer-Encoding: chunked") + b"1\r\nx\r\n0\r\n")
-        sent, answer = await flood(target, opened, b"X-Trailer: 1\r\n" * 4096)
-        return f"{expect(answer, 431)} after {sent >> 10} KiB"
+    return await _endless(
+        target,
+        head(target, "Transfer-Encoding: chunked") + b"1\r\nx\r\n0\r\n",
+        b"X-Trailer: 1\r\n" * 4096,
+    )
 
 
 @attack
 async def many_headers(target: Target) -> str:
     """Headers without an end: 431, and closed."""
-    async with line(target) as opened:
-        await opened.send(request(target, "/livez")[:-2])
-        sent, answer = await flood(target, opened, b"X-Header: 1\r\n" * 4096)
-        return f"{expect(answer, 431)} after {sent >> 10} KiB"
+    return await _endless(target, request(target, "/livez")[:-2], b"X-Header: 1\r\n" * 4096)
 
 
 @attack
 async def one_long_header(target: Target) -> str:
     """One header without an end: 431, and closed."""
+    return await _endless(target, request(target, "/livez")[:-2] + b"X-Header: ", b"a" * 65536)
+
+
+async def _endless(target: Target, begin: bytes, piece: bytes) -> str:
     async with line(target) as opened:
-        await opened.send(request(target, "/livez")[:-2] + b"X-Header: ")
-        sent, answer = await flood(target, opened, b"a" * 65536)
+        await opened.send(begin)
+        sent, answer = await flood(target, opened, piece)
         return f"{expect(answer, 431)} after {sent >> 10} KiB"
 
 

@@ -9,10 +9,9 @@ import gc
 import logging
 import signal
 import socket
-import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import uvicorn
@@ -117,13 +116,8 @@ class Server(uvicorn.Server):
             ssl_certfile=settings.ssl_certfile,
             ssl_keyfile=settings.ssl_keyfile,
         )
-        try:
+        with _certificate_read():
             config.load()
-        except (OSError, ssl.SSLError) as error:
-            raise SettingsInvalid(
-                f"{spelled('ssl_certfile')} and {spelled('ssl_keyfile')} cannot be used "
-                f"({error.strerror or error}); both are PEM, and the key must be the certificate's."
-            ) from error
         self._tls = connections.greet_within_limits(config)
         super().__init__(config)
 
@@ -154,7 +148,7 @@ class Server(uvicorn.Server):
         if self._running.settings.api_keys_file is not None:
             renewable["key file"] = self._keys.reload
         if self._tls is not None:
-            renewable["certificate"] = self._tls.renew
+            renewable["certificate"] = _certificate_read()(self._tls.renew)
         return renewable
 
     async def on_tick(self, counter: int) -> bool:
@@ -183,6 +177,18 @@ class Server(uvicorn.Server):
         # To write the last answers out.
         self.config.timeout_graceful_shutdown = 1
         await super().shutdown(sockets)
+
+
+@contextmanager
+def _certificate_read() -> Iterator[None]:
+    """One sentence for whatever keeps a certificate or its key from being read."""
+    try:
+        yield
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingsInvalid(
+            f"{spelled('ssl_certfile')} and {spelled('ssl_keyfile')} cannot be used "
+            f"({error.strerror or error}); both are PEM, and the key must be the certificate's."
+        ) from error
 
 
 def _is_terminal() -> bool:

@@ -22,7 +22,6 @@ check.  Nobody waits for it then, `alive` says so, and `on_death` is told.
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -307,7 +306,7 @@ class Batcher:
 
     async def _serve(self, batch: Sequence[Entry]) -> None:
         """Run a batch in the worker thread and hand each entry its row, or its own failure."""
-        began = time.perf_counter()
+        began = asyncio.get_running_loop().time()
         try:
             rows = await self._in_worker(_join_and_run, batch)
         except RunHung:
@@ -315,7 +314,7 @@ class Batcher:
         except Exception as error:  # whatever a run raises belongs to its batch, not to the loop
             await self._one_by_one(batch, error)
             return
-        self._measure(began, time.perf_counter(), batch)
+        self._measure(began, batch)
         for entry, row in zip(batch, rows, strict=True):
             if not entry.answer.done():  # its client may have left meanwhile
                 entry.answer.set_result(row)
@@ -348,11 +347,11 @@ class Batcher:
             raise RunHung(f"a run has not come back in {self._run_timeout:g} s")
         return run.result()
 
-    def _measure(self, began: float, ended: float, batch: Sequence[Entry]) -> None:
+    def _measure(self, began: float, batch: Sequence[Entry]) -> None:
         """Fold a batch's times, and who came right after the last one, into the moving averages."""
-        crops, seconds = batch[0].crops, ended - began
-        self._seconds_of[crops] = _recent(self._seconds_of.get(crops, seconds), seconds)
         now = asyncio.get_running_loop().time()
+        crops, seconds = batch[0].crops, now - began
+        self._seconds_of[crops] = _recent(self._seconds_of.get(crops, seconds), seconds)
         # Whatever the pictures waited for, decoding too, is in it.
         each = (now - max(self._ended, self._busy_since)) / len(batch)
         self._image_seconds = _recent(self._image_seconds or each, each)

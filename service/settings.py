@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 PREFIX = "ALEXNET_"
 BUNDLED = Path(__file__).parent / "bundled" / "alexnet.onnx"
-
-
 SECRETS = ("api_keys",)  # never a flag, never in a message
 
 
@@ -305,7 +303,7 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _the_body_fits_into_the_time_and_the_memory(self) -> Self:
+    def _one_fits_into_what_all_may_take(self) -> Self:
         for less, more in (("max_body", "max_uploads"), ("max_pixels", "max_decoding_pixels")):
             if getattr(self, less) > getattr(self, more):
                 raise ValueError(

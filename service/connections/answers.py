@@ -8,12 +8,11 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from fastapi.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from service.connections.requests import Request
 from service.errors import ServiceError
-from service.routes.errors import INTERNAL, refusal
+from service.routes.errors import internal_error, refusal
 
 if TYPE_CHECKING:
     from service.connections.connection import Connection
@@ -73,8 +72,7 @@ class Cycle(RequestResponseCycle):
 
     async def send_500_response(self) -> None:
         """What uvicorn says when the application raised before it answered."""
-        code, text = INTERNAL
-        answer = JSONResponse({"error": text, "code": code}, 500, {"Connection": "close"})
+        answer = internal_error({"Connection": "close"})
         headers = [*answer.raw_headers, *self._headers]
         await self.send({"type": "http.response.start", "status": 500, "headers": headers})
         await self.send(

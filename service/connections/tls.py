@@ -11,7 +11,6 @@ from typing import Any, cast
 from uvicorn.config import Config, create_ssl_context
 
 from service.connections.connection import Connection
-from service.errors import SettingsInvalid
 
 
 def greet_within_limits(config: Config) -> "Greeter | None":
@@ -38,24 +37,19 @@ class Greeter:
         return Greeting(self._kind, self._context, **given)
 
     def renew(self) -> None:
-        """Read the certificate and its key again, from any thread; or `SettingsInvalid`."""
+        """Read the certificate and its key again, from any thread; or `OSError`, `ssl.SSLError`
+        among them."""
         config = self._config
-        try:
-            # A new context: one that fails to load a pair keeps the half of it.
-            self._context = create_ssl_context(
-                certfile=str(config.ssl_certfile),
-                keyfile=config.ssl_keyfile,
-                password=config.ssl_keyfile_password,
-                ssl_version=config.ssl_version,
-                cert_reqs=config.ssl_cert_reqs,
-                ca_certs=config.ssl_ca_certs,
-                ciphers=config.ssl_ciphers,
-            )
-        except OSError as error:  # ssl.SSLError is one
-            raise SettingsInvalid(
-                f"the new certificate {config.ssl_certfile} and its key cannot be used "
-                f"({error.strerror or error}); both are PEM, and the key must be the certificate's."
-            ) from error
+        # A new context: one that fails to load a pair keeps the half of it.
+        self._context = create_ssl_context(
+            certfile=str(config.ssl_certfile),
+            keyfile=config.ssl_keyfile,
+            password=config.ssl_keyfile_password,
+            ssl_version=config.ssl_version,
+            cert_reqs=config.ssl_cert_reqs,
+            ca_certs=config.ssl_ca_certs,
+            ciphers=config.ssl_ciphers,
+        )
 
 
 class Greeting(asyncio.Protocol):

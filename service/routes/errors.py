@@ -79,14 +79,14 @@ class ErrorAnswer(BaseModel):
     code: str = Field(description="One word for it, for programs; it does not change.")
 
 
-def status_of(error: errors.ServiceError) -> int:
-    """The status of an error; 500 for what should not happen while serving."""
-    return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 500)
+def status_of(error: errors.ServiceError) -> int | None:
+    """The status of an error; None for what should not happen while serving."""
+    return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), None)
 
 
 def refusal(error: errors.ServiceError, text: str | None = None) -> JSONResponse:
     """Answer a request with an error, in `text` or in its own words."""
-    if (status := status_of(error)) == 500:
+    if (status := status_of(error)) is None:
         raise error  # to the last resort below, which tells nothing and logs all
     headers = {}
     if isinstance(error, errors.ComeBackLater):
@@ -155,7 +155,7 @@ class LastResort:
             await self._app(scope, receive, noting)
         except Exception:
             if not begun and scope["type"] == "http":
-                await _answer(500, *INTERNAL)(scope, receive, send)
+                await internal_error()(scope, receive, send)
             raise
 
 
@@ -180,6 +180,11 @@ def install(app: FastAPI) -> None:
         )
         kind = errors.ParameterInvalid
         return _answer(STATUSES[kind], kind.code, text)
+
+
+def internal_error(headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """What is said of a fault of ours: nothing of it."""
+    return _answer(500, *INTERNAL, headers)
 
 
 def _answer(
