@@ -108,7 +108,8 @@ def started(
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env={key: value for key, value in os.environ.items() if not key.startswith("ALEXNET_")},
+        env={k: v for k, v in os.environ.items() if not k.startswith("ALEXNET_")}
+        | {"ALEXNET_LOG_FORMAT": "text"},
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=stderr,

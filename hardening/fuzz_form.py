@@ -21,7 +21,8 @@ import harness
 from starlette.datastructures import Headers
 
 from service.errors import ServiceError
-from service.routes.predict import _uploads
+from service.routes.road import limited
+from service.routes.uploads import uploads
 
 MAX_FILES = 4
 MAX_BODY = 4096
@@ -81,15 +82,16 @@ def rule(data: bytes) -> None:
     request: Any = Request(kind, rest[1:], rest[0] if rest else 0)
     held: list[int] = []
     try:
-        uploads = LOOP.run_until_complete(_uploads(request, SETTINGS, held.append))
+        chunks = limited(request, MAX_BODY, held.append)
+        found = LOOP.run_until_complete(uploads(request.headers, chunks, SETTINGS))
     except ServiceError:
         return
     finally:
         if sum(held) > MAX_BODY:
             raise harness.RuleBroken(f"{sum(held)} bytes were taken in")
-    size = sum(len(upload.data) for upload in uploads)
-    if not 0 < len(uploads) <= MAX_FILES or size > MAX_BODY:
-        raise harness.RuleBroken(f"{len(uploads)} files of {size} bytes")
+    size = sum(len(upload.data) for upload in found)
+    if not 0 < len(found) <= MAX_FILES or size > MAX_BODY:
+        raise harness.RuleBroken(f"{len(found)} files of {size} bytes")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,17 @@ from service.engine import Engine
 from service.errors import SettingsInvalid
 from service.metrics import Metrics
 from service.reloading import Reloader
-from service.routes import Running, docs, doors, errors, operations, page, predict
+from service.routes import (
+    Running,
+    docs,
+    doors,
+    errors,
+    open_inference,
+    operations,
+    page,
+    predict,
+    torchserve,
+)
 from service.routes.admission import Admission
 from service.settings import Settings, limits, spelled
 
@@ -46,7 +56,15 @@ Whatever is refused is answered with `{"error": "...", "code": "..."}`.
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
     """Build the application around an engine that is loaded and checked."""
-    classifier = Classifier(engine, limits(settings), on_death=lambda reason: running.lose(reason))
+    doors_that_classify = (predict, open_inference, torchserve)
+    paths = [path for door in doors_that_classify for path in door.PATHS]
+    metrics = Metrics(lambda: operations.reading(running), routes=paths)
+    classifier = Classifier(
+        engine,
+        limits(settings),
+        on_run=metrics.ran,
+        on_death=lambda reason: running.lose(reason),
+    )
     running = Running(settings, classifier)
 
     @asynccontextmanager
@@ -67,14 +85,19 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         redirect_slashes=False,  # a path with a stray slash is a 404 in our shape
     )
     app.state.running = running
-    app.add_middleware(Admission, running=running, paths=[predict.PATH])
+    app.add_middleware(Admission, running=running, paths=paths)
     errors.install(app)
-    metrics = Metrics(lambda: operations.reading(running), routes=[predict.PATH])
     guards = doors.install(app, running, metrics)
-    for guarded in (predict,):
-        app.include_router(guarded.router, dependencies=guards)
-    for open_to_all in (operations, page, docs):
-        app.include_router(open_to_all.router)
+    for door in doors_that_classify:
+        app.include_router(door.router, dependencies=guards)
+    for open_to_all in (
+        operations.router,
+        open_inference.about,
+        torchserve.about,
+        page.router,
+        docs.router,
+    ):
+        app.include_router(open_to_all)
     return app
 
 

@@ -30,6 +30,7 @@ from typing import TypeVar
 import numpy as np
 
 from service.errors import NotReady, Overloaded
+from service.steps import Steps
 from service.waiting import Entry, Pixels, Probabilities, Run, Waiting, refuse
 
 SHAPE = (256, 256, 3)
@@ -58,12 +59,18 @@ class Places:
         batcher.expect(count)
 
     async def submit(
-        self, pixels: Pixels, crops: int, *, run: Run | None = None, deadline: float | None = None
+        self,
+        pixels: Pixels,
+        crops: int,
+        *,
+        run: Run | None = None,
+        deadline: float | None = None,
+        steps: Steps | None = None,
     ) -> Probabilities:
         """`Batcher.submit`, in one of these places."""
         self.give_up()
         return await self._batcher.submit(
-            pixels, crops, run=run, alone=self._alone, deadline=deadline
+            pixels, crops, run=run, alone=self._alone, deadline=deadline, steps=steps
         )
 
     def give_up(self, count: int = 1) -> None:
@@ -89,14 +96,15 @@ class Batcher:
         max_delay: float = 0.0,
         run_timeout: float | None = None,
         check: Callable[[], None] | None = None,
+        on_run: Callable[[int, float], None] | None = None,
         on_death: Callable[[str], None] | None = None,
     ) -> None:
         """
         `max_batch` and `max_queue` count images; `max_delay` and `run_timeout` are in seconds.
 
         `check` raises if the engine is broken; it is called, in the worker thread, when a run has
-        failed for each of its pictures.  `on_death` gets the reason when the dispatcher ends
-        without having been stopped.
+        failed for each of its pictures.  `on_run` gets the images and seconds of each run that
+        succeeded, `on_death` the reason when the dispatcher ends without having been stopped.
         """
         self._run = run
         self._max_batch = max_batch
@@ -104,6 +112,7 @@ class Batcher:
         self._max_delay = max_delay
         self._run_timeout = run_timeout
         self._check = check
+        self._on_run = on_run
         self._on_death = on_death
         self._waiting = Waiting()
         self._changed = asyncio.Event()  # an arrival, a place freed, or the wish to stop
@@ -217,20 +226,24 @@ class Batcher:
         run: Run | None = None,
         alone: bool = True,
         deadline: float | None = None,
+        steps: Steps | None = None,
     ) -> Probabilities:
         """
         One picture, uint8 `(256, 256, 3)`, to its float32 `(classes,)`.
 
         `run` is what runs it, by default the batcher's own.  `alone` says that its request has no
         other picture.  `deadline` is a time of the running loop; if it passes before the picture's
-        batch starts, `DeadlineExceeded`.  What the run raises, this raises.
+        batch starts, `DeadlineExceeded`.  `steps` is where the moments from here on are written
+        down.  What the run raises, this raises.
         """
         if pixels.shape != SHAPE or pixels.dtype != np.uint8:
             raise ValueError(f"expected uint8 {SHAPE}, got {pixels.dtype} {pixels.shape}")
         if not self.alive:
             raise NotReady("The service is not running the model now. Try again shortly.")
         answer: asyncio.Future[Probabilities] = asyncio.get_running_loop().create_future()
-        self._waiting.add(Entry(pixels, crops, run or self._run, alone, deadline, answer))
+        steps = steps or Steps()
+        steps.decoded = asyncio.get_running_loop().time()
+        self._waiting.add(Entry(pixels, crops, run or self._run, alone, deadline, answer, steps))
         self._changed.set()
         return await answer
 
@@ -308,7 +321,7 @@ class Batcher:
         """Run a batch in the worker thread and hand each entry its row, or its own failure."""
         began = asyncio.get_running_loop().time()
         try:
-            rows = await self._in_worker(_join_and_run, batch)
+            rows = await self._run_together(batch)
         except RunHung:
             raise
         except Exception as error:  # whatever a run raises belongs to its batch, not to the loop
@@ -326,7 +339,7 @@ class Batcher:
         for entry in batch:
             if len(batch) > 1 and not entry.answer.done():
                 try:
-                    row = (await self._in_worker(_join_and_run, [entry]))[0]
+                    row = (await self._run_together([entry]))[0]
                 except RunHung:
                     raise
                 except Exception as again:
@@ -338,6 +351,20 @@ class Batcher:
             refuse(entry, error)
         if not answered and self._check is not None:
             await self._in_worker(self._check)
+
+    async def _run_together(self, batch: Sequence[Entry]) -> Probabilities:
+        """One run of these pictures, which is written down in the steps of each."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for entry in batch:
+            entry.steps.running, entry.steps.batch = began, len(batch)
+        rows = await self._in_worker(_join_and_run, batch)
+        ended = loop.time()
+        for entry in batch:
+            entry.steps.answered = ended
+        if self._on_run is not None:
+            self._on_run(len(batch), ended - began)
+        return rows
 
     async def _in_worker(self, work: Callable[..., T], *arguments: object) -> T:
         """`work`'s result, from the worker thread, or `RunHung`."""

@@ -31,6 +31,8 @@ from service.errors import (
     ServiceError,
 )
 from service.image import FORMAT_NAMES, LARGE, Picture, open_picture
+from service.steps import Steps
+from service.waiting import Pixels, Probabilities
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,6 @@ class _Question:
 
     engine: Engine
     views: int
-    top: int
     turns: Budget  # to be decoded: the pictures of one request do not fill the pool's line
 
 
@@ -75,9 +76,17 @@ class Classifier:
     """Classifies encoded pictures with one engine; start it before, stop it after."""
 
     def __init__(
-        self, engine: Engine, limits: Limits, on_death: Callable[[str], None] | None = None
+        self,
+        engine: Engine,
+        limits: Limits,
+        *,
+        on_run: Callable[[int, float], None] | None = None,
+        on_death: Callable[[str], None] | None = None,
     ) -> None:
-        """`on_death` gets the reason when no picture can be classified any more."""
+        """
+        `on_run` gets the images and seconds of each run of the network, `on_death` the reason
+        when no picture can be classified any more.
+        """
         self.engine = engine
         self.batcher = Batcher(
             self._run,
@@ -86,6 +95,7 @@ class Classifier:
             max_delay=limits.max_delay,
             run_timeout=limits.run_timeout,
             check=lambda: self.engine.check(),
+            on_run=on_run,
             on_death=on_death,
         )
         self.draining = False
@@ -150,9 +160,10 @@ class Classifier:
         `timeout` is in seconds, decoding and waiting included.  Raises any `ServiceError` that
         is not a `StartError`.
         """
-        ask = self._question(self.engine, crops, top)
-        async with self._admitted(1, timeout) as (places, deadline):
-            return await self._one(data, ask, places, deadline)
+        outcome = (await self.classify_many([data], crops=crops, top=top, timeout=timeout))[0]
+        if isinstance(outcome, ServiceError):
+            raise outcome
+        return outcome
 
     async def classify_many(
         self,
@@ -162,17 +173,46 @@ class Classifier:
         top: int = 5,
         timeout: float | None = None,
         engine: Engine | None = None,
+        steps: Sequence[Steps] = (),
     ) -> list[list[Prediction] | ServiceError]:
-        """
-        Classify the pictures of one request, accepted whole or not at all, answers in order.
+        """`probabilities`, and of each picture the `top` best classes."""
+        engine = engine or self.engine
+        outcomes = await self.probabilities(
+            pictures, crops=crops, timeout=timeout, engine=engine, steps=steps
+        )
+        return [
+            outcome
+            if isinstance(outcome, ServiceError)
+            else best(outcome, engine.model.labels, top)
+            for outcome in outcomes
+        ]
 
-        A picture that is at fault leaves its error in its place; what concerns the request as a
-        whole (overload, deadline, an unknown parameter) is raised.  `engine` is the one that was
-        current when the request came.
+    async def probabilities(
+        self,
+        pictures: Sequence[bytes | Pixels],
+        *,
+        crops: str = "ten",
+        timeout: float | None = None,
+        engine: Engine | None = None,
+        steps: Sequence[Steps] = (),
+    ) -> list[Probabilities | ServiceError]:
         """
-        ask = self._question(engine or self.engine, crops, top)
+        Pictures of one request, encoded or as uint8 `(256, 256, 3)`, to float32 `(classes,)` each.
+
+        They are accepted whole or not at all, and answered in order.  A picture that is at fault
+        leaves its error in its place; what concerns the request as a whole (overload, deadline, an
+        unknown parameter) is raised.  `timeout` is in seconds, decoding and waiting included;
+        `engine` is the one that was current when the request came; into `steps`, one for each
+        picture, goes when it passed which step.
+        """
+        engine = engine or self.engine
+        ask = _Question(engine, views(engine, crops), Budget(self._cores))
+        written = steps or [Steps() for _ in pictures]
         async with self._admitted(len(pictures), timeout) as (places, deadline):
-            work = [self._one_or_error(data, ask, places, deadline) for data in pictures]
+            work = [
+                self._one_or_error(picture, ask, places, deadline, its)
+                for picture, its in zip(pictures, written, strict=True)
+            ]
             if len(work) == 1:  # the common case, spared a task
                 return [await work[0]]
             tasks = [asyncio.create_task(one) for one in work]
@@ -182,22 +222,26 @@ class Classifier:
                 for task in tasks:  # when one raised, nobody waits for the others
                     task.cancel()
 
-    def _question(self, engine: Engine, crops: str, top: int) -> _Question:
-        return _Question(engine, views(engine, crops), top, Budget(self._cores))
-
     async def _one(
-        self, data: bytes, ask: _Question, places: Places, deadline: float | None
-    ) -> list[Prediction]:
+        self,
+        picture: bytes | Pixels,
+        ask: _Question,
+        places: Places,
+        deadline: float | None,
+        steps: Steps,
+    ) -> Probabilities:
         """The road itself."""
-        try:
-            async with ask.turns.taken(1):
-                pixels = await self._decode(data)
-        except (ImageError, RequestError):
-            places.give_up()
-            raise
-        engine = ask.engine
-        probabilities = await places.submit(pixels, ask.views, run=engine.run, deadline=deadline)
-        return best(probabilities, engine.model.labels, ask.top)
+        steps.began = asyncio.get_running_loop().time()
+        if isinstance(picture, bytes):
+            try:
+                async with ask.turns.taken(1):
+                    picture = await self._decode(picture)
+            except (ImageError, RequestError):
+                places.give_up()
+                raise
+        return await places.submit(
+            picture, ask.views, run=ask.engine.run, deadline=deadline, steps=steps
+        )
 
     async def _decode(self, data: bytes) -> NDArray[np.uint8]:
         """Small pictures at once, large ones within the budget."""
@@ -233,11 +277,16 @@ class Classifier:
         return picture if picture.pixels > LARGE else picture.decode()
 
     async def _one_or_error(
-        self, data: bytes, ask: _Question, places: Places, deadline: float | None
-    ) -> list[Prediction] | ServiceError:
+        self,
+        picture: bytes | Pixels,
+        ask: _Question,
+        places: Places,
+        deadline: float | None,
+        steps: Steps,
+    ) -> Probabilities | ServiceError:
         """The road, where a picture's own fault is an answer too, or ours with this picture."""
         try:
-            return await self._one(data, ask, places, deadline)
+            return await self._one(picture, ask, places, deadline, steps)
         except (ImageError, RequestError) as error:
             return error
         except ServiceError:

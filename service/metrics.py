@@ -7,13 +7,15 @@ and `read` tells how the service is at the moment.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import Scope
+
+from service.journal import NETWORK, ROAD, Journal
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -33,6 +35,25 @@ class Reading:
     facts: dict[str, str]  # provider, device requested, model
 
 
+@dataclass(slots=True)
+class Statistics:
+    """What one model has done since the start, in Triton's terms; durations are sums over requests
+    in nanoseconds."""
+
+    success: int = 0  # requests answered with 200
+    success_ns: int = 0  # of those, from the headers to the answer
+    failure: int = 0  # other requests that asked for it
+    failure_ns: int = 0
+    inferences: int = 0  # pictures answered
+    executions: int = 0  # runs of the network; of the road, requests
+    input_ns: int = 0  # reading and decoding
+    queue_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0  # from the end of the run to the answer
+    last: int = 0  # ms since 1970, of the last request
+    batches: dict[int, tuple[int, int]] = field(default_factory=dict)  # size: runs, nanoseconds
+
+
 class Metrics(Collector):
     """The metrics of one application, in a registry of its own."""
 
@@ -41,17 +62,21 @@ class Metrics(Collector):
         self._read = read
         self._routes = frozenset(routes)
         self._registry = CollectorRegistry()
+        self.statistics = {model: Statistics() for model in (NETWORK, ROAD)}
         self._requests: Counter[tuple[str, str, str]] = Counter()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def count(self, scope: Scope, status: int) -> None:
+    def ran(self, pictures: int, seconds: float) -> None:
+        """Count a run of the network."""
+
+    def count(self, scope: Scope, journal: Journal) -> None:
         """Count a request that was answered."""
         # The router writes the route into the scope, if it finds one.
         route = getattr(scope.get("route"), "path", None)
         path, method = scope["path"], scope["method"]
         label = route or (path if path in self._routes else OTHER)
-        self._requests[label, method if method in METHODS else OTHER, str(status)] += 1
+        self._requests[label, method if method in METHODS else OTHER, str(journal.status)] += 1
 
     def text(self) -> bytes:
         """Everything, in Prometheus's text format 0.0.4."""

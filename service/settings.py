@@ -264,6 +264,16 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe message that is logged."
     )
+    log_format: Literal["auto", "text", "json"] = Field(
+        default="auto",
+        description="text for people, json for programs, one object a line; auto is text on a "
+        "terminal and json elsewhere.",
+    )
+    tracing: bool = Field(
+        default=False,
+        description="Send OpenTelemetry spans of requests, decoding, queue and runs to where "
+        "OTEL_EXPORTER_OTLP_ENDPOINT says.",
+    )
 
     @model_validator(mode="after")
     def _a_full_request_fits_into_the_queue(self) -> Self:

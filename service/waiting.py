@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DeadlineExceeded
+from service.steps import Steps
 
 Pixels = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
@@ -35,6 +36,7 @@ class Entry:
     alone: bool  # whether its request has no other picture
     deadline: float | None  # the event loop's time, seconds
     answer: asyncio.Future[Probabilities]
+    steps: Steps
 
     def shares_with(self, other: "Entry") -> bool:
         """Whether the two can be in one batch."""

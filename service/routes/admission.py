@@ -6,6 +6,7 @@ takes is missing for those that are served.
 """
 
 from collections.abc import Collection
+from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -14,9 +15,11 @@ from service.routes import Running
 from service.routes.errors import refusal
 from service.routes.observing import QUIET
 
+METHODS: Final = ("POST", "PUT")
+
 
 class Admission:
-    """ASGI middleware: who posts to one of `paths` while the queue is full gets a 503 at once."""
+    """ASGI middleware: who sends to one of `paths` while the queue is full gets a 503 at once."""
 
     def __init__(self, app: ASGIApp, running: Running, paths: Collection[str]) -> None:
         self._app = app
@@ -24,7 +27,7 @@ class Admission:
         self._paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._paths:
+        if scope["type"] == "http" and scope["method"] in METHODS and scope["path"] in self._paths:
             try:
                 self._running.classifier.batcher.admit()
             except errors.ServiceError as error:

@@ -36,8 +36,11 @@ SECURITY_HEADERS: Final = (
 )
 
 BOTH: Final = "both"
-HEALTH: Final = ("/health", "/livez", "/readyz")
+HEALTH: Final = ("/health", "/livez", "/readyz", "/ping")
 DOCS: Final = ("/docs", "/openapi.json", "/static-offline-docs")
+
+# The length of a JSON part before binary tensors; Triton's name for it.
+INFERENCE_HEADER: Final = "Inference-Header-Content-Length"
 
 BEARER: Final = HTTPBearer(
     scheme_name="bearer", description="Authorization: Bearer KEY", auto_error=False
@@ -187,9 +190,16 @@ class OtherOrigins(CORSMiddleware):
         super().__init__(
             app,
             allow_origins=service.settings.cors_origins,
-            allow_methods=("GET", "HEAD", "POST"),
-            allow_headers=("Authorization", "X-API-Key"),
-            expose_headers=("Retry-After", "WWW-Authenticate", "Allow"),
+            allow_methods=("GET", "HEAD", "POST", "PUT"),
+            allow_headers=("Authorization", "X-API-Key", "X-Request-ID", INFERENCE_HEADER),
+            expose_headers=(
+                "Retry-After",
+                "WWW-Authenticate",
+                "Allow",
+                "X-Request-ID",
+                "Server-Timing",
+                INFERENCE_HEADER,
+            ),
         )
         self._service = service
 

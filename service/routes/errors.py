@@ -10,14 +10,18 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
+from service.journal import KEY, journal
+
+CLIENT_LEFT: Final = 499  # for the access log only: nobody is there to read it
 
 STATUSES: Final[Mapping[type[errors.ServiceError], int]] = {
     errors.RequestMalformed: 400,
@@ -166,6 +170,11 @@ def install(app: FastAPI) -> None:
     async def ours(request: Request, error: errors.ServiceError) -> JSONResponse:
         return refusal(error)
 
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        journal(request).code = "client_left"
+        return Response(status_code=CLIENT_LEFT)
+
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> JSONResponse:
         code, text = FRAMEWORK.get(error.status_code, (_word(error.status_code), error.detail))
@@ -190,7 +199,22 @@ def internal_error(headers: Mapping[str, str] | None = None) -> JSONResponse:
 def _answer(
     status: int, code: str, text: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    return JSONResponse({"error": text, "code": code}, status, headers=headers)
+    return _Refusal(code, {"error": text, "code": code}, status, headers=headers)
+
+
+class _Refusal(JSONResponse):
+    """A refusal, whose code is written down in the request's journal."""
+
+    def __init__(
+        self, code: str, content: Any, status: int, *, headers: Mapping[str, str] | None
+    ) -> None:
+        super().__init__(content, status, headers=headers)
+        self._code = code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if KEY in scope:  # a connection that has no request yet has none
+            journal(scope).code = self._code
+        await super().__call__(scope, receive, send)
 
 
 def _word(status: int) -> str:

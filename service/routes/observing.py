@@ -8,22 +8,33 @@ refusal itself.
 
 import asyncio
 import logging
+import re
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
-Observer = Callable[[Scope, int], None]  # an answer's request and its status
+from service.journal import KEY, Journal
+
+Observer = Callable[[Scope, Journal], None]  # a request, and what is known of it
 
 QUIET: Final = "alexnet.quiet"  # in a scope: its answer is told in a sum
 PAUSE: Final = 1.0  # seconds that a sum is gathered
+
+REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")  # others are not taken: they go into logs
 
 log = logging.getLogger(__name__)
 
 
 class Observed:
-    """ASGI middleware: tells `observers` of each answer, when it is complete."""
+    """
+    ASGI middleware: opens the journal, and tells `observers` of each answer, when it is complete.
+
+    An answer has the `X-Request-ID` that its request came with, or one that is made here.
+    """
 
     def __init__(self, app: ASGIApp, observers: Sequence[Observer]) -> None:
         self._app = app
@@ -34,20 +45,28 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 0
+        loop = asyncio.get_running_loop()
+        journal = scope[KEY] = Journal(_request_id(scope), loop.time())
+        named = (b"x-request-id", journal.request_id.encode())
 
         async def noting(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                journal.status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), named]}
             await send(message)
 
         try:
             await self._app(scope, receive, noting)
         finally:
-            if status:
+            journal.ended = loop.time()
+            if journal.status:
                 for tell in self._observers:
-                    tell(scope, status)
+                    tell(scope, journal)
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 class AccessLog:
@@ -56,7 +75,7 @@ class AccessLog:
     def __init__(self) -> None:
         self._refused = 0
 
-    def __call__(self, scope: Scope, status: int) -> None:
+    def __call__(self, scope: Scope, journal: Journal) -> None:
         """Write the line, or count a refusal that is told later."""
         if QUIET in scope:
             if not self._refused:
@@ -69,7 +88,7 @@ class AccessLog:
                 scope["method"],
                 get_path_with_query_string(scope),  # type: ignore[arg-type]
                 scope["http_version"],
-                status,
+                journal.status,
             )
 
     def _sum_up(self) -> None:

@@ -24,7 +24,8 @@ def environment(**settings: object) -> dict[str, str]:
     """This process's environment with these settings and no others."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
     given = {f"ALEXNET_{name.upper()}": str(value) for name, value in settings.items()}
-    return kept | {"ALEXNET_DEVICE": "cpu"} | given | {"PYTHONUNBUFFERED": "1"}
+    ours = {"ALEXNET_DEVICE": "cpu", "ALEXNET_LOG_FORMAT": "text"}
+    return kept | ours | given | {"PYTHONUNBUFFERED": "1"}
 
 
 def alexnet(

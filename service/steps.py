@@ -1,0 +1,30 @@
+"""
+The way of one picture as a row of moments, for whoever measures it: log, metrics, traces.
+
+Each step writes down when it was done; nobody on the way reads it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Steps:
+    """Moments in the event loop's time, seconds; None until they have come."""
+
+    began: float | None = None  # it has a place; from here on it waits for its decoder, or is in it
+    decoded: float | None = None  # it joined the queue; at once, if it came as pixels
+    running: float | None = None  # its batch started
+    answered: float | None = None  # its batch came back
+    batch: int = 0  # pictures in that batch
+
+    def spans(self) -> Iterator[tuple[str, float, float]]:
+        """The steps that it has passed, in order: name, beginning, end."""
+        moments = (self.began, self.decoded, self.running, self.answered)
+        for name, begin, end in zip(("decode", "queue", "run"), moments, moments[1:], strict=False):
+            if begin is not None and end is not None:
+                yield name, begin, end
+
+    def seconds(self) -> dict[str, float]:
+        """How long each step took that it has passed: decode, queue, run."""
+        return {name: end - begin for name, begin, end in self.spans()}
