@@ -7,21 +7,20 @@ ALEXNET_MAX_BODY and ALEXNET_MAX_UPLOADS, and both drop the work when the client
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Final
 
-from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict
-from pydantic_core import PydanticCustomError
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict
 
 from service import errors
 from service.classifier import Prediction
 from service.engine import Engine
 from service.routes.errors import STATUSES, documented, refusal
+from service.routes.parameters import Crops, Top
 from service.routes.road import road
 from service.routes.uploads import Upload, uploads
 
 PATHS: Final = ("/v1/predict",)  # that a full queue refuses
-MOST_CLASSES: Final = 1000
 
 
 class ModelAnswer(BaseModel):
@@ -115,15 +114,6 @@ REQUEST_BODY: Final = {
 }
 
 
-def _whole_number(value: object) -> object:
-    text = str(value)
-    if not (text.isascii() and text.isdecimal() and len(text) <= 4) or not (
-        1 <= int(text) <= MOST_CLASSES
-    ):
-        raise PydanticCustomError("top", f"must be a whole number from 1 to {MOST_CLASSES}")
-    return value
-
-
 router = APIRouter()
 
 
@@ -135,25 +125,7 @@ router = APIRouter()
     responses=documented(*STATUSES),
     openapi_extra={"requestBody": REQUEST_BODY},
 )
-async def predict(
-    request: Request,
-    top: Annotated[
-        int,
-        BeforeValidator(_whole_number),
-        Query(
-            description="How many classes to answer with.",
-            # Not ge= and le=: behind a validator of our own they would stand here as they are.
-            json_schema_extra={"minimum": 1, "maximum": MOST_CLASSES},
-        ),
-    ] = 5,
-    crops: Annotated[
-        str,
-        Query(
-            description="ten: the paper's ten views; one: the centre; dense: ten views cut from "
-            "the maps of the whole picture, where the model offers it."
-        ),
-    ] = "ten",
-) -> Response:
+async def predict(request: Request, top: Top = 5, crops: Crops = "ten") -> Response:
     """Bytes -> `top` classes for each picture; one bad picture does not spoil the others."""
     async with road(request, crops) as way:
         found = await way.read(lambda chunks: uploads(request.headers, chunks, way.settings))

@@ -1,12 +1,87 @@
 """
-TorchServe's door: POST /predictions/alexnet, GET /ping.
+TorchServe's door: POST or PUT /predictions/alexnet, GET /ping.
+
+For clients that were written for it; what they get has its shape, refusals have ours.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
-PATHS: Final[tuple[str, ...]] = ()  # that a full queue refuses
+from service import errors
+from service.classifier import Prediction
+from service.routes import running
+from service.routes.errors import STATUSES, documented
+from service.routes.operations import unwell
+from service.routes.parameters import Crops, Top
+from service.routes.predict import REQUEST_BODY
+from service.routes.road import road
+from service.routes.uploads import uploads
+
+PATHS: Final = ("/predictions/alexnet", "/predictions/alexnet/1.0")  # that a full queue refuses
 
 router = APIRouter(tags=["torchserve"])  # behind the keys
 about = APIRouter(tags=["torchserve"])  # open to all
+
+
+class PingAnswer(BaseModel):
+    """Whether the model is served."""
+
+    status: str
+
+
+@about.head("/ping", include_in_schema=False)
+@about.get(
+    "/ping",
+    summary="Healthy, or not",
+    response_model=PingAnswer,
+    responses=unwell(PingAnswer, "Not ready: starting or draining"),
+)
+async def ping(request: Request) -> Response:
+    """200 while a picture sent now would be classified, 503 otherwise."""
+    ready = running(request).ready
+    answer = {"status": "Healthy" if ready else "Unhealthy"}
+    return JSONResponse(answer, 200 if ready else 503, headers={"Cache-Control": "no-store"})
+
+
+# `curl -T picture.jpg` sends a PUT, as TorchServe's own examples do.
+@router.put(PATHS[1], include_in_schema=False)
+@router.put(PATHS[0], include_in_schema=False)
+@router.post(PATHS[1], include_in_schema=False)
+@router.post(
+    PATHS[0],
+    summary="Classify one picture, as TorchServe does",
+    response_model=dict[str, float],
+    responses=documented(*STATUSES),
+    openapi_extra={"requestBody": REQUEST_BODY},
+)
+async def predictions(request: Request, top: Top = 5, crops: Crops = "ten") -> Response:
+    """One picture -> label and probability of the best classes, the most probable first."""
+    async with road(request, crops) as way:
+        found = await way.read(lambda chunks: uploads(request.headers, chunks, way.settings))
+        if len(found) > 1:
+            raise errors.RequestMalformed(
+                f"the form has {len(found)} files, and this door answers for one; send each by "
+                "itself, or all together to /v1/predict"
+            )
+        [outcome] = await way.classes([found[0].data], top)
+    if isinstance(outcome, errors.ServiceError):
+        raise outcome
+    return JSONResponse(by_label(outcome))
+
+
+def by_label(best: Sequence[Prediction]) -> dict[str, float]:
+    """The probabilities by label; of ImageNet's two cranes each has its WordNet id beside it."""
+    named = Counter(prediction.label for prediction in best)
+    return {
+        prediction.label
+        if named[prediction.label] == 1
+        else f"{prediction.label} ({prediction.wordnet_id or prediction.index})": (
+            prediction.probability
+        )
+        for prediction in best
+    }

@@ -445,6 +445,8 @@ def test_a_server_told_to_stop_finishes_what_it_accepted(tiny_model: Path, numbe
 
         assert server.client.get("/readyz").status_code == 503
         assert server.client.get("/health").json()["status"] == "draining"
+        ping = server.client.get("/ping")
+        assert (ping.status_code, ping.json()) == (503, {"status": "Unhealthy"})
         late = server.client.post(PREDICT, content=picture(), headers=JPEG)
         check_refusal(late, 503, "not_ready")
         assert accepted.result().status_code == 200
