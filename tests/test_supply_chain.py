@@ -32,7 +32,9 @@ WANTED = {  # what each lock is for
     "build": PYPROJECT["dependency-groups"]["build"],
     "cpu": PROJECT + EXTRAS["cpu"],
     "gpu": PROJECT + EXTRAS["gpu"],
-    "test": PROJECT + EXTRAS["cpu"] + EXTRAS["export"] + EXTRAS["test"],
+    "parquet": PROJECT + EXTRAS["parquet"],
+    "ray": PROJECT + EXTRAS["ray"],
+    "test": PROJECT + EXTRAS["cpu"] + EXTRAS["export"] + EXTRAS["ray"] + EXTRAS["test"],
     "fuzz": EXTRAS["fuzz"],
 }
 UNHASHED = {"torch"}  # its CPU build is on an index of its own: SECURITY.md
