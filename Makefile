@@ -32,7 +32,8 @@ soak:
 # make image RUNTIME=cpu
 RUNTIME ?= gpu
 image:
-	docker build --build-arg RUNTIME=$(RUNTIME) -t alexnet-service:$(RUNTIME) .
+	docker build --build-arg RUNTIME=$(RUNTIME) --build-arg REVISION=$$(git rev-parse HEAD) \
+	    -t alexnet-service:$(RUNTIME) .
 
 smoke:
 	@docker/smoke.sh

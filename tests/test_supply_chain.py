@@ -32,6 +32,7 @@ WANTED = {  # what each lock is for
     "build": PYPROJECT["dependency-groups"]["build"],
     "cpu": PROJECT + EXTRAS["cpu"],
     "gpu": PROJECT + EXTRAS["gpu"],
+    "export": PROJECT + EXTRAS["cpu"] + EXTRAS["export"],
     "parquet": PROJECT + EXTRAS["parquet"],
     "ray": PROJECT + EXTRAS["ray"],
     "test": PROJECT + EXTRAS["cpu"] + EXTRAS["export"] + EXTRAS["ray"] + EXTRAS["test"],
@@ -225,72 +226,3 @@ def test_the_runtime_does_not_report_to_its_maker(
     )
 
     assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name]
-
-
-@contextmanager
-def answering(status: int) -> Iterator[int]:
-    """A port on which `/readyz` has this status."""
-
-    class Service(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status if self.path == "/readyz" else 404)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def health_check(port: int, **settings: object) -> int:
-    """The status with which the image's health check ends."""
-    given = {f"ALEXNET_{name.upper()}": str(value) for name, value in settings.items()}
-    command = [sys.executable, str(ROOT / "docker" / "healthcheck.py")]
-    environment = os.environ | {"ALEXNET_PORT": str(port)} | given
-    return subprocess.run(command, env=environment, stderr=subprocess.DEVNULL).returncode
-
-
-def test_the_health_check_follows_the_readiness() -> None:
-    with answering(200) as port:
-        assert health_check(port) == 0
-    assert health_check(port) == 1  # nobody is there any more
-    with answering(503) as port:
-        assert health_check(port) == 1
-
-
-def test_the_health_check_speaks_tls_where_the_service_does(
-    tiny_model: Path, tmp_path: Path
-) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=alexnet.example "
-        f"-keyout {key} -out {certificate}".split(),
-        check=True,
-        capture_output=True,
-    )
-    settings = {"ssl_certfile": certificate, "ssl_keyfile": key}
-    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--device", "cpu"]
-    for name, value in {"model": tiny_model, **settings}.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
-
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        port = next(
-            int(found[1])
-            for line in process.stdout
-            if (found := re.search(r"answers at https://[^:]+:(\d+)", line))
-        )
-        try:
-            with_tls, without = health_check(port, **settings), health_check(port)
-        finally:
-            process.terminate()
-            process.stdout.read()
-
-    assert (with_tls, without) == (0, 1)
