@@ -1,5 +1,5 @@
 """
-What both fuzzers share: seeds, the run, and the replay that looks for memory that never returns.
+What the fuzzers share: seeds, the run, and the replay that looks for memory that never returns.
 
     python hardening/fuzz_image.py CORPUS [libFuzzer's options, such as -runs=1000]
     python hardening/fuzz_image.py CORPUS --replay

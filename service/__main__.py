@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 DISTRIBUTION: Final = "alexnet-service"
 
+log = logging.getLogger("service")
+
 app = typer.Typer(
     help="Classify pictures with AlexNet: over HTTP, or here.",
     no_args_is_help=True,
@@ -65,6 +67,7 @@ def serve(**given: str | None) -> None:
 
     Each flag is also an environment variable: --max-batch is ALEXNET_MAX_BATCH.
     """
+    from service import logs
     from service.settings import load_settings
 
     # Until there is something to stop or to reload; in a container, nobody else would.
@@ -72,10 +75,8 @@ def serve(**given: str | None) -> None:
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     settings = load_settings(**given)
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)-7s %(message)s",
-    )
+    as_json = logs.is_json(settings.log_format, sys.stderr)
+    logs.install(settings.log_level, as_json=as_json)
     # A line for each broken form, and a text that Python keeps for each odd GIF: strangers send as
     # many as they like, and have their answer.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
@@ -91,7 +92,7 @@ def serve(**given: str | None) -> None:
     status = run(
         web,
         listeners,
-        lambda: _announce(settings, listeners),
+        lambda: _announce(settings, listeners, as_json=as_json),
         load=lambda current: _engine(settings, current),
     )
     # Not sys.exit: it would wait for a run that never comes back, or take the runtime from one.
@@ -151,17 +152,67 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 
 @app.command()
 def predict(
-    pictures: Annotated[list[str], typer.Argument(help="Picture files; - is standard input.")],
+    pictures: Annotated[
+        list[str],
+        typer.Argument(help="Picture files; - is standard input. With --output, folders too."),
+    ],
     as_json: AsJson = False,
     crops: Crops = "ten",
     top: Top = 5,
     model: ModelPath = None,
     device: Device = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write the scores of any number of pictures to this .parquet, .jsonl or .csv; "
+            "the same command again goes on where it was stopped.",
+            metavar="FILE",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace FILE if there is one.")
+    ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Score on this Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local to start "
+            "one here.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
 ) -> None:
-    """Classify pictures here, without a server; status 1 if any of them fails."""
+    """Classify pictures here, without a server; status 1 if any of them fails.
+
+    With --output what cannot be scored is reported, and the status is 1 if nothing could.
+    """
     from service.settings import load_settings
 
     settings = load_settings(model=model, device=device)
+    if output is not None:
+        if as_json or "-" in pictures:
+            raise SettingsInvalid("--output takes files and folders, without --json and without -")
+        from service.scoring.command import score
+
+        score(
+            settings,
+            pictures,
+            output,
+            crops=crops,
+            top=top,
+            overwrite=overwrite,
+            ray=ray,
+            load=lambda: _engine(settings),
+        )
+        return
+    if folders := [picture for picture in pictures if os.path.isdir(picture)]:
+        raise SettingsInvalid(
+            f"{folders[0]} is a folder: say where its scores go, as in --output scores.parquet "
+            "(or .jsonl, or .csv)"
+        )
+    if ray is not None or overwrite:
+        raise SettingsInvalid("--ray and --overwrite are for --output: name the file to write")
     engine = _engine(settings)
     if crops not in engine.model.crops:
         offered = ", ".join(engine.model.crops)
@@ -323,7 +374,7 @@ def _listener(host: str, port: int, setting: str) -> socket.socket:
     return listener
 
 
-def _announce(settings: "Settings", listeners: Sequence[socket.socket]) -> None:
+def _announce(settings: "Settings", listeners: Sequence[socket.socket], *, as_json: bool) -> None:
     scheme = "https" if settings.ssl_certfile else "http"
     hosts = (settings.host, settings.admin_host)
     address, *second = (
@@ -331,12 +382,15 @@ def _announce(settings: "Settings", listeners: Sequence[socket.socket]) -> None:
         for host, listener in zip(hosts, listeners, strict=False)
     )
     key = "-H 'Authorization: Bearer KEY' " if settings.api_keys or settings.api_keys_file else ""
-    docs = {
-        "main": f"docs: {address}/docs, ",
-        "admin": "".join(f"docs: {a}/docs, " for a in second),
-    }
+    places = {"main": [address], "admin": second}.get(settings.docs, [])
+    docs = "".join(f"{place}/docs" for place in places)
+    if as_json:
+        fields = {"url": address} | ({"docs": docs} if docs else {})
+        log.info("AlexNet answers at %s until SIGTERM", address, extra=fields)
+        return
     try:
-        print(f"AlexNet answers at {address}  ({docs.get(settings.docs, '')}stop: Ctrl-C).  Try:")
+        told = f"docs: {docs}, " if docs else ""
+        print(f"AlexNet answers at {address}  ({told}stop: Ctrl-C).  Try:")
         print(
             f"  curl --data-binary @tests/pictures/cat.jpg -H 'Content-Type: image/jpeg' "
             f"{key}{address}/v1/predict",

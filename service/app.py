@@ -35,6 +35,7 @@ from service.routes import (
     page,
     predict,
     torchserve,
+    tracing,
 )
 from service.routes.admission import Admission
 from service.settings import Settings, limits, spelled
@@ -66,6 +67,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         on_death=lambda reason: running.lose(reason),
     )
     running = Running(settings, classifier)
+    tracer = tracing.provider(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -74,6 +76,9 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
             yield
         finally:
             await running.stop()
+            if tracer is not None:
+                left = running.deadline - asyncio.get_running_loop().time()
+                await tracing.flush(tracer, left)
 
     app = FastAPIOffline(
         title="AlexNet",
@@ -83,11 +88,12 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,  # a path with a stray slash is a 404 in our shape
+        telemetry=tracing.telemetry(tracer),
     )
     app.state.running = running
     app.add_middleware(Admission, running=running, paths=paths)
     errors.install(app)
-    guards = doors.install(app, running, metrics)
+    guards = doors.install(app, running, metrics, tracer)
     for door in doors_that_classify:
         app.include_router(door.router, dependencies=guards)
     for open_to_all in (

@@ -22,6 +22,7 @@ check.  Nobody waits for it then, `alive` says so, and `on_death` is told.
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -242,7 +243,7 @@ class Batcher:
             raise NotReady("The service is not running the model now. Try again shortly.")
         answer: asyncio.Future[Probabilities] = asyncio.get_running_loop().create_future()
         steps = steps or Steps()
-        steps.decoded = asyncio.get_running_loop().time()
+        steps.decoded = time.monotonic()
         self._waiting.add(Entry(pixels, crops, run or self._run, alone, deadline, answer, steps))
         self._changed.set()
         return await answer
@@ -354,12 +355,11 @@ class Batcher:
 
     async def _run_together(self, batch: Sequence[Entry]) -> Probabilities:
         """One run of these pictures, which is written down in the steps of each."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = time.monotonic()
         for entry in batch:
             entry.steps.running, entry.steps.batch = began, len(batch)
         rows = await self._in_worker(_join_and_run, batch)
-        ended = loop.time()
+        ended = time.monotonic()
         for entry in batch:
             entry.steps.answered = ended
         if self._on_run is not None:

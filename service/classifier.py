@@ -6,6 +6,7 @@ The road on one page: bytes -> pixels -> batch -> probabilities -> the best clas
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -231,7 +232,7 @@ class Classifier:
         steps: Steps,
     ) -> Probabilities:
         """The road itself."""
-        steps.began = asyncio.get_running_loop().time()
+        steps.began = time.monotonic()
         if isinstance(picture, bytes):
             try:
                 async with ask.turns.taken(1):

@@ -22,7 +22,7 @@ ROAD: Final = "alexnet_image"
 
 @dataclass(slots=True)
 class Journal:
-    """One request; moments in the event loop's time, seconds."""
+    """One request; moments of `time.monotonic()`, seconds."""
 
     request_id: str
     began: float

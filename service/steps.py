@@ -1,7 +1,8 @@
 """
 The way of one picture as a row of moments, for whoever measures it: log, metrics, traces.
 
-Each step writes down when it was done; nobody on the way reads it.
+Each step writes down when it was done; nobody on the way reads it.  Not in the event loop's time:
+uvloop's stands still for the length of a turn, and counts in milliseconds.
 """
 
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Steps:
-    """Moments in the event loop's time, seconds; None until they have come."""
+    """Moments of `time.monotonic()`, seconds; None until they have come."""
 
     began: float | None = None  # it has a place; from here on it waits for its decoder, or is in it
     decoded: float | None = None  # it joined the queue; at once, if it came as pixels

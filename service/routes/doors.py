@@ -7,7 +7,7 @@ The port is the one that the connection came in by.  No header is believed for i
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from fastapi import Depends, FastAPI, Request, Security
 from fastapi.params import Depends as Dependency
@@ -23,7 +23,11 @@ from service.metrics import Metrics
 from service.routes import Running
 from service.routes.errors import LastResort, missing, refusal
 from service.routes.observing import AccessLog, Observed
+from service.routes.tracing import Traced
 from service.settings import Settings, spelled
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 ORIGIN: Final = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s@?#A-Z]+")
 
@@ -58,7 +62,9 @@ class Doors:
     limiter: RateLimiter | None
 
 
-def install(app: FastAPI, service: Running, metrics: Metrics) -> list[Dependency]:
+def install(
+    app: FastAPI, service: Running, metrics: Metrics, tracer: "TracerProvider | None" = None
+) -> list[Dependency]:
     """
     Put the doors before an application that has no routes yet.
 
@@ -73,6 +79,8 @@ def install(app: FastAPI, service: Running, metrics: Metrics) -> list[Dependency
     if settings.cors_origins:
         app.add_middleware(OtherOrigins, service=service)
     app.add_middleware(SecurityHeaders)
+    if tracer is not None:
+        app.add_middleware(Traced, made=tracer)
     app.add_middleware(Observed, observers=[metrics.count, AccessLog()])
     return [Depends(with_a_key if doors.keys else without_keys)]
 

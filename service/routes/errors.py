@@ -13,6 +13,7 @@ from typing import Any, Final
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -179,7 +180,8 @@ def install(app: FastAPI) -> None:
     async def framework(request: Request, error: HTTPException) -> JSONResponse:
         code, text = FRAMEWORK.get(error.status_code, (_word(error.status_code), error.detail))
         text = text.replace("{path}", request.scope["path"]).replace("{method}", request.method)
-        return _answer(error.status_code, code, text, error.headers)
+        headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+        return _answer(error.status_code, code, text, headers)
 
     @app.exception_handler(RequestValidationError)
     async def parameters(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -215,6 +217,16 @@ class _Refusal(JSONResponse):
         if KEY in scope:  # a connection that has no request yet has none
             journal(scope).code = self._code
         await super().__call__(scope, receive, send)
+
+
+def _allowed(request: Request) -> str:
+    """Every method that a path takes; the framework names those of the first of its routes."""
+    path, methods = request.scope["path"], set[str]()
+    for route in iter_route_contexts(request.app.routes):
+        # Not what is mounted: files, which take what they take.
+        if route.methods and route.path_regex.match(path):
+            methods |= route.methods
+    return ", ".join(sorted(methods))
 
 
 def _word(status: int) -> str:

@@ -13,11 +13,15 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from service.metrics import MEDIA_TYPE, Metrics, Reading
+from service.gauges import Reading
+from service.memory import memory_limit
+from service.metrics import OPEN_METRICS, Metrics
 from service.routes import Running, running
 from service.routes.errors import ErrorAnswer, documented
 from service.routes.predict import ModelAnswer
 
+EXPOSITIONS: Final = ("text/plain", OPEN_METRICS)
+RELOADED: Final = ("model", "key file", "certificate")  # the names in `Running.stale`
 FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[\w.+@-]+/)+")  # of a path, not of a URL
 
 
@@ -106,22 +110,35 @@ async def livez(request: Request) -> Response:
     summary="For Prometheus",
     response_class=Response,
     responses=documented()
-    | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "OK"}},
+    | {
+        200: {
+            "content": {kind: {"schema": {"type": "string"}} for kind in EXPOSITIONS},
+            "description": "OK",
+        }
+    },
 )
 async def metrics(request: Request) -> Response:
-    """Counters and gauges, in Prometheus's text format."""
+    """Counters, histograms and gauges: Prometheus's text format, or OpenMetrics if accepted."""
     measured: Metrics = request.app.state.metrics
-    return Response(measured.text(), media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store"})
+    text, media_type = measured.text(request.headers.get("accept", ""))
+    headers = {"Cache-Control": "no-store", "Vary": "Accept"}
+    return Response(text, media_type=media_type, headers=headers)
 
 
 def reading(service: Running) -> Reading:
     """What the metrics tell of a service, read when they are asked for."""
-    engine, batcher = service.engine, service.classifier.batcher
+    engine, batcher, settings = service.engine, service.classifier.batcher, service.settings
     return Reading(
         pending=batcher.pending,
-        limit=service.settings.max_queue,
+        limit=settings.max_queue,
+        batch_limit=settings.max_batch,
         in_flight=service.in_flight,
+        held=service.held,
+        held_limit=settings.max_uploads,
+        memory_limit=memory_limit(),
         ready=service.ready,
+        degraded=engine.warning is not None,
+        reloads={what: what in service.stale for what in RELOADED},
         facts={
             "provider": engine.provider,
             "device_requested": engine.device_requested,

@@ -12,6 +12,7 @@ place in the queue, lest slow senders fill it.  Both steps raise any `ServiceErr
 """
 
 import asyncio
+import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -62,7 +63,7 @@ class Way:
         """What `parse` makes of the body's chunks, which are limited in bytes and time."""
         chunks = limited(self._request, self.settings.max_body, self.hold)
         parsed = await _in_time(parse(chunks), self.settings)
-        self._journal.read = asyncio.get_running_loop().time()
+        self._journal.read = time.monotonic()
         return parsed
 
     async def probabilities(

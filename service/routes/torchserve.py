@@ -6,7 +6,7 @@ For clients that were written for it; what they get has its shape, refusals have
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -23,6 +23,13 @@ from service.routes.road import road
 from service.routes.uploads import uploads
 
 PATHS: Final = ("/predictions/alexnet", "/predictions/alexnet/1.0")  # that a full queue refuses
+
+DESCRIBED: Final[dict[str, Any]] = {
+    "summary": "Classify one picture, as TorchServe does",
+    "response_model": dict[str, float],
+    "responses": documented(*STATUSES),
+    "openapi_extra": {"requestBody": REQUEST_BODY},
+}
 
 router = APIRouter(tags=["torchserve"])  # behind the keys
 about = APIRouter(tags=["torchserve"])  # open to all
@@ -50,15 +57,9 @@ async def ping(request: Request) -> Response:
 
 # `curl -T picture.jpg` sends a PUT, as TorchServe's own examples do.
 @router.put(PATHS[1], include_in_schema=False)
-@router.put(PATHS[0], include_in_schema=False)
 @router.post(PATHS[1], include_in_schema=False)
-@router.post(
-    PATHS[0],
-    summary="Classify one picture, as TorchServe does",
-    response_model=dict[str, float],
-    responses=documented(*STATUSES),
-    openapi_extra={"requestBody": REQUEST_BODY},
-)
+@router.put(PATHS[0], **DESCRIBED)
+@router.post(PATHS[0], **DESCRIBED)
 async def predictions(request: Request, top: Top = 5, crops: Crops = "ten") -> Response:
     """One picture -> label and probability of the best classes, the most probable first."""
     async with road(request, crops) as way:

@@ -1,0 +1,78 @@
+"""
+Probabilities -> the body of an answer: JSON, or JSON and then bytes.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from pydantic_core import to_json
+
+from service.classifier import best
+from service.model_file import Label
+from service.routes.open_inference.models import VERSION, Served
+from service.routes.open_inference.wire import BINARY_SIZE, Question
+from service.waiting import Probabilities
+
+JSON: Final = "application/json"
+BINARY: Final = "application/octet-stream"
+
+
+class Output(NamedTuple):
+    """One tensor, in both forms that it may be asked for."""
+
+    datatype: str
+    shape: list[int]
+    data: list[Any]  # row by row
+    raw: bytes
+
+
+class Answer(NamedTuple):
+    """A body, and the length of the JSON before its bytes, if there are any."""
+
+    body: bytes
+    media_type: str
+    header: int | None
+
+
+def write(
+    served: Served, question: Question, rows: Sequence[Probabilities], labels: Sequence[Label]
+) -> Answer:
+    """Answer a question whose rows are float32 `(classes,)` each, in their order."""
+    classes = question.classes or served.default_classes
+    output = _probabilities(rows) if classes is None else _classes(rows, labels, classes)
+    tensor: dict[str, Any] = {
+        "name": served.output,
+        "datatype": output.datatype,
+        "shape": output.shape,
+    }
+    if question.binary:
+        tensor["parameters"] = {BINARY_SIZE: len(output.raw)}
+    else:
+        tensor["data"] = output.data
+    answer: dict[str, Any] = {"model_name": served.name, "model_version": VERSION}
+    if question.id:
+        answer["id"] = question.id
+    head = to_json(answer | {"outputs": [tensor]}, inf_nan_mode="null")
+    if question.binary:
+        return Answer(head + output.raw, BINARY, len(head))
+    return Answer(head, JSON, None)
+
+
+def _probabilities(rows: Sequence[Probabilities]) -> Output:
+    values = np.stack(rows).astype("<f4", copy=False)
+    return Output("FP32", list(values.shape), values.ravel().tolist(), values.tobytes())
+
+
+def _classes(rows: Sequence[Probabilities], labels: Sequence[Label], classes: int) -> Output:
+    """The classification extension's strings, the most probable first."""
+    count = min(classes, len(labels))
+    strings = [
+        # Clients split them at the colons.
+        f"{its.probability:f}:{its.index}:{its.label.replace(':', ';')}"
+        for row in rows
+        for its in best(row, labels, count)
+    ]
+    raw = b"".join(struct.pack("<I", len(text)) + text for text in map(str.encode, strings))
+    return Output("BYTES", [len(rows), count], strings, raw)

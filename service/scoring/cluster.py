@@ -1,0 +1,213 @@
+"""
+The same over many machines: Ray Data hands blocks of names to actors, each with an engine of its
+own, and their outcomes come back to the one journal as they are made.
+
+Names go out, outcomes come back; the pictures are read where they are scored, so the folder must
+be there under the same path on every machine.  The model goes along.  What a machine that dies had
+in hand, Ray gives to another.
+"""
+
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from service.classifier import Classifier, Limits
+from service.engine import Device, Engine
+from service.errors import ServiceError, SettingsInvalid
+from service.scoring.files import Skipped
+from service.scoring.scorer import Outcome, Question, Scored, Scorer, window
+
+BLOCK: Final = 256  # names that one task scores, and that are scored again if its machine dies
+CALLS: Final = 2  # tasks of an actor: while the last pictures of one run, the next one's are read
+
+CONNECT: Final = 10.0  # seconds
+QUIET: Final = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # it would report to its makers
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # what concerns us, it raises
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",
+}
+
+
+class ClusterFailed(ServiceError):
+    """Ray cannot be reached, or could not do the work."""
+
+    code = "cluster_failed"
+
+
+class FolderMissing(ServiceError):
+    """A machine does not have the folder."""
+
+    code = "folder_missing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """As `Engine.load` takes them, for each of the actors."""
+
+    device: Device
+    threads: int  # 0 is one: there are as many actors as cores
+    max_batch: int  # images
+    gpu_memory_limit: int  # bytes
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Ray's cluster at `address`, or with `local` one that lives as long as the block."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        ray = import_module("ray")
+        import_module("ray.data")
+    except ImportError as error:
+        raise SettingsInvalid(
+            "--ray needs Ray, which is not installed: scripts/install run ray, or pip install "
+            "'alexnet-service[ray]'"
+        ) from error
+    try:
+        _reach(address)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ClusterFailed(
+            f"Ray does not answer at {address} ({_gist(error)}); ray start --head starts a "
+            "cluster, ray status shows one, and --ray local needs none"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """An `OSError` at once if nothing listens there: Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT).close()
+
+
+def on_the_cluster(
+    model: Path, options: EngineOptions, limits: Limits, question: Question
+) -> Callable[[Iterable[bytes], Callable[[Outcome], None]], None]:
+    """Score with as many actors as the connected cluster has room for."""
+
+    def score(names: Iterable[bytes], record: Callable[[Outcome], None]) -> None:
+        ray, data, arrow = (import_module(name) for name in ("ray", "ray.data", "pyarrow"))
+        rest = iter(names)
+        # In the store, not in our memory: there may be millions.
+        blocks = [
+            ray.put(arrow.table({"name": arrow.array(block, arrow.binary())}))
+            for block in iter(lambda: list(islice(rest, BLOCK)), [])
+        ]
+        if not blocks:
+            return
+        gpus = 0 if options.device == "cpu" else ray.cluster_resources().get("GPU", 0)
+        if options.device == "cuda":
+            gpus = max(gpus, 1)  # an autoscaler may bring them
+        cpus = max(1, options.threads)
+        room = gpus or ray.cluster_resources().get("CPU", 1) // cpus
+        context = data.DataContext.get_current()
+        context.enable_progress_bars = False
+        scores = data.from_arrow_refs(blocks).map_batches(
+            _Worker,
+            batch_size=BLOCK,
+            batch_format="pyarrow",
+            compute=data.ActorPoolStrategy(
+                min_size=1,
+                initial_size=int(max(1, min(room, len(blocks)))),
+                max_size=len(blocks),
+                max_concurrent_calls_per_actor=CALLS,
+            ),
+            num_cpus=cpus,
+            num_gpus=1 if gpus else None,
+            fn_constructor_kwargs={
+                "model": ray.put(model.read_bytes()),
+                "options": options,
+                "limits": limits,
+                "question": question,
+            },
+        )
+        try:
+            for batch in scores.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for row in batch.to_pylist():
+                    record(_outcome(**row))
+        except ray.exceptions.RayError as error:
+            raise ClusterFailed(
+                f"the cluster has failed: {_gist(error)}; what was scored is kept, and the same "
+                "command goes on from there"
+            ) from error
+
+    return score
+
+
+class _Worker:
+    """An actor: one engine, asked by several tasks."""
+
+    def __init__(
+        self, model: Any, options: EngineOptions, limits: Limits, question: Question
+    ) -> None:
+        if not os.path.isdir(question.base):
+            raise FolderMissing(
+                f"there is no folder {os.fsdecode(question.base)} on {socket.gethostname()}; all "
+                "machines of the cluster must have it under this path, as on a shared file system"
+            )
+        with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+            file.write(import_module("ray").get(model))
+            file.flush()
+            engine = Engine.load(
+                Path(file.name),
+                device=options.device,
+                threads=max(1, options.threads),
+                max_batch=options.max_batch,
+                gpu_memory_limit=options.gpu_memory_limit,
+            )
+        self._classifier = Classifier(engine, limits)
+        self._scorer = Scorer(self._classifier, question, window=window(limits))
+
+    async def __call__(self, batch: Any) -> Any:
+        if not self._classifier.ready:
+            await self._classifier.start()
+        outcomes: list[Outcome] = []
+        await self._scorer.score(batch["name"].to_pylist(), outcomes.append)
+        return import_module("pyarrow").Table.from_pylist(
+            [_row(outcome) for outcome in outcomes], schema=_schema()
+        )
+
+
+def _schema() -> Any:
+    arrow = import_module("pyarrow")
+    kinds = {
+        "name": arrow.binary(),
+        "indices": arrow.list_(arrow.int32()),
+        "probabilities": arrow.list_(arrow.float32()),
+        "code": arrow.string(),
+        "error": arrow.string(),
+    }
+    return arrow.schema(list(kinds.items()))
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    return {field.name: getattr(outcome, field.name) for field in fields(outcome)}
+
+
+def _outcome(
+    name: bytes, indices: list[int], probabilities: list[float], code: str | None, error: str
+) -> Outcome:
+    if code is not None:
+        return Skipped(name, code, error)
+    return Scored(name, np.array(indices, np.int32), np.array(probabilities, np.float32))
+
+
+def _gist(error: Exception) -> str:
+    """The last line of what may be many machines' tracebacks; of an error of ours, its sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = lines[-1].rstrip(".") if lines else type(error).__name__
+    return last.partition(": ")[2] if last.startswith("service.") else last

@@ -1,0 +1,113 @@
+"""
+The pictures in folders, as they are found: nothing is listed or sorted before.
+
+A picture's name is its path below the base, in bytes, as the system has it.  The base is the
+folder, if that is all that was given, else the working directory.
+"""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+SUFFIXES: Final = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".gif", b".bmp")
+HIDDEN: Final = b"."
+
+Identity = tuple[int, int]  # device and inode
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A picture without scores, and why."""
+
+    name: bytes
+    code: str
+    error: str
+
+
+@dataclass
+class Pictures:
+    """
+    The pictures in `places`, files and folders; may be walked more than once.
+
+    In folders those with a suffix of `SUFFIXES` count, whatever its case; what is hidden does not.
+    Links are followed, but not back to a folder that they lie in.  A file that was given by its
+    name counts whatever that is.
+    """
+
+    places: Sequence[str]
+    base: bytes = field(init=False)
+    others: int = 0  # files and hidden folders that were passed over in the last walk
+
+    def __post_init__(self) -> None:
+        alone = len(self.places) == 1 and os.path.isdir(self.places[0])
+        self.base = os.path.abspath(os.fsencode(self.places[0])) if alone else os.getcwdb()
+
+    def __iter__(self) -> Iterator[bytes | Skipped]:
+        """Names, in the order in which the system lists them, and folders that it does not."""
+        self.others = 0
+        for place in self.places:
+            name = os.path.relpath(os.fsencode(place), self.base)
+            if os.path.isdir(os.path.join(self.base, name)):
+                yield from self._below(b"" if name == b"." else name)
+            else:
+                yield name
+
+    def _below(self, top: bytes) -> Iterator[bytes | Skipped]:
+        """One folder open at a time, however deep they lie."""
+        folders: list[tuple[bytes, tuple[Identity, ...]]] = [(top, ())]
+        while folders:
+            name, above = folders.pop()
+            path = os.path.join(self.base, name)
+            try:
+                found = os.stat(path)
+                identity = found.st_dev, found.st_ino
+                if identity in above:
+                    continue
+                with os.scandir(path) as entries:
+                    for entry in entries:
+                        below = os.path.join(name, entry.name)
+                        if entry.name.startswith(HIDDEN):
+                            self.others += 1
+                        elif _is_folder(entry):
+                            folders.append((below, (*above, identity)))
+                        elif entry.name.lower().endswith(SUFFIXES):
+                            yield below
+                        else:
+                            self.others += 1
+            except OSError as error:
+                reason = f"The folder cannot be read: {error.strerror}. Its pictures are missing."
+                yield Skipped(name or b".", "folder_unreadable", reason)
+
+
+def _is_folder(entry: "os.DirEntry[bytes]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: to be read, and reported
+        return False
+
+
+def read(path: bytes, most: int) -> bytes | int | Skipped:
+    """
+    The file's bytes if it has no more than `most`, else how many it has.
+
+    A `Skipped` bears the path as its name.
+    """
+    try:
+        # Without O_NONBLOCK a pipe would be waited for.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                return Skipped(path, "file_unreadable", "This is not a regular file.")
+            if found.st_size > most:
+                return found.st_size
+            data = file.read(most + 1)  # it may have grown
+            return data if len(data) <= most else len(data)
+    except OSError as error:
+        return Skipped(path, "file_unreadable", f"The file cannot be read: {error.strerror}.")
+
+
+def text(name: bytes) -> str:
+    r"""A name for people and tables: bytes that are not UTF-8 become `\xe9`."""
+    return name.decode("utf-8", "backslashreplace")

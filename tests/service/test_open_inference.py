@@ -1,0 +1,572 @@
+"""
+The Open Inference Protocol, spoken by Triton's own Python client, unmodified, to a real server.
+
+Two models: `alexnet` takes pixels, `alexnet_image` takes encoded pictures.
+"""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from conftest import tiny_network
+from live import ROOT, Live, picture, serving
+from numpy.typing import NDArray
+from tritonclient import http as triton
+from tritonclient.utils import InferenceServerException
+
+from model_export import export, views
+from model_export.variants import VARIANTS
+from service.image import open_picture
+from service.routes.open_inference import PATHS
+
+KEY = "alice-0123456789"
+CATS = [picture(size=(300 + 40 * number, 280)) for number in range(3)]
+BLACK = np.zeros((1, 256, 256, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def live(tiny_model: Path) -> Iterator[Live]:
+    """One server for all tests that do not harm it."""
+    with serving(tiny_model, max_files=8, max_body=3_000_000, max_pixels=1_000_000) as server:
+        yield server
+
+
+@contextmanager
+def connected(server: Live, **settings: Any) -> Iterator[triton.InferenceServerClient]:
+    """The stock client of a server."""
+    with triton.InferenceServerClient(server.url.removeprefix("http://"), **settings) as client:
+        yield client
+
+
+@pytest.fixture
+def client(live: Live) -> Iterator[triton.InferenceServerClient]:
+    """The stock client of that server."""
+    with connected(live) as client:
+        yield client
+
+
+def pixels(*pictures: bytes) -> NDArray[np.uint8]:
+    """What the service itself makes of pictures: uint8 `(N, 256, 256, 3)`."""
+    return np.stack(
+        [
+            open_picture(one, max_pixels=10**6, max_aspect_ratio=32, decode_timeout=10).decode()
+            for one in pictures
+        ]
+    )
+
+
+def images(array: NDArray[Any], *, name: str = "images", binary: bool = True) -> triton.InferInput:
+    """The input of `alexnet`."""
+    tensor = triton.InferInput(name, list(array.shape), triton_type(array))
+    return tensor.set_data_from_numpy(array, binary_data=binary)
+
+
+def triton_type(array: NDArray[Any]) -> str:
+    """The protocol's name of a dtype."""
+    return {"uint8": "UINT8", "float32": "FP32", "object": "BYTES"}[str(array.dtype)]
+
+
+def encoded(*pictures: bytes) -> triton.InferInput:
+    """The input of `alexnet_image`."""
+    return images(np.array(pictures, object), name="image")
+
+
+def answered_by_v1(server: Live, data: bytes, **query: Any) -> list[dict[str, Any]]:
+    """What the first door says."""
+    answer = server.client.post("/v1/predict", content=data, params=query)
+    classes: list[dict[str, Any]] = answer.json()["predictions"][0]["classes"]
+    return classes
+
+
+def as_strings(classes: list[dict[str, Any]]) -> list[bytes]:
+    """As the classification extension writes them."""
+    return [f"{its['probability']:f}:{its['index']}:{its['label']}".encode() for its in classes]
+
+
+def test_a_server_tells_that_it_lives_and_is_ready(client: triton.InferenceServerClient) -> None:
+    """The server, and each of its models, with a version and without."""
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    for model in ("alexnet", "alexnet_image"):
+        assert client.is_model_ready(model)
+        assert client.is_model_ready(model, "1")
+        assert not client.is_model_ready(model, "2")
+    assert not client.is_model_ready("resnet")
+
+
+def test_the_server_names_only_what_it_speaks(client: triton.InferenceServerClient) -> None:
+    """perf_analyzer asks for statistics because the extension is named."""
+    server = client.get_server_metadata()
+
+    assert server["name"] == "alexnet-service"
+    assert set(server["extensions"]) == {
+        "binary_tensor_data",
+        "classification",
+        "model_configuration",
+        "statistics",
+    }
+
+
+@pytest.mark.parametrize("version", ["", "1"])
+def test_metadata_tells_what_goes_in_and_comes_out(
+    client: triton.InferenceServerClient, version: str
+) -> None:
+    """The batch first, of any size."""
+    network = client.get_model_metadata("alexnet", version)
+    road = client.get_model_metadata("alexnet_image", version)
+
+    assert network["versions"] == ["1"]
+    assert network["inputs"] == [
+        {"name": "images", "datatype": "UINT8", "shape": [-1, 256, 256, 3]}
+    ]
+    assert network["outputs"] == [
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, 1000]}
+    ]
+    assert road["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+    assert road["outputs"] == [{"name": "classes", "datatype": "BYTES", "shape": [-1, 5]}]
+
+
+def test_the_repository_has_both_models(client: triton.InferenceServerClient) -> None:
+    """Ready, in their only version."""
+    index = client.get_model_repository_index()
+
+    assert [(its["name"], its["version"], its["state"]) for its in index] == [
+        ("alexnet", "1", "READY"),
+        ("alexnet_image", "1", "READY"),
+    ]
+
+
+def test_the_configuration_suits_the_sample_client(
+    live: Live, client: triton.InferenceServerClient
+) -> None:
+    """What Triton's image_client asks of a model before it sends a picture, and what it sends."""
+    its, config = client.get_model_metadata("alexnet"), client.get_model_config("alexnet")
+
+    assert len(its["inputs"]) == len(its["outputs"]) == len(config["input"]) == 1
+    [taken], [given] = its["inputs"], its["outputs"]
+    assert given["datatype"] == "FP32"
+    assert config["max_batch_size"] == 8
+    without_batch = given["shape"][1:]
+    assert sum(size > 1 for size in without_batch) == 1  # a vector
+    assert config["input"][0]["format"] == "FORMAT_NHWC"
+    _, height, width, channels = taken["shape"]
+    assert config["input"][0]["dims"] == [height, width, channels]
+    assert config["input"][0]["data_type"] == f"TYPE_{taken['datatype']}"
+    batch = np.stack([np.zeros((height, width, channels), np.uint8)] * 2)
+    wanted = triton.InferRequestedOutput(given["name"], class_count=3)
+    tensor = images(batch, name=taken["name"])
+    classes = client.infer("alexnet", [tensor], outputs=[wanted]).as_numpy(given["name"])
+    for row in classes:
+        for text in row:
+            value, index, label = text.decode().split(":")
+            assert 0 <= float(value) <= 1
+            assert 0 <= int(index) < 1000
+            assert label
+
+
+def test_the_configuration_tells_of_the_file_and_its_crops(
+    live: Live, client: triton.InferenceServerClient
+) -> None:
+    """Which model answers is seen here as in /health."""
+    health = live.client.get("/health").json()["model"]
+
+    told = client.get_model_config("alexnet_image", "1")["parameters"]
+
+    assert {name: told[name]["string_value"] for name in ("variant", "precision", "version")} == {
+        name: health[name] for name in ("variant", "precision", "version")
+    }
+    assert told["crops"]["string_value"] == "ten,one,dense"
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
+@pytest.mark.parametrize("version", ["", "1"])
+def test_pixels_get_the_probabilities_of_the_first_door(
+    live: Live, client: triton.InferenceServerClient, binary: bool, version: str
+) -> None:
+    """In binary and in JSON, both ways."""
+    wanted = triton.InferRequestedOutput("probabilities", binary_data=binary)
+
+    answer = client.infer(
+        "alexnet", [images(pixels(CATS[0]), binary=binary)], version, [wanted], request_id="of mine"
+    )
+
+    probabilities = answer.as_numpy("probabilities")
+    assert (probabilities.shape, probabilities.dtype) == ((1, 1000), np.float32)
+    for its in answered_by_v1(live, CATS[0], top=1000):
+        assert probabilities[0, its["index"]] == pytest.approx(its["probability"], abs=1e-7)
+    head = answer.get_response()
+    assert (head["model_name"], head["model_version"], head["id"]) == ("alexnet", "1", "of mine")
+    assert ("data" in head["outputs"][0]) is not binary
+
+
+@pytest.mark.parametrize("columns", [False, True], ids=["[N]", "[N, 1]"])
+def test_encoded_pictures_get_the_classes_of_the_first_door(
+    live: Live, client: triton.InferenceServerClient, columns: bool
+) -> None:
+    """A row each, in order; clients of ensembles send a column."""
+    array = np.array(CATS, object)
+
+    tensor = images(array.reshape(-1, 1) if columns else array, name="image")
+    classes = client.infer("alexnet_image", [tensor]).as_numpy("classes")
+
+    assert classes.shape == (3, 5)
+    for row, data in zip(classes, CATS, strict=True):
+        assert list(row) == as_strings(answered_by_v1(live, data))
+
+
+def test_classification_says_how_many_classes(
+    live: Live, client: triton.InferenceServerClient
+) -> None:
+    """Of both models, in binary and in JSON; there are never more than the network knows."""
+    expected = as_strings(answered_by_v1(live, CATS[0], top=1000))
+    for model, tensor, output in (
+        ("alexnet", images(pixels(CATS[0])), "probabilities"),
+        ("alexnet_image", encoded(CATS[0]), "classes"),
+    ):
+        for count in (1, 7, 10**6):
+            for binary in (True, False):
+                wanted = triton.InferRequestedOutput(output, binary, class_count=count)
+                classes = client.infer(model, [tensor], outputs=[wanted]).as_numpy(output)
+                assert classes.shape == (1, min(count, 1000))
+                texts = [text if binary else text.encode() for text in classes[0]]
+                assert texts == expected[:count]
+
+
+def test_crops_are_a_parameter(live: Live, client: triton.InferenceServerClient) -> None:
+    """As the query of the first door; what the model does not offer is refused."""
+    for crops in ("ten", "one", "dense"):
+        answer = client.infer("alexnet_image", [encoded(CATS[1])], parameters={"crops": crops})
+        expected = as_strings(answered_by_v1(live, CATS[1], crops=crops))
+        assert list(answer.as_numpy("classes")[0]) == expected
+    answers = [
+        client.infer("alexnet", [images(pixels(CATS[1]))], parameters={"crops": crops})
+        for crops in ("ten", "one")
+    ]
+    ten, one = (answer.as_numpy("probabilities") for answer in answers)
+    assert not np.allclose(ten, one)
+
+    with pytest.raises(InferenceServerException, match="must be one of ten, one, dense") as caught:
+        client.infer("alexnet_image", [encoded(CATS[1])], parameters={"crops": "eleven"})
+
+    assert caught.value.status() == "422"
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_requests_and_answers_may_be_compressed(
+    client: triton.InferenceServerClient, algorithm: str
+) -> None:
+    """With the header about the JSON's length as it was before."""
+    plain = client.infer("alexnet", [images(pixels(*CATS))])
+
+    packed = client.infer(
+        "alexnet",
+        [images(pixels(*CATS))],
+        request_compression_algorithm=algorithm,
+        response_compression_algorithm=algorithm,
+    )
+
+    np.testing.assert_allclose(
+        packed.as_numpy("probabilities"), plain.as_numpy("probabilities"), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "outputs", "status", "text"),
+    [
+        ("alexnet", [images(np.zeros((1, 224, 224, 3), np.uint8))], None, "400", "256, 256, 3"),
+        ("alexnet", [images(np.zeros((256, 256, 3), np.uint8))], None, "400", "256, 256, 3"),
+        ("alexnet", [images(np.zeros((1, 256, 256, 3), np.float32))], None, "400", "is UINT8"),
+        ("alexnet", [images(np.zeros((0, 256, 256, 3), np.uint8))], None, "400", "no rows"),
+        ("alexnet", [images(np.zeros((9, 256, 256, 3), np.uint8))], None, "413", "more than 8 row"),
+        (
+            "alexnet",
+            [images(np.zeros((1, 256, 256, 3), np.uint8), name="x")],
+            None,
+            "400",
+            "images",
+        ),
+        ("alexnet", [images(np.zeros((1, 256, 256, 3), np.uint8))] * 2, None, "400", "one input"),
+        ("alexnet_image", [encoded(CATS[0])], ["labels"], "400", "one output, 'classes'"),
+        ("alexnet_image", [encoded(CATS[0])], ["classes"] * 2, "400", "one output, 'classes'"),
+        ("alexnet_image", [encoded(*CATS * 3)], None, "413", "more than 8 rows"),
+        ("alexnet_image", [encoded(CATS[0], b"only text")], None, "415", "row 1: "),
+        ("alexnet_image", [encoded(CATS[0][:999], CATS[0])], None, "422", "row 0: "),
+        ("alexnet_image", [encoded(b"")], None, "400", "empty"),
+        ("resnet", [encoded(CATS[0])], None, "404", "alexnet and alexnet_image"),
+    ],
+)
+def test_what_is_wrong_is_said_to_the_client(
+    client: triton.InferenceServerClient,
+    model: str,
+    inputs: list[triton.InferInput],
+    outputs: list[str] | None,
+    status: str,
+    text: str,
+) -> None:
+    """In the exception that it raises, with the status."""
+    wanted = outputs and [triton.InferRequestedOutput(name) for name in outputs]
+
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer(model, inputs, outputs=wanted)
+
+    assert caught.value.status() == status
+    assert text in caught.value.message()
+
+
+def test_a_version_that_there_is_not_is_not_found(client: triton.InferenceServerClient) -> None:
+    """Whatever is asked of it."""
+    for ask in (
+        client.get_model_metadata,
+        client.get_model_config,
+        client.get_inference_statistics,
+    ):
+        with pytest.raises(InferenceServerException, match="of version 1") as caught:
+            ask("alexnet", "2")
+        assert caught.value.status() == "404"
+    with pytest.raises(InferenceServerException, match="of version 1"):
+        client.infer("alexnet", [images(pixels(CATS[0]))], "2")
+
+
+def test_shared_memory_is_refused(client: triton.InferenceServerClient) -> None:
+    """It is not named among the extensions, and a client that tries it is told."""
+    tensor = triton.InferInput("images", [1, 256, 256, 3], "UINT8")
+    tensor.set_shared_memory("region", 196_608)
+
+    with pytest.raises(InferenceServerException, match="no shared memory"):
+        client.infer("alexnet", [tensor])
+
+
+def test_clients_of_many_threads_get_each_their_own_answer(live: Live) -> None:
+    """A client is for one thread; eight of them ask at once, five times each."""
+    expected = [as_strings(answered_by_v1(live, data)) for data in CATS]
+
+    def ask(number: int) -> None:
+        with connected(live) as client:
+            for turn in range(number, number + 5):
+                answer = client.infer(
+                    "alexnet_image", [encoded(CATS[turn % 3])], request_id=f"{number}.{turn}"
+                )
+                assert answer.get_response()["id"] == f"{number}.{turn}"
+                assert list(answer.as_numpy("classes")[0]) == expected[turn % 3]
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(ask, range(8)))
+
+
+def test_one_client_may_ask_without_waiting(live: Live) -> None:
+    """`async_infer`, over several connections."""
+    expected = [as_strings(answered_by_v1(live, data)) for data in CATS]
+    with connected(live, concurrency=4) as client:
+        asked = [client.async_infer("alexnet_image", [encoded(CATS[n % 3])]) for n in range(12)]
+
+        answers = [one.get_result() for one in asked]
+
+    for number, answer in enumerate(answers):
+        assert list(answer.as_numpy("classes")[0]) == expected[number % 3]
+
+
+def test_rows_of_all_doors_share_a_batch(tiny_model: Path) -> None:
+    """One picture by /v1/predict, one as pixels, two encoded: a batch of four, which is full."""
+    with serving(tiny_model, max_delay=10, max_batch=4) as server:
+
+        def infer(model: str, tensor: triton.InferInput) -> None:
+            with connected(server) as client:
+                client.infer(model, [tensor])
+
+        work: list[Callable[[], object]] = [
+            lambda: server.client.post("/v1/predict", content=CATS[0]).raise_for_status(),
+            lambda: infer("alexnet", images(pixels(CATS[1]))),
+            lambda: infer("alexnet_image", encoded(*CATS[:2])),
+        ]
+        with ThreadPoolExecutor(3) as threads:
+            for one in [threads.submit(one) for one in work]:
+                one.result()
+        with connected(server) as client:
+            [statistics] = client.get_inference_statistics("alexnet")["model_stats"]
+
+    [batch] = statistics["batch_stats"]
+    assert (batch["batch_size"], batch["compute_infer"]["count"]) == (4, 1)
+    assert statistics["execution_count"] == 1
+
+
+def test_statistics_count_requests_rows_and_failures(tiny_model: Path) -> None:
+    """In Triton's terms, for each model."""
+    with serving(tiny_model) as server, connected(server) as client:
+        before = client.get_inference_statistics()
+        client.infer("alexnet", [images(pixels(*CATS))])
+        client.infer("alexnet_image", [encoded(CATS[0])])
+        with pytest.raises(InferenceServerException):
+            client.infer("alexnet_image", [encoded(b"only text")])
+        [road] = client.get_inference_statistics("alexnet_image", "1")["model_stats"]
+        both = {its["name"]: its for its in client.get_inference_statistics()["model_stats"]}
+
+    assert all(its["last_inference"] == 0 for its in before["model_stats"])
+    assert both["alexnet_image"] == road
+    assert (road["version"], road["inference_count"]) == ("1", 1)
+    assert road["inference_stats"]["fail"]["count"] == 1
+    network = both["alexnet"]
+    assert network["inference_count"] >= 3
+    assert network["execution_count"] == sum(
+        batch["compute_infer"]["count"] for batch in network["batch_stats"]
+    )
+    for its in (network, road):
+        assert its["last_inference"] > 0
+        for kind in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
+            assert (
+                its["inference_stats"][kind]["count"] == its["inference_stats"]["success"]["count"]
+            )
+        assert its["inference_stats"]["success"]["ns"] > 0
+
+
+def test_what_infers_needs_the_key_and_what_describes_does_not(tiny_model: Path) -> None:
+    """A stranger may look; only who has a key is answered."""
+    with serving(tiny_model, api_keys=KEY) as server, connected(server) as client:
+        assert client.is_server_ready()
+        assert client.get_model_metadata("alexnet")["name"] == "alexnet"
+        assert client.get_model_config("alexnet")
+        assert client.get_inference_statistics()
+        assert client.get_model_repository_index()
+        for model, tensor in (
+            ("alexnet", images(pixels(CATS[0]))),
+            ("alexnet_image", encoded(CATS[0])),
+        ):
+            for version in ("", "1"):
+                with pytest.raises(InferenceServerException, match="API key") as caught:
+                    client.infer(model, [tensor], version)
+                assert caught.value.status() == "401"
+                client.infer(model, [tensor], version, headers={"X-API-Key": KEY})
+
+
+def test_the_rate_limit_counts_rows(tiny_model: Path) -> None:
+    """Four rows an hour: three at once, and one more."""
+    with serving(tiny_model, rate_limit="4/hour") as server, connected(server) as client:
+        client.infer("alexnet", [images(pixels(*CATS))])
+        with pytest.raises(InferenceServerException, match="4 pictures per hour") as caught:
+            client.infer("alexnet_image", [encoded(*CATS[:2])])
+
+    assert caught.value.status() == "429"
+
+
+def test_a_server_that_drains_is_not_ready_but_lives(tiny_model: Path) -> None:
+    """What was accepted is answered; what comes now is refused."""
+    with serving(tiny_model, max_delay=2) as server, ThreadPoolExecutor() as pool:
+
+        def infer() -> object:
+            with connected(server) as client:
+                return client.infer("alexnet_image", [encoded(CATS[0])]).as_numpy("classes")
+
+        accepted = pool.submit(infer)
+        _until(lambda: server.client.get("/health").json()["queue"]["pending"] == 1)
+
+        server.process.send_signal(signal.SIGTERM)
+        _until(lambda: server.client.get("/readyz").status_code == 503)
+
+        with connected(server) as client:
+            assert client.is_server_live()
+            assert not client.is_server_ready()
+            assert not client.is_model_ready("alexnet")
+            assert {its["state"] for its in client.get_model_repository_index()} == {"UNAVAILABLE"}
+            with pytest.raises(InferenceServerException, match="draining") as caught:
+                client.infer("alexnet_image", [encoded(CATS[0])])
+        assert caught.value.status() == "503"
+        assert accepted.result() is not None
+
+
+def _until(holds: Callable[[], bool], within: float = 30) -> None:
+    end = time.monotonic() + within
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_model_of_ones_own_has_its_own_classes(tmp_path: Path) -> None:
+    """Three of them, with colons in their names, which the strings cannot hold."""
+    real = views.load_pictures(limit=8)
+    model = export.build_model(tiny_network(3), VARIANTS["owt"], precision="fp32", calibration=real)
+    export.describe(
+        model,
+        variant=VARIANTS["owt"],
+        precision="fp32",
+        labels=[(None, "a:b"), (None, "c"), (None, "d:e:f")],
+        record=export.Record("tiny", {"name": "random", "licence": "none"}, []),
+        picture=real[0],
+    )
+    export.write(model, tmp_path / "own.onnx", check=lambda file: None)
+
+    with serving(tmp_path / "own.onnx") as server, connected(server) as client:
+        assert client.get_model_metadata("alexnet")["outputs"][0]["shape"] == [-1, 3]
+        assert client.get_model_config("alexnet")["output"][0]["dims"] == [3]
+        assert client.get_model_metadata("alexnet_image")["outputs"][0]["shape"] == [-1, 3]
+        probabilities = client.infer("alexnet", [images(pixels(CATS[0]))]).as_numpy("probabilities")
+        classes = client.infer("alexnet_image", [encoded(CATS[0])]).as_numpy("classes")
+
+    assert probabilities.shape == (1, 3)
+    assert classes.shape == (1, 3)
+    assert {text.decode().split(":", 2)[2] for text in classes[0]} == {"a;b", "c", "d;e;f"}
+
+
+def test_health_answers_heads_and_is_never_stored(live: Live) -> None:
+    """As the other health checks."""
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/alexnet/ready"):
+        head = live.client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["cache-control"] == "no-store"
+
+
+def test_a_full_queue_refuses_before_the_body(tiny_model: Path) -> None:
+    """With the time to come back, as at every door; the body is never sent."""
+    with serving(tiny_model, max_queue=1, max_files=1, max_delay=3) as server:
+        place = urlsplit(server.url)
+        refusals = []
+        with ThreadPoolExecutor() as pool:
+            first = pool.submit(server.client.post, "/v1/predict", content=CATS[0])
+            _until(lambda: server.client.get("/health").json()["queue"]["pending"] == 1)
+            for path in PATHS:
+                with closing(HTTPConnection(str(place.hostname), place.port)) as caller:
+                    caller.putrequest("POST", path)
+                    caller.putheader("Content-Length", "1000")
+                    caller.endheaders()
+                    refused = caller.getresponse()
+                    refusals.append((refused.status, json.loads(refused.read())["code"]))
+                    assert int(refused.headers["Retry-After"]) >= 1
+            assert first.result().status_code == 200
+
+    assert refusals == [(503, "overloaded")] * 4
+
+
+@pytest.mark.parametrize(("language", "number"), [("sh", 3), ("python", 2)])
+def test_the_examples_of_the_page_run(bundled_model: Path, language: str, number: int) -> None:
+    """Every one of docs/open-inference.md but the installation, in order, in the checkout."""
+    page = (ROOT / "docs" / "open-inference.md").read_text("utf-8")
+    examples = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+    examples = [example for example in examples if "pip install" not in example]
+    assert len(examples) == number
+    if language == "sh" and shutil.which("curl") is None:
+        pytest.skip("needs the curl command, which every system's packages have")
+    runs = {"sh": ["bash", "-euc"], "python": [sys.executable, "-c"]}[language]
+    with serving(bundled_model) as server:
+        for example in examples:
+            example = example.replace("http://127.0.0.1:8000", server.url)
+            example = example.replace("127.0.0.1:8000", server.url.removeprefix("http://"))
+            example = example.replace("answer.bin", "/dev/null").replace("curl ", "curl -sSf ")
+            done = subprocess.run(
+                [*runs, example], cwd=ROOT, capture_output=True, text=True, timeout=60
+            )
+            assert done.returncode == 0, example + done.stderr
+            if "--output" not in example:
+                assert done.stdout
+            if "base64" in example:
+                assert "tiger cat" in done.stdout

@@ -1,0 +1,369 @@
+"""Spans as a collector gets them: a real server sends them, a receiver of OTLP reads them."""
+
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from live import Live, alexnet, picture, serving
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+PREDICT = "/v1/predict"
+JPEG = {"content-type": "image/jpeg"}
+PATIENCE = 20.0  # seconds
+SOON = {"OTEL_BSP_SCHEDULE_DELAY": "50"}  # ms between two sendings
+ONLY_AT_THE_END = {"OTEL_BSP_SCHEDULE_DELAY": "600000"}
+
+
+class Told(NamedTuple):
+    """One span, and who sent it."""
+
+    span: Span
+    service: str
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """As plain values."""
+        return plain(self.span.attributes)
+
+
+def plain(attributes: Any) -> dict[str, Any]:
+    """OTLP's key and typed value -> a dictionary."""
+
+    def value(pair: KeyValue) -> Any:
+        return getattr(pair.value, str(pair.value.WhichOneof("value")))
+
+    return {pair.key: value(pair) for pair in attributes}
+
+
+class Collector(ThreadingHTTPServer):
+    """Receives OTLP over HTTP, as collectors do: protobuf, posted to /v1/traces."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Receiver)
+        self.told: list[Told] = []
+        self.paths: set[str] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def trace(self, trace_id: str, spans: int) -> list[Told]:
+        """The spans of a trace, once there are so many of them, in the order of their starts."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            found = [told for told in self.told if told.span.trace_id.hex() == trace_id]
+            if len(found) >= spans:
+                return sorted(found, key=lambda told: told.span.start_time_unix_nano)
+            assert time.monotonic() < until, f"{len(found)} spans of {spans}"
+            time.sleep(0.02)
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """One connection of a server that sends spans."""
+
+    server: Collector
+
+    def do_POST(self) -> None:
+        body = ExportTraceServiceRequest()
+        body.ParseFromString(self.rfile.read(int(self.headers["content-length"])))
+        self.server.paths.add(self.path)
+        for sender in body.resource_spans:
+            service = plain(sender.resource.attributes)["service.name"]
+            for scope in sender.scope_spans:
+                self.server.told += [Told(span, service) for span in scope.spans]
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Not to standard error."""
+
+
+@contextmanager
+def collecting() -> Iterator[Collector]:
+    """A collector, until the block ends."""
+    with Collector() as collector:
+        thread = threading.Thread(target=collector.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield collector
+        finally:
+            collector.shutdown()
+            thread.join()
+
+
+@contextmanager
+def traced(model: Path, endpoint: str, **variables: str) -> Iterator[Live]:
+    """A server that is given these OTEL_* variables, and is told to trace."""
+    with ExitStack() as stack:
+        with variables_set({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **variables}):
+            server = stack.enter_context(serving(model, tracing=True, log_format="json"))
+        yield server
+
+
+@contextmanager
+def variables_set(given: dict[str, str]) -> Iterator[None]:
+    """The environment, which a server inherits, with these and no proxy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "*")
+        for name, value in given.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    """One for all servers of these tests; they tell traces apart."""
+    with collecting() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def live(tiny_model: Path, collector: Collector) -> Iterator[Live]:
+    """A server that sends its spans at once."""
+    with traced(tiny_model, collector.url, **SOON) as server:
+        yield server
+
+
+def stop(server: Live) -> None:
+    """As an orchestrator would."""
+    server.process.terminate()
+    assert server.process.wait(PATIENCE) == 0
+
+
+def parent(number: int) -> tuple[str, dict[str, str]]:
+    """The id of somebody's trace, and the header that a request of it has."""
+    trace_id = f"{number:032x}"
+    return trace_id, {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+
+
+def ask(server: Live, headers: dict[str, str], data: bytes | None = None) -> int:
+    """Have one picture classified."""
+    body = picture() if data is None else data
+    return server.client.post(PREDICT, content=body, headers=JPEG | headers).status_code
+
+
+def test_a_request_is_a_tree_of_its_steps(live: Live, collector: Collector) -> None:
+    """Each inside the request's time, each after the one before it."""
+    trace_id, headers = parent(1)
+
+    assert ask(live, {**headers, "x-request-id": "mine"}) == 200
+
+    request, *steps = collector.trace(trace_id, spans=4)
+    assert request.span.name == f"POST {PREDICT}"
+    assert request.span.kind == Span.SPAN_KIND_SERVER
+    assert [step.span.name for step in steps] == ["decode", "queue", "run"]
+    assert all(step.span.parent_span_id == request.span.span_id for step in steps)
+    moments = [request.span.start_time_unix_nano]
+    for step in steps:
+        moments += [step.span.start_time_unix_nano, step.span.end_time_unix_nano]
+    moments.append(request.span.end_time_unix_nano)
+    assert moments == sorted(moments)
+    assert moments[-2] > moments[-3]  # a run takes time
+    assert all(told.service == "alexnet" for told in (request, *steps))
+    assert collector.paths == {"/v1/traces"}
+
+
+def test_spans_say_what_they_are_about(live: Live, collector: Collector) -> None:
+    trace_id, headers = parent(2)
+
+    ask(live, {**headers, "x-request-id": "about-this"})
+
+    request, *steps = collector.trace(trace_id, spans=4)
+    assert {
+        "http.route": PREDICT,
+        "http.response.status_code": 200,
+        "alexnet.request_id": "about-this",
+        "alexnet.model": "alexnet_image",
+    }.items() <= request.attributes.items()
+    assert [step.attributes for step in steps] == [
+        {"alexnet.picture": 0},
+        {"alexnet.picture": 0},
+        {"alexnet.picture": 0, "alexnet.batch": 1},
+    ]
+
+
+def test_the_parent_is_the_callers_span(live: Live, collector: Collector) -> None:
+    """As the header says it: https://www.w3.org/TR/trace-context/."""
+    trace_id, headers = parent(3)
+
+    ask(live, headers)
+
+    assert collector.trace(trace_id, spans=4)[0].span.parent_span_id.hex() == "00f067aa0ba902b7"
+
+
+def test_a_caller_that_does_not_sample_has_no_spans(live: Live, collector: Collector) -> None:
+    trace_id, headers = parent(4)
+    after, others = parent(5)
+
+    ask(live, {"traceparent": headers["traceparent"].removesuffix("01") + "00"})
+    ask(live, others)
+
+    collector.trace(after, spans=4)
+    assert [told for told in collector.told if told.span.trace_id.hex() == trace_id] == []
+
+
+def test_each_picture_of_a_form_has_its_steps(live: Live, collector: Collector) -> None:
+    """One that cannot be read ends in its decoding, which says why."""
+    trace_id, headers = parent(6)
+
+    live.client.post(PREDICT, files={"a": picture(), "b": b"none", "c": picture()}, headers=headers)
+
+    _, *steps = collector.trace(trace_id, spans=8)
+    each = [[s for s in steps if s.attributes["alexnet.picture"] == number] for number in range(3)]
+    assert [[step.span.name for step in one] for one in each] == [
+        ["decode", "queue", "run"],
+        ["decode"],
+        ["decode", "queue", "run"],
+    ]
+    (bad,) = each[1]
+    assert bad.attributes["error.type"] == "image_type_unsupported"
+    assert bad.span.status.code == Status.STATUS_CODE_ERROR
+    assert all(s.span.status.code == Status.STATUS_CODE_UNSET for s in (*each[0], *each[2]))
+
+
+def test_a_refusal_names_its_code(live: Live, collector: Collector) -> None:
+    """On the request's span; a step that it did not come to has none."""
+    trace_id, headers = parent(7)
+
+    assert ask(live, headers, picture()[:2000]) == 422
+
+    request, *steps = collector.trace(trace_id, spans=2)
+    assert request.attributes["alexnet.code"] == "image_unreadable"
+    assert [step.span.name for step in steps] == ["decode"]
+    assert steps[0].attributes["error.type"] == "image_unreadable"
+
+
+@pytest.mark.parametrize(
+    "path", ["/livez", "/readyz", "/health", "/ping", "/metrics", "/v2/health/live"]
+)
+def test_what_machines_ask_all_the_time_is_not_traced(
+    live: Live, collector: Collector, path: str
+) -> None:
+    number = 100 + len(path)
+    trace_id, headers = parent(number)
+    after, others = parent(number + 1000)
+
+    live.client.get(path, headers=headers)
+    ask(live, others)
+
+    collector.trace(after, spans=4)
+    assert [told for told in collector.told if told.span.trace_id.hex() == trace_id] == []
+
+
+def test_the_log_names_the_trace(tiny_model: Path, collector: Collector) -> None:
+    """Of the caller, or its own; what is not traced has none."""
+    trace_id, headers = parent(8)
+    with traced(tiny_model, collector.url, **SOON) as server:
+        ask(server, headers)
+        ask(server, {})
+        server.client.get("/livez")
+        stop(server)
+    lines = [json.loads(line) for line in server.log]
+
+    callers, own = (line for line in lines if line.get("path") == PREDICT)
+    (livez,) = (line for line in lines if line.get("path") == "/livez")
+    assert callers["trace_id"] == trace_id
+    assert re.fullmatch(r"[0-9a-f]{32}", own["trace_id"])
+    assert own["trace_id"] != trace_id
+    assert collector.trace(own["trace_id"], 4)[0].span.span_id.hex() == own["span_id"]
+    assert "trace_id" not in livez
+
+
+def test_the_last_spans_are_sent_before_the_end(tiny_model: Path, collector: Collector) -> None:
+    """They would wait for company; SIGTERM sends them.  OTEL_SERVICE_NAME names who sent them."""
+    trace_id, headers = parent(9)
+    with traced(tiny_model, collector.url, OTEL_SERVICE_NAME="cats", **ONLY_AT_THE_END) as server:
+        ask(server, headers)
+        early = [told for told in collector.told if told.span.trace_id.hex() == trace_id]
+        stop(server)
+
+    assert early == []
+    assert {told.service for told in collector.trace(trace_id, spans=4)} == {"cats"}
+
+
+def test_nothing_is_sent_while_tracing_is_off(tiny_model: Path) -> None:
+    """Whatever the OTEL_* variables say, and FastAPI's own switch: it has one of ours."""
+    with collecting() as idle:
+        switches = {"FASTAPI_OTEL_AUTO_CONFIGURE": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": idle.url}
+        with variables_set(switches | SOON), serving(tiny_model, log_format="json") as server:
+            assert ask(server, parent(10)[1]) == 200
+            stop(server)
+
+        assert idle.told == []
+    assert "trace_id" not in "".join(server.log)
+
+
+@pytest.fixture(params=["refuses", "never answers"])
+def broken(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a collector that is none."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if request.param == "never answers":
+            listener.listen(100)  # the system takes connections; nobody reads them
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_collector_that_is_not_there_harms_nobody(tiny_model: Path, broken: str) -> None:
+    """Answers are given, and the stop does not wait for it: far less than the minutes allowed to
+    the exporter."""
+    patient = {"OTEL_EXPORTER_OTLP_TIMEOUT": "300", "OTEL_BSP_EXPORT_TIMEOUT": "300000"}
+    with traced(tiny_model, broken, **SOON, **patient) as server:
+        statuses = {ask(server, {}) for _ in range(20)}
+        stop(server)
+
+    assert statuses == {200}
+    assert any("spans could not be sent" in line for line in server.log)
+    assert all(json.loads(line) for line in server.log)
+
+
+@pytest.mark.parametrize(
+    ("variables", "hint"),
+    [
+        ({}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "collector:4318"),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4317",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            },
+            "http/protobuf",
+        ),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318",
+                "OTEL_TRACES_EXPORTER": "console",
+            },
+            "OTEL_TRACES_EXPORTER",
+        ),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318",
+                "OTEL_BSP_MAX_QUEUE_SIZE": "0",
+            },
+            "max_queue_size",
+        ),
+    ],
+)
+def test_tracing_to_nowhere_does_not_start(
+    tiny_model: Path, variables: dict[str, str], hint: str
+) -> None:
+    """One sentence, as of any setting that cannot be used."""
+    with variables_set(variables):
+        done = alexnet("serve", "--port", "0", "--tracing", "true", model=tiny_model)
+
+    assert done.returncode == 1
+    text = done.stderr.decode()
+    assert text.startswith("alexnet: ALEXNET_TRACING / --tracing is on, but")
+    assert hint in text
+    assert text.count("\n") == 1
