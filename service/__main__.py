@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
 import typer
 
@@ -68,7 +68,7 @@ def serve(**given: str | None) -> None:
     Each flag is also an environment variable: --max-batch is ALEXNET_MAX_BATCH.
     """
     from service import logs
-    from service.settings import load_settings
+    from service.settings import load_settings, unknown_variables
 
     # Until there is something to stop or to reload; in a container, nobody else would.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -77,6 +77,8 @@ def serve(**given: str | None) -> None:
     settings = load_settings(**given)
     as_json = logs.is_json(settings.log_format, sys.stderr)
     logs.install(settings.log_level, as_json=as_json)
+    for name in unknown_variables(os.environ):
+        log.warning("%s is no setting, and has no effect; alexnet serve --help lists them", name)
     # A line for each broken form, and a text that Python keeps for each odd GIF: strangers send as
     # many as they like, and have their answer.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
@@ -108,6 +110,14 @@ def _flag_help(description: str | None, default: object) -> str:
     return f"{description} Default: {shown}."
 
 
+def _metavar(name: str, kind: object) -> str:
+    """What may stand behind a flag: its choices, or the last word of its name."""
+    choices = ("true", "false") if kind is bool else get_args(kind)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return "|".join(choices)
+    return name.rpartition("_")[2].upper()
+
+
 def _flags() -> list[signatures.Parameter]:
     """One flag for each setting; its text is parsed by Settings, as the environment's is."""
     from service.settings import SECRETS, Settings
@@ -123,7 +133,7 @@ def _flags() -> list[signatures.Parameter]:
                     "--" + name.replace("_", "-"),
                     help=_flag_help(field.description, field.default),
                     show_default=False,
-                    metavar=name.rpartition("_")[2].upper(),
+                    metavar=_metavar(name, field.annotation),
                 ),
             ],
         )

@@ -363,7 +363,10 @@ class Batcher:
         for entry in batch:
             entry.steps.answered = ended
         if self._on_run is not None:
-            self._on_run(len(batch), ended - began)
+            try:
+                self._on_run(len(batch), ended - began)
+            except Exception:  # whoever counts runs must not harm one
+                log.exception("A run could not be counted")
         return rows
 
     async def _in_worker(self, work: Callable[..., T], *arguments: object) -> T:

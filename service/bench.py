@@ -37,6 +37,16 @@ def bench(
     crops: Annotated[
         str | None, typer.Option(help="A choice that the server offers; its own default.")
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key",
+            envvar="ALEXNET_API_KEY",
+            help="One that the server knows, if it asks for keys; rather in the environment, since "
+            "every user of a machine sees flags.",
+            show_envvar=True,
+        ),
+    ] = None,
     in_flight: Annotated[
         int, typer.Option(min=1, max=10_000, help="Requests outstanding at any time.")
     ] = 8,
@@ -68,10 +78,11 @@ def bench(
     from service import load
 
     rotation = _rotation(pictures) if pictures else _synthetic()
-    answer = load.run(load.probe(url, rotation[0], crops=crops))
+    answer = load.run(load.probe(url, rotation[0], crops=crops, key=key))
     common: dict[str, Any] = {
         "seconds": seconds,
         "crops": crops,
+        "key": key,
         "warm_up": warm_up,
         "timeout": timeout,
     }

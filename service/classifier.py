@@ -174,19 +174,11 @@ class Classifier:
         top: int = 5,
         timeout: float | None = None,
         engine: Engine | None = None,
-        steps: Sequence[Steps] = (),
     ) -> list[list[Prediction] | ServiceError]:
         """`probabilities`, and of each picture the `top` best classes."""
         engine = engine or self.engine
-        outcomes = await self.probabilities(
-            pictures, crops=crops, timeout=timeout, engine=engine, steps=steps
-        )
-        return [
-            outcome
-            if isinstance(outcome, ServiceError)
-            else best(outcome, engine.model.labels, top)
-            for outcome in outcomes
-        ]
+        outcomes = await self.probabilities(pictures, crops=crops, timeout=timeout, engine=engine)
+        return best_of_each(outcomes, engine.model.labels, top)
 
     async def probabilities(
         self,
@@ -289,6 +281,7 @@ class Classifier:
         try:
             return await self._one(picture, ask, places, deadline, steps)
         except (ImageError, RequestError) as error:
+            steps.refused = time.monotonic()
             return error
         except ServiceError:
             raise
@@ -335,4 +328,14 @@ def best(probabilities: NDArray[np.float32], labels: Sequence[Label], top: int) 
             int(index), labels[index].wordnet_id, labels[index].name, float(probabilities[index])
         )
         for index in order
+    ]
+
+
+def best_of_each(
+    outcomes: Sequence[Probabilities | ServiceError], labels: Sequence[Label], top: int
+) -> list[list[Prediction] | ServiceError]:
+    """`best`, where a picture's error stays in its place."""
+    return [
+        outcome if isinstance(outcome, ServiceError) else best(outcome, labels, top)
+        for outcome in outcomes
     ]

@@ -147,7 +147,7 @@ class Engine:
         if CUDA not in runtime.get_available_providers():
             raise ProviderUnusable(
                 "CUDA is not in use because the installed ONNX Runtime is built without it; "
-                "replace onnxruntime: pip install 'alexnet-service[gpu]'."
+                "install the extra gpu in place of cpu (DEVICE=gpu scripts/install run)."
             )
         failures = _failures(runtime)
         # The runtime prints and logs its troubles in many lines; ours is one, with their gist.
@@ -263,8 +263,8 @@ def _runtime() -> ModuleType:
     if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
         raise RuntimeMissing(
             "Both onnxruntime and onnxruntime-gpu are installed, and they overwrite each other's "
-            "files; run pip uninstall onnxruntime onnxruntime-gpu, then pip install "
-            "'alexnet-service[cpu]' or 'alexnet-service[gpu]'."
+            "files; run pip uninstall onnxruntime onnxruntime-gpu, then install one of the extras "
+            "cpu and gpu (scripts/install run makes a new .venv)."
         )
     # Official builds report to their maker, unless this is set before the import.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -272,8 +272,8 @@ def _runtime() -> ModuleType:
         return import_module("onnxruntime")
     except ImportError as error:
         raise RuntimeMissing(
-            "ONNX Runtime is not installed; run pip install 'alexnet-service[cpu]', or "
-            "'alexnet-service[gpu]' where there is an NVIDIA GPU."
+            "ONNX Runtime is not installed; install the extra cpu, or gpu where there is an NVIDIA "
+            "GPU (scripts/install run chooses)."
         ) from error
 
 
@@ -370,8 +370,8 @@ def _cuda_failed(step: str, reason: object) -> ProviderUnusable:
         )
     return ProviderUnusable(
         f"CUDA is not in use: {step} failed ({gist(reason)}); check that nvidia-smi answers "
-        "with driver 580 or later, and that pip install 'alexnet-service[gpu]' is complete, or "
-        "choose --device cpu."
+        "with driver 580 or later, and that the extra gpu is wholly installed (DEVICE=gpu "
+        "scripts/install run), or choose --device cpu."
     )
 
 

@@ -59,6 +59,7 @@ async def closed_loop(
     seconds: float = math.inf,
     requests: int | None = None,
     crops: str | None = None,
+    key: str | None = None,
     warm_up: float = 1.0,
     timeout: float = TIMEOUT,
     observe: Observer | None = None,
@@ -86,7 +87,7 @@ async def closed_loop(
                 await asyncio.sleep(PAUSE)
         tally.full_until = min(tally.full_until, time.perf_counter())
 
-    async with _connected(url, crops) as client, _measured(tally, observe) as finish:
+    async with _connected(url, crops, key) as client, _measured(tally, observe) as finish:
         await asyncio.gather(*(ask_on(client) for _ in range(in_flight)))
         return finish()
 
@@ -100,6 +101,7 @@ async def open_loop(
     poisson: bool = True,
     seed: int = 0,
     crops: str | None = None,
+    key: str | None = None,
     warm_up: float = 1.0,
     timeout: float = TIMEOUT,
     most_outstanding: int = MOST_OUTSTANDING,
@@ -123,7 +125,7 @@ async def open_loop(
             places.release()
         tally.add(due, time.perf_counter(), outcome)
 
-    async with _connected(url, crops) as client, _measured(tally, observe) as finish:
+    async with _connected(url, crops, key) as client, _measured(tally, observe) as finish:
         async with asyncio.TaskGroup() as asked:
             for at in arrivals(rate, warm_up + seconds, seed=seed, poisson=poisson):
                 await asyncio.sleep(max(0.0, start + at - time.perf_counter()))
@@ -148,16 +150,23 @@ def arrivals(
 
 
 async def probe(
-    url: str, picture: bytes, *, crops: str | None = None, timeout: float = TIMEOUT
+    url: str,
+    picture: bytes,
+    *,
+    crops: str | None = None,
+    key: str | None = None,
+    timeout: float = TIMEOUT,
 ) -> dict[str, Any]:
     """What the server answers to one picture; `LoadImpossible` says why there is no point."""
-    async with _connected(url, crops) as client:
+    async with _connected(url, crops, key) as client:
         status, text = await client.ask_or_say_why(picture, timeout)
     try:
         body = json.loads(text)
         if status == 200 and {"model", "crops", "predictions"} <= body.keys():
             return dict(body)
         reason = f"{url} refuses our requests: {body['error'].rstrip('.')} ({body['code']})"
+        if status == 401:
+            reason = f"{url} asks for a key; set ALEXNET_API_KEY to one that it knows"
     except (ValueError, KeyError, AttributeError, TypeError):
         reason = f"{url} answered {status}, but not as our server does; is it another one?"
     if status == 404:
@@ -217,13 +226,13 @@ class _Client:
 
 
 @asynccontextmanager
-async def _connected(url: str, crops: str | None) -> AsyncGenerator[_Client]:
+async def _connected(url: str, crops: str | None, key: str | None) -> AsyncGenerator[_Client]:
     """A client for `url`; connections are kept, as many as it takes."""
     base = (url if "://" in url else f"http://{url}").rstrip("/")
     query = f"?crops={quote(crops, safe='')}" if crops else ""
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE),
-        headers={"Content-Type": "image/jpeg"},
+        headers={"Content-Type": "image/jpeg"} | ({"X-API-Key": key} if key else {}),
         timeout=aiohttp.ClientTimeout(),  # none: we have our own, counted from the intended time
     ) as session:
         yield _Client(session, f"{base}/v1/predict{query}")

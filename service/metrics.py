@@ -40,7 +40,7 @@ BATCHES: Final = tuple(float(2**power) for power in range(11))  # to 1024, as AL
 
 # Whose fault it is that there is no answer; whatever is in neither was refused.
 ABANDONED: Final = frozenset({"client_left"})
-FAILED: Final = frozenset({"internal_error", "deadline_exceeded"})
+FAILED: Final = frozenset({"internal_error", "deadline_exceeded", "not_ready"})
 
 
 class Metrics(Collector):
@@ -119,7 +119,8 @@ class Metrics(Collector):
 
     def _count_pictures(self, journal: Journal) -> None:
         for code in journal.outcomes or [journal.code] * len(journal.pictures):
-            self._pictures[code] += 1
+            # Of v2's rows that are well none is answered if one is not.
+            self._pictures[code or journal.code] += 1
         for steps in journal.pictures:
             if steps.decoded is None:
                 continue

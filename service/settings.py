@@ -6,6 +6,7 @@ a range, a unit and a reason.  What the rules need of the inside is imported whe
 so that `--help` comes at once.
 """
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 PREFIX = "ALEXNET_"
 BUNDLED = Path(__file__).parent / "bundled" / "alexnet.onnx"
 SECRETS = ("api_keys",)  # never a flag, never in a message
+OF_OTHERS = ("api_key", "test_containers")  # variables of `alexnet bench`, and of the tests
 
 
 def _split(value: object) -> object:
@@ -349,6 +351,16 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         raise SettingsInvalid(_sentence(error)) from error
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings and are none: misspelt ones, as a rule."""
+    return sorted(
+        name
+        for name in environment
+        if name.upper().startswith(PREFIX)
+        and name.upper().removeprefix(PREFIX).lower() not in {*Settings.model_fields, *OF_OTHERS}
+    )
 
 
 def _sentence(error: ValidationError) -> str:

@@ -17,6 +17,7 @@ class Steps:
     decoded: float | None = None  # it joined the queue; at once, if it came as pixels
     running: float | None = None  # its batch started
     answered: float | None = None  # its batch came back
+    refused: float | None = None  # it was found at fault, in the step that it had come to
     batch: int = 0  # pictures in that batch
 
     def spans(self) -> Iterator[tuple[str, float, float]]:
@@ -25,7 +26,3 @@ class Steps:
         for name, begin, end in zip(("decode", "queue", "run"), moments, moments[1:], strict=False):
             if begin is not None and end is not None:
                 yield name, begin, end
-
-    def seconds(self) -> dict[str, float]:
-        """How long each step took that it has passed: decode, queue, run."""
-        return {name: end - begin for name, begin, end in self.spans()}

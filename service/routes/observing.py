@@ -85,12 +85,12 @@ def stretches(steps: Steps, now: float) -> list[tuple[str, float, float]]:
     """
     The steps that a picture has come to: name, beginning, end, as in `Steps.spans`.
 
-    The one that it never left, being refused there, ends `now`.
+    The one that it never left ends when it was refused there, or `now`.
     """
     found = list(steps.spans())
     if steps.began is not None and steps.answered is None:
         end = found[-1][2] if found else steps.began
-        found.append((("decode", "queue", "run")[len(found)], end, max(end, now)))
+        found.append((("decode", "queue", "run")[len(found)], end, max(end, steps.refused or now)))
     return found
 
 

@@ -17,7 +17,7 @@ from service.classifier import Prediction
 from service.engine import Engine
 from service.routes.errors import STATUSES, documented, refusal
 from service.routes.parameters import Crops, Top
-from service.routes.road import road
+from service.routes.road import beside, road
 from service.routes.uploads import Upload, uploads
 
 PATHS: Final = ("/v1/predict",)  # that a full queue refuses
@@ -132,8 +132,12 @@ async def predict(request: Request, top: Top = 5, crops: Crops = "ten") -> Respo
         outcomes = await way.classes([upload.data for upload in found], top)
     if refused := _all_refused(found, outcomes):
         return refused
-    answer = answer_for(way.engine, crops, [upload.filename for upload in found], outcomes)
-    return Response(answer.model_dump_json(), media_type="application/json")
+    names = [upload.filename for upload in found]
+    body = await beside(
+        len(found) * top,
+        lambda: answer_for(way.engine, crops, names, outcomes).model_dump_json(),
+    )
+    return Response(body, media_type="application/json")
 
 
 def answer_for(

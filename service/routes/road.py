@@ -28,7 +28,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from service import errors
-from service.classifier import Prediction, best, views
+from service.classifier import Prediction, best_of_each, views
 from service.engine import Engine
 from service.journal import ROAD, journal
 from service.routes import Running, doors, running
@@ -40,8 +40,15 @@ T = TypeVar("T")
 Hold = Callable[[int], None]
 Chunks = AsyncGenerator[bytes, None]
 
+MOMENT: Final = 5000  # classes in an answer, which take some 10 ms
 SMALL_BODY: Final = 2**20  # bytes
+DEFAULT_CROPS: Final = "ten"
 LARGE_SHARE: Final = 0.75  # of ALEXNET_MAX_UPLOADS
+
+
+async def beside(size: int, work: Callable[[], T]) -> T:
+    """What `work` returns; in a thread if it is about so many classes that others would wait."""
+    return await asyncio.to_thread(work) if size > MOMENT else work()
 
 
 class Way:
@@ -95,23 +102,21 @@ class Way:
         self, pictures: Sequence[bytes], top: int
     ) -> list[list[Prediction] | errors.ServiceError]:
         """Encoded pictures to the `top` best classes or an error each."""
-        return [
-            outcome
-            if isinstance(outcome, errors.ServiceError)
-            else best(outcome, self.engine.model.labels, top)
-            for outcome in await self.probabilities(pictures)
-        ]
+        outcomes = await self.probabilities(pictures)
+        labels = self.engine.model.labels
+        return await beside(len(outcomes) * top, lambda: best_of_each(outcomes, labels, top))
 
 
 @asynccontextmanager
-async def road(request: Request, crops: str, *, model: str = ROAD) -> AsyncIterator[Way]:
+async def road(request: Request, crops: str | None, *, model: str = ROAD) -> AsyncIterator[Way]:
     """A request that is accepted, unless it would be refused whatever is in its body."""
     journal(request).model = model
     service = running(request)
     deadline = asyncio.get_running_loop().time() + service.settings.timeout
     with service.accepted(), _memory(service) as hold:
-        way = Way(request, service, crops, deadline, hold)
-        views(way.engine, crops)
+        way = Way(request, service, crops or DEFAULT_CROPS, deadline, hold)
+        if crops is not None:  # else they are told in the body
+            views(way.engine, crops)
         service.classifier.batcher.admit()
         yield way
 
@@ -126,7 +131,7 @@ def _memory(service: Running) -> Iterator[Hold]:
         # Large bodies leave a quarter to the small ones, lest a few slow senders shut all out.
         small = held + size <= SMALL_BODY
         share = most if small else max(LARGE_SHARE * most, service.settings.max_body)
-        if service.held + size > share:
+        if size > 0 and service.held + size > share:
             raise errors.Overloaded(
                 f"the bodies of all requests together reach {most} bytes; try again shortly, or "
                 "have ALEXNET_MAX_UPLOADS raised",

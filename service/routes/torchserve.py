@@ -63,7 +63,10 @@ async def ping(request: Request) -> Response:
 async def predictions(request: Request, top: Top = 5, crops: Crops = "ten") -> Response:
     """One picture -> label and probability of the best classes, the most probable first."""
     async with road(request, crops) as way:
-        found = await way.read(lambda chunks: uploads(request.headers, chunks, way.settings))
+        found = await way.read(
+            # Its clients call pictures application/jpg, text/plain, or whatever curl does.
+            lambda chunks: uploads(request.headers, chunks, way.settings, any_type=True)
+        )
         if len(found) > 1:
             raise errors.RequestMalformed(
                 f"the form has {len(found)} files, and this door answers for one; send each by "

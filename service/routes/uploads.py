@@ -15,6 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from service import errors
 from service.settings import Settings
 
+OCTETS: Final = "application/octet-stream"
 MOST_FIELDS: Final = 100  # text fields of a form; we read none of them
 
 
@@ -26,13 +27,21 @@ class Upload(NamedTuple):
 
 
 async def uploads(
-    headers: Headers, chunks: AsyncGenerator[bytes, None], settings: Settings
+    headers: Headers,
+    chunks: AsyncGenerator[bytes, None],
+    settings: Settings,
+    *,
+    any_type: bool = False,
 ) -> list[Upload]:
-    """Read the pictures through whichever door the Content-Type names, or raise `RequestError`."""
+    """
+    Read the pictures through whichever door the Content-Type names, or raise `RequestError`.
+
+    With `any_type` whatever is no form is a picture, whatever it is called.
+    """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         return await _form(headers, chunks, settings)
-    if kind and not kind.startswith("image/") and kind != "application/octet-stream":
+    if not (any_type or not kind or kind.startswith("image/") or kind == OCTETS):
         raise errors.MediaTypeUnsupported(
             f"Content-Type {kind} is not taken here; send the picture itself with "
             "-H 'Content-Type: image/jpeg' (or application/octet-stream), "

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from service import batching
 from service.batching import Batcher
 from service.errors import DeadlineExceeded, NotReady, Overloaded
+from service.steps import Steps
 
 Pixels = NDArray[np.uint8]
 PATIENCE = 10  # seconds; only a failing test waits so long
@@ -211,6 +212,53 @@ def test_when_a_run_fails_its_pictures_are_run_one_by_one() -> None:
 
     assert [marks for marks, _ in gate.batches] == [[1], [13, 14], [13], [14], [15]]
     assert gate.checks == 0
+
+
+def test_the_steps_of_a_picture_tell_its_way_even_if_its_first_run_failed() -> None:
+    """Its moments are in order, and of the run that answered it."""
+    steps = [Steps() for _ in range(3)]
+
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        first = asyncio.create_task(batcher.submit(picture(1), 10, steps=steps[0]))
+        await gate.running()
+        rest = [
+            asyncio.create_task(batcher.submit(picture(mark), 10, steps=its))
+            for mark, its in zip((2, 13), steps[1:], strict=True)
+        ]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(first, *rest, return_exceptions=True)
+
+    play(scene)
+
+    for its in steps[:2]:
+        assert [name for name, _, _ in its.spans()] == ["queue", "run"]
+        assert all(begin <= end for _, begin, end in its.spans())
+        assert its.batch == 1  # the second one's, alone, after the two had failed together
+    assert steps[2].running is not None
+    assert steps[2].answered is None
+
+
+def test_whoever_counts_runs_is_told_of_each_and_harms_none() -> None:
+    """Not of those that failed."""
+    told: list[tuple[int, bool]] = []
+
+    def count(pictures: int, seconds: float) -> None:
+        told.append((pictures, seconds >= 0))
+        raise ArithmeticError("the counter is broken")
+
+    async def scene() -> None:
+        batcher = Batcher(Gate(opened=True), max_batch=4, max_queue=8, on_run=count)
+        await batcher.start()
+        answers = await asyncio.gather(*(batcher.submit(picture(mark), 10) for mark in (1, 2)))
+        with pytest.raises(ArithmeticError, match="thirteen"):
+            await batcher.submit(picture(13), 10)
+        await batcher.stop()
+        assert [float(answer[0]) for answer in answers] == [1.0, 2.0]
+
+    asyncio.run(scene())
+
+    assert told == [(2, True)]
 
 
 def test_an_engine_is_checked_when_a_run_fails_for_each_of_its_pictures() -> None:

@@ -250,6 +250,17 @@ def test_bench_against_another_server_is_one_sentence(server: Live) -> None:
     assert "not our server" in complaint(f"{server.url}/elsewhere")
 
 
+def test_bench_shows_the_key_that_it_is_given(tiny_model: Path) -> None:
+    """In the environment: flags are seen by every user of a machine."""
+    load = ("--seconds", "0.3", "--warm-up", "0.1", "--json")
+    with serving(tiny_model, api_keys="alice-0123456789") as keyed:
+        done = alexnet("bench", keyed.url, *load, api_key="alice-0123456789")
+
+        assert "ALEXNET_API_KEY" in complaint(keyed.url)
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout)["refused"] == {}
+
+
 def test_bench_names_the_crops_that_the_server_offers(server: Live) -> None:
     """They are the model's, so the server tells them."""
     assert "ten, one" in complaint(server.url, "--crops", "six")

@@ -4,10 +4,14 @@ import asyncio
 import base64
 import gzip
 import json
+import random
+import socket
+import time
 import zlib
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import numpy as np
@@ -161,7 +165,6 @@ def test_pixels_in_json_that_are_no_pixels_are_refused(data: list[Any]) -> None:
         {"parameters": {"binary_data_size": 2**64}},
         {"parameters": {}},
         {"data": [0] * PIXELS},
-        {"data": None},
     ],
 )
 def test_an_input_that_contradicts_itself_is_refused(change: dict[str, Any]) -> None:
@@ -184,6 +187,19 @@ def test_a_tensor_that_is_not_as_large_as_its_shape_is_refused(size: int, raw: b
 
     with pytest.raises(RequestError):
         wire.read(body, headers[LENGTH], NETWORK, 4)
+
+
+def test_null_is_as_good_as_nothing() -> None:
+    """Clients with types send it for what they leave out."""
+    request: dict[str, Any] = asking(data=None, parameters={"binary_data_size": PIXELS})
+    body, headers = framed(
+        request | {"id": None, "parameters": None, "outputs": None}, bytes(PIXELS)
+    )
+    output = {"name": "probabilities", "parameters": None}
+    in_json = asking(data=[0] * PIXELS, parameters=None) | {"outputs": [output]}
+
+    assert len(wire.read(body, headers[LENGTH], NETWORK, 4).rows) == 1
+    assert len(wire.read(json.dumps(in_json).encode(), None, NETWORK, 4).rows) == 1
 
 
 def test_data_in_two_places_is_refused() -> None:
@@ -222,7 +238,6 @@ def test_rows_are_counted_before_they_are_read(rows: int, text: str) -> None:
         {"outputs": [{"name": "probabilities", "parameters": {"shared_memory_region": "r"}}]},
         {"parameters": {"binary_data_output": "true"}},
         {"parameters": {"crops": 10}},
-        {"parameters": None},
         {"id": 7},
         {"id": "x" * 2000},
     ],
@@ -389,6 +404,8 @@ def test_small_answers_are_not_packed(live: Live) -> None:
         (PICTURE, "deflate", 400, "is not deflate"),
         (gzip.compress(PICTURE)[:-9], "gzip", 400, "cut short"),
         (gzip.compress(PICTURE) + b"x", "gzip", 400, "after the end"),
+        (gzip.compress(PICTURE) + gzip.compress(b"")[:2], "gzip", 400, "cut short"),
+        (zlib.compress(PICTURE) * 2, "deflate", 400, "after the end"),
         (b"", "gzip", 400, "cut short"),
         (gzip.compress(bytes(MAX_BODY + 1)), "gzip", 413, "once it is unpacked"),
         (zlib.compress(bytes(50 * MAX_BODY)), "deflate", 413, "once it is unpacked"),
@@ -434,16 +451,36 @@ def test_what_a_bomb_unpacks_to_is_counted_and_bounded() -> None:
     assert 10**6 - encodings.STEP < sum(held) <= 10**6
 
 
-def test_bytes_that_are_unpacked_count_against_all_bodies(tiny_model: Path) -> None:
-    """ALEXNET_MAX_UPLOADS is of memory, not of what went over the wire."""
-    with serving(tiny_model, max_body=1_100_000, max_uploads=1_100_000) as server:
-        answer = server.client.post(
-            INFER["alexnet_image"],
-            content=gzip.compress(bytes(1_099_990)),
-            headers={LENGTH: "0", "Content-Encoding": "gzip"},
-        )
+def test_gzip_may_come_in_several_members(live: Live) -> None:
+    """As files that were put together have it (RFC 1952)."""
+    halves = gzip.compress(PICTURE[:100]) + gzip.compress(PICTURE[100:])
 
-    refused(answer, 503, "ALEXNET_MAX_UPLOADS")
+    answer = live.client.post(
+        INFER["alexnet_image"], content=halves, headers={LENGTH: "0", "Content-Encoding": "gzip"}
+    )
+
+    assert answer.status_code == 200, answer.text
+
+
+def test_bytes_that_are_unpacked_count_against_all_bodies(tiny_model: Path) -> None:
+    """ALEXNET_MAX_UPLOADS is of memory, not of what went over the wire; packed bytes are let go."""
+    packed: dict[str, Any] = {
+        "content": gzip.compress(random.Random(0).randbytes(1_000_000)),
+        "headers": {LENGTH: "0", "Content-Encoding": "gzip"},
+    }
+    with serving(tiny_model, max_body=1_100_000, max_uploads=1_200_000) as server:
+        place = urlsplit(server.url)
+        alone = server.client.post(INFER["alexnet_image"], **packed)
+        with socket.create_connection((str(place.hostname), place.port or 0)) as slow:
+            slow.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n")
+            slow.sendall(bytes(250_000))
+            held = "alexnet_uploads_held_bytes 250000.0"
+            while held not in server.client.get("/metrics").text:
+                time.sleep(0.02)
+            beside = server.client.post(INFER["alexnet_image"], **packed)
+
+    refused(alone, 415, "not a picture")
+    refused(beside, 503, "ALEXNET_MAX_UPLOADS")
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "text/html", "multipart/form-data; boundary=b", ""])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import SettingsInvalid
-from service.settings import PREFIX, Settings, load_settings
+from service.settings import PREFIX, Settings, load_settings, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +34,13 @@ def test_the_environment_sets_what_no_flag_does(monkeypatch: pytest.MonkeyPatch)
 
     assert (settings.max_batch, settings.port) == (8, 9001)
     assert settings.model == Path("other.onnx")
+
+
+def test_variables_that_are_no_settings_are_known() -> None:
+    """A misspelt one would be without effect, and nobody would know."""
+    given = ["ALEXNET_PORT", "alexnet_port", "ALEXNET_PROT", "ALEXNET_API_KEY", "HOME"]
+
+    assert unknown_variables(dict.fromkeys(given, "1")) == ["ALEXNET_PROT"]
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,16 @@ def test_torchserves_own_curl_commands_get_its_answer(
     assert len(json.loads(done.stdout)) == 5
 
 
+@pytest.mark.parametrize("kind", ["application/jpg", "application/x-www-form-urlencoded"])
+def test_a_picture_may_be_called_anything(live: Live, kind: str) -> None:
+    """As TorchServe's own benchmark does, and curl --data-binary by default."""
+    headers = {"Content-Type": kind}
+
+    answer = live.client.post(PATHS[0], content=CAT.read_bytes(), headers=headers)
+
+    assert answer.json() == pytest.approx(v1(live), abs=1e-5)
+
+
 def test_the_most_probable_label_comes_first(live: Live) -> None:
     answer = live.client.post(PATHS[0], content=CAT.read_bytes()).json()
 
@@ -80,7 +90,7 @@ def test_ping_says_healthy_while_pictures_are_classified(live: Live) -> None:
         ({"content": picture()[:500]}, 422, "image_unreadable"),
         ({"content": picture(), "params": {"crops": "five"}}, 422, "parameter_invalid"),
         ({"files": [("data", picture()), ("data", picture())]}, 400, "request_malformed"),
-        ({"data": {"instances": "x"}}, 415, "media_type_unsupported"),
+        ({"data": {"instances": "x"}}, 415, "image_type_unsupported"),
     ],
 )
 def test_what_cannot_be_classified_is_refused_in_our_shape(

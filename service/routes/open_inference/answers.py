@@ -20,12 +20,11 @@ BINARY: Final = "application/octet-stream"
 
 
 class Output(NamedTuple):
-    """One tensor, in both forms that it may be asked for."""
+    """One tensor: its values row by row, or their bytes, as it was asked for."""
 
     datatype: str
     shape: list[int]
-    data: list[Any]  # row by row
-    raw: bytes
+    data: list[Any] | bytes
 
 
 class Answer(NamedTuple):
@@ -41,31 +40,37 @@ def write(
 ) -> Answer:
     """Answer a question whose rows are float32 `(classes,)` each, in their order."""
     classes = question.classes or served.default_classes
-    output = _probabilities(rows) if classes is None else _classes(rows, labels, classes)
+    if classes is None:
+        output = _probabilities(rows, question.binary)
+    else:
+        output = _classes(rows, labels, classes, question.binary)
     tensor: dict[str, Any] = {
         "name": served.output,
         "datatype": output.datatype,
         "shape": output.shape,
     }
-    if question.binary:
-        tensor["parameters"] = {BINARY_SIZE: len(output.raw)}
+    if isinstance(output.data, bytes):
+        tensor["parameters"] = {BINARY_SIZE: len(output.data)}
     else:
         tensor["data"] = output.data
     answer: dict[str, Any] = {"model_name": served.name, "model_version": VERSION}
     if question.id:
         answer["id"] = question.id
     head = to_json(answer | {"outputs": [tensor]}, inf_nan_mode="null")
-    if question.binary:
-        return Answer(head + output.raw, BINARY, len(head))
+    if isinstance(output.data, bytes):
+        return Answer(head + output.data, BINARY, len(head))
     return Answer(head, JSON, None)
 
 
-def _probabilities(rows: Sequence[Probabilities]) -> Output:
+def _probabilities(rows: Sequence[Probabilities], binary: bool) -> Output:
     values = np.stack(rows).astype("<f4", copy=False)
-    return Output("FP32", list(values.shape), values.ravel().tolist(), values.tobytes())
+    data = values.tobytes() if binary else values.ravel().tolist()
+    return Output("FP32", list(values.shape), data)
 
 
-def _classes(rows: Sequence[Probabilities], labels: Sequence[Label], classes: int) -> Output:
+def _classes(
+    rows: Sequence[Probabilities], labels: Sequence[Label], classes: int, binary: bool
+) -> Output:
     """The classification extension's strings, the most probable first."""
     count = min(classes, len(labels))
     strings = [
@@ -74,5 +79,8 @@ def _classes(rows: Sequence[Probabilities], labels: Sequence[Label], classes: in
         for row in rows
         for its in best(row, labels, count)
     ]
-    raw = b"".join(struct.pack("<I", len(text)) + text for text in map(str.encode, strings))
-    return Output("BYTES", [len(rows), count], strings, raw)
+    shape = [len(rows), count]
+    if not binary:
+        return Output("BYTES", shape, strings)
+    elements = (struct.pack("<I", len(text)) + text for text in map(str.encode, strings))
+    return Output("BYTES", shape, b"".join(elements))

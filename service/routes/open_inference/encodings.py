@@ -15,6 +15,7 @@ from service.errors import BodyTooLarge, MediaTypeUnsupported, RequestMalformed
 # As zlib counts its window: 15 bits; with 16 more, in the wrapping of gzip.  "deflate" is zlib's
 # own wrapping (RFC 9110, section 8.4.1.2).
 WINDOWS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+MAGIC: Final = b"\x1f\x8b"  # of gzip, which may have several members (RFC 1952, section 2.2)
 STEP: Final = 2**18  # bytes unpacked at a time
 WORTH: Final = 1024  # bytes from which on an answer is packed
 LEVEL: Final = 1  # probabilities hardly shrink: 10% at any level
@@ -45,11 +46,15 @@ async def unpacked(
                     f"the body is larger than {most} bytes once it is unpacked; send less at a "
                     "time, or raise ALEXNET_MAX_BODY on the server"
                 )
-            hold(len(piece))
+            # The packed bytes that it came from were counted too, and are let go.
+            left = len(unpacker.unconsumed_tail) + len(unpacker.unused_data)
+            hold(len(piece) - len(chunk) + left)
             yield piece
-            if unpacker.unused_data:
-                raise RequestMalformed(f"the body goes on after the end of its {encoding} data")
-            chunk = unpacker.unconsumed_tail
+            chunk = unpacker.unconsumed_tail or unpacker.unused_data
+            if unpacker.eof and chunk:
+                if not chunk.startswith(MAGIC):
+                    raise RequestMalformed(f"the body goes on after the end of its {encoding} data")
+                unpacker = zlib.decompressobj(WINDOWS[encoding])
     if not unpacker.eof:
         raise RequestMalformed(f"the body's {encoding} data is cut short; send all of it")
 

@@ -13,7 +13,7 @@ from service.routes.errors import STATUSES, documented, refusal
 from service.routes.open_inference import answers, encodings, models, wire
 from service.routes.open_inference.models import MODELS, VERSION, Served
 from service.routes.open_inference.schema import ANSWER, REQUEST_BODY
-from service.routes.road import Chunks, Way, road
+from service.routes.road import Chunks, Way, beside, road
 
 VERSIONS: Final = ("", f"/versions/{VERSION}")
 PATHS: Final = tuple(  # that a full queue refuses
@@ -27,7 +27,7 @@ def _handler(served: Served) -> Callable[[Request], Awaitable[Response]]:
     """What infers with one of the models."""
 
     async def infer(request: Request) -> Response:
-        async with road(request, wire.DEFAULT_CROPS, model=served.name) as way:
+        async with road(request, None, model=served.name) as way:
             question = await way.read(lambda chunks: _question(request, chunks, served, way))
             way.crops = question.crops
             outcomes = await way.probabilities(question.rows)
@@ -37,7 +37,9 @@ def _handler(served: Served) -> Callable[[Request], Awaitable[Response]]:
                 return refusal(outcome, f"row {row}: {outcome}" if len(outcomes) > 1 else None)
             rows.append(outcome)
         labels = way.engine.model.labels
-        return await _sent(request, answers.write(served, question, rows, labels))
+        size = len(rows) * (question.classes or len(labels))
+        answer = await beside(size, lambda: answers.write(served, question, rows, labels))
+        return await _sent(request, answer)
 
     infer.__doc__ = (
         f"`{served.input.name}`, {served.input.datatype} {served.input.shape}, to "

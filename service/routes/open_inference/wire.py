@@ -17,7 +17,14 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    ValidationError,
+)
 
 from service.errors import (
     BodyEmpty,
@@ -43,10 +50,15 @@ Name = Annotated[str, Field(max_length=256)]
 Parameters = dict[str, Any]
 
 
+def _or(default: object) -> BeforeValidator:
+    """Typed clients send null for what they leave out."""
+    return BeforeValidator(lambda value: default if value is None else value)
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    parameters: Parameters = {}
+    parameters: Annotated[Parameters, _or({})] = {}
 
 
 class InputTensor(_Part):
@@ -55,7 +67,7 @@ class InputTensor(_Part):
     name: Name
     shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=8), FailFast()]
     datatype: Name
-    data: list[Any] = []
+    data: list[Any] | None = None
 
 
 class OutputWanted(_Part):
@@ -67,9 +79,9 @@ class OutputWanted(_Part):
 class InferRequest(_Part):
     """`$inference_request`; what it holds beyond these is not looked at."""
 
-    id: Annotated[str, Field(max_length=LONGEST_ID)] = ""
+    id: Annotated[str, Field(max_length=LONGEST_ID), _or("")] = ""
     inputs: Annotated[list[InputTensor], Field(max_length=8), FailFast()]
-    outputs: Annotated[list[OutputWanted], Field(max_length=8), FailFast()] = []
+    outputs: Annotated[list[OutputWanted], Field(max_length=8), FailFast(), _or([])] = []
 
 
 @dataclass(frozen=True)
@@ -209,15 +221,15 @@ def _shape(its: InputTensor, served: Served, most_rows: int) -> tuple[int, ...]:
 
 def _rows(its: InputTensor, after: memoryview, shape: tuple[int, ...]) -> tensors.Rows:
     """The data of the only input: in the JSON, or all that is after it."""
-    in_json, size = "data" in its.model_fields_set, its.parameters.get(BINARY_SIZE)
-    if in_json == (size is not None):
+    size = its.parameters.get(BINARY_SIZE)
+    if (its.data is None) == (size is None):
         raise RequestMalformed(
             f"input {its.name!r} must have either data in the JSON or {BINARY_SIZE} in its "
             "parameters"
         )
-    if in_json and not after:
+    if its.data is not None and not after:
         return tensors.from_json(its.data, its.datatype, shape)
-    if in_json:
+    if its.data is not None:
         raise RequestMalformed(f"{len(after)} bytes follow the JSON, but no input is in binary")
     if type(size) is not int or size != len(after):
         raise RequestMalformed(
