@@ -54,6 +54,7 @@ def seed(first: int, request: object, tensor: bytes | None = None) -> bytes:
 
 
 IMAGE = asking("image", "BYTES", shape=[1], parameters={"binary_data_size": 7})
+BASE64 = asking("image", "BYTES", shape=[2], data=["YWJj", "YQ=="])
 SEEDS = {
     "element": seed(1, IMAGE, b"\3\0\0\0abc"),
     "elements": seed(
@@ -61,7 +62,7 @@ SEEDS = {
         asking("image", "BYTES", shape=[2, 1], parameters={"binary_data_size": 9}),
         b"\1\0\0\0a\0\0\0\0",
     ),
-    "base64": seed(1, asking("image", "BYTES", shape=[2], data=["YWJj", "YQ=="])),
+    "base64": seed(1, BASE64),
     "columns": seed(1, asking("image", "BYTES", shape=[2, 1], data=[["YWJj"], ["YQ=="]])),
     "pixels": seed(0, asking("images", "UINT8", shape=[1, *ROW], data=[*range(12)])),
     "nested": seed(0, asking("images", "UINT8", shape=[1, *ROW], data=[[[[0, 1, 255]] * 2] * 2])),
@@ -81,17 +82,23 @@ SEEDS = {
         | {"id": "7", "parameters": {"crops": "one", "binary_data_output": False}},
         b"\3\0\0\0abc",
     ),
-    "memory": seed(0, asking("images", "UINT8", parameters={"shared_memory_region": "r"})),
+    "memory": seed(
+        0, asking("images", "UINT8", shape=[1, *ROW], parameters={"shared_memory_region": "r"})
+    ),
     "raw": b"\x11abc",
     "raw pixels": b"\x10twelve bytes",
     "header": b"\x2012",
     "packed otherwise": b"\x0cabc",
-    "gzip": b"\x05" + gzip.compress(json.dumps(IMAGE).encode()),
-    "deflate": b"\x09" + zlib.compress(json.dumps(IMAGE).encode()),
+    "gzip": b"\x05" + gzip.compress(json.dumps(BASE64).encode()),
+    "members": b"\x05" + gzip.compress(b'{"inputs":') + gzip.compress(b"[]}"),
+    "deflate": b"\x09" + zlib.compress(json.dumps(BASE64).encode()),
     "bomb": b"\x09" + zlib.compress(bytes(4 * MAX_BODY)),
     "deep": b"\0" + b'{"inputs":' + b"[" * 300,
-    "long": b"\0" + b'{"inputs":[{"shape":[' + b"9" * 500 + b"]}]}",
-    "surrogate": b'\0{"id":"\\ud800","inputs":[]}',
+    "long": b"\0"
+    + b'{"inputs":[{"name":"images","datatype":"UINT8","shape":['
+    + b"9" * 500
+    + b"]}]}",
+    "surrogate": b'\1{"id":"\xed\xa0\x80","inputs":[]}',
 }
 
 

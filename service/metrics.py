@@ -21,8 +21,6 @@ from service.gauges import Reading, gauges
 from service.journal import NETWORK, ROAD, Journal
 from service.statistics import Statistics
 
-__all__ = ["OPEN_METRICS", "Metrics", "Statistics"]
-
 OPEN_METRICS: Final = "application/openmetrics-text"
 
 # Labels are for ever: whatever else strangers think of is counted under one name.

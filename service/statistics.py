@@ -18,7 +18,7 @@ from prometheus_client.core import GaugeMetricFamily, UnknownMetricFamily
 from service.journal import NETWORK, ROAD, Journal
 
 OK: Final = 200
-VERSION: Final = "1"  # of both models, as the Open Inference Protocol counts
+VERSION: Final = "1"  # of both models; which file answers is in their configuration
 
 
 @dataclass(slots=True)

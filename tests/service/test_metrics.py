@@ -1,5 +1,6 @@
 """What /metrics tells: counters after known requests, histograms, gauges, Triton's names."""
 
+import base64
 import json
 import signal
 import socket
@@ -91,6 +92,19 @@ def asked(tiny_model: Path) -> Iterator[Live]:
         assert post(f"{PREDICT}?crops=x", content=picture(), headers=JPEG).status_code == 422
         assert live.client.get("/nothing").status_code == 404
         yield live
+
+
+def test_no_row_of_a_v2_request_is_answered_if_one_is_not(tiny_model: Path) -> None:
+    """The protocol has no error for a row: the client gets nothing."""
+    rows = [base64.b64encode(data).decode() for data in (picture(), b"none", picture())]
+    asked = {"name": "image", "datatype": "BYTES", "shape": [3], "data": rows}
+    with serving(tiny_model) as live:
+        answer = live.client.post("/v2/models/alexnet_image/infer", json={"inputs": [asked]})
+
+        assert answer.status_code == 415
+        assert family(of(live), "alexnet_pictures_total") == {
+            '{outcome="refused",reason="image_type_unsupported"}': 3
+        }
 
 
 @pytest.fixture

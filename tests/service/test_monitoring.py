@@ -178,7 +178,7 @@ def prometheus(servers: Sequence[Live], folder: Path) -> Iterator[httpx2.Client]
                 except httpx2.TransportError:
                     return False
 
-            until(ready, (folder / "log").read_text(), process)
+            until(ready, f"Prometheus does not become ready: {folder / 'log'}", process)
             yield api
     finally:
         process.terminate()

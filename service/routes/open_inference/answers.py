@@ -11,8 +11,9 @@ from pydantic_core import to_json
 
 from service.classifier import best
 from service.model_file import Label
-from service.routes.open_inference.models import VERSION, Served
+from service.routes.open_inference.models import Served
 from service.routes.open_inference.wire import BINARY_SIZE, Question
+from service.statistics import VERSION
 from service.waiting import Probabilities
 
 JSON: Final = "application/json"

@@ -11,9 +11,10 @@ from service.errors import ServiceError
 from service.routes.doors import INFERENCE_HEADER
 from service.routes.errors import STATUSES, documented, refusal
 from service.routes.open_inference import answers, encodings, models, wire
-from service.routes.open_inference.models import MODELS, VERSION, Served
+from service.routes.open_inference.models import MODELS, Served
 from service.routes.open_inference.schema import ANSWER, REQUEST_BODY
 from service.routes.road import Chunks, Way, beside, road
+from service.statistics import VERSION
 
 VERSIONS: Final = ("", f"/versions/{VERSION}")
 PATHS: Final = tuple(  # that a full queue refuses

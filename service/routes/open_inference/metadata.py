@@ -13,7 +13,7 @@ from service.metrics import Metrics
 from service.routes import running
 from service.routes.errors import documented
 from service.routes.open_inference import models
-from service.routes.open_inference.models import MODELS, VERSION, Served
+from service.routes.open_inference.models import MODELS, Served
 from service.routes.open_inference.schema import (
     UNKNOWN,
     IndexEntry,
@@ -24,6 +24,7 @@ from service.routes.open_inference.schema import (
     ServerReady,
 )
 from service.routes.operations import unwell
+from service.statistics import VERSION
 
 EXTENSIONS: Final = ("binary_tensor_data", "classification", "model_configuration", "statistics")
 NO_STORE: Final = {"Cache-Control": "no-store"}

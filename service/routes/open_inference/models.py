@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from service.journal import NETWORK, ROAD
-from service.metrics import Statistics
 from service.routes import Running
 from service.settings import Settings
+from service.statistics import VERSION, Statistics
 
-VERSION: Final = "1"  # of both; which file answers is in the configuration's parameters
 CLASSES: Final = 5  # that `alexnet_image` answers with, unless asked for more or fewer
 
 
@@ -92,15 +91,15 @@ def config(served: Served, service: Running) -> dict[str, Any]:
         "version": model.version,
         "provider": service.engine.provider,
     }
-    picture = served.name == NETWORK
+    pixels = served.name == NETWORK
     return {
         "name": served.name,
         "platform": served.platform,
-        "backend": "onnxruntime" if picture else "",
+        "backend": "onnxruntime" if pixels else "",
         "version_policy": {"latest": {"num_versions": 1}},
         "max_batch_size": most_rows(settings),
         "input": [
-            served.input.config | {"format": "FORMAT_NHWC" if picture else "FORMAT_NONE"},
+            served.input.config | {"format": "FORMAT_NHWC" if pixels else "FORMAT_NONE"},
         ],
         "output": [served.output_of(len(model.labels)).config | {"label_filename": ""}],
         "dynamic_batching": {
