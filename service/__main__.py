@@ -368,6 +368,8 @@ def _engine(settings: "Settings", current: "Engine | None" = None) -> "Engine":
 
 def _listener(host: str, port: int, setting: str) -> socket.socket:
     """Bind before anything slow: a port that is taken is said at once."""
+    from service.settings import spelled
+
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -376,10 +378,9 @@ def _listener(host: str, port: int, setting: str) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except (OSError, UnicodeError) as error:  # the latter for a name that cannot be one
-        flag = "--" + setting.replace("_", "-")
         raise SettingsInvalid(
             f"cannot listen on {host}:{port}: {getattr(error, 'strerror', error)}; "
-            f"choose another with {flag} or {flag.replace('port', 'host')}"
+            f"choose another with {spelled(setting)}, or {spelled(setting.replace('port', 'host'))}"
         ) from error
     return listener
 

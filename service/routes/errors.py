@@ -53,7 +53,7 @@ FRAMEWORK: Final[Mapping[int, tuple[str, str]]] = {
     404: ("not_found", "there is nothing at {path}; /docs, where it is on, lists what there is"),
     405: (
         "method_not_allowed",
-        "{path} does not take {method}; the Allow header says what it does",
+        "{path} does not take {method}; it takes {allowed}",
     ),
     413: (errors.BodyTooLarge.code, "the body is too large; see ALEXNET_MAX_BODY"),
 }
@@ -180,7 +180,10 @@ def install(app: FastAPI) -> None:
     async def framework(request: Request, error: HTTPException) -> JSONResponse:
         code, text = FRAMEWORK.get(error.status_code, (_word(error.status_code), error.detail))
         text = text.replace("{path}", request.scope["path"]).replace("{method}", request.method)
-        headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+        headers = error.headers
+        if error.status_code == 405:
+            headers = {"Allow": _allowed(request)}
+            text = text.replace("{allowed}", headers["Allow"])
         return _answer(error.status_code, code, text, headers)
 
     @app.exception_handler(RequestValidationError)

@@ -312,6 +312,7 @@ def test_a_wrong_method_is_405_and_says_which_is_right(live: Live) -> None:
 
     check_refusal(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "POST"
+    assert "it takes POST" in answer.json()["error"]
     assert live.client.put("/health").headers["allow"] == "GET, HEAD"
     assert live.client.get("/predictions/alexnet").headers["allow"] == "POST, PUT"
 

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import onnx
 import pytest
 from conftest import tiny_network
 from live import ROOT, Live, picture, serving
@@ -400,6 +401,27 @@ def test_rows_of_all_doors_share_a_batch(tiny_model: Path) -> None:
     [batch] = statistics["batch_stats"]
     assert (batch["batch_size"], batch["compute_infer"]["count"]) == (4, 1)
     assert statistics["execution_count"] == 1
+
+
+def test_a_model_without_ten_crops_is_asked_for_those_that_it_has(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """What is asked for stands in the body: nothing is refused before it is read."""
+    model = onnx.load(tiny_model)
+    entries = {entry.key: entry.value for entry in model.metadata_props if entry.key != "checksum"}
+    golden = json.loads(entries["golden"])
+    del model.metadata_props[:]
+    # The start-up picture is asked for one crop then, and close enough to its answer for ten.
+    entries |= {"crops": '{"one": 1}', "golden": json.dumps(golden | {"tolerance": 1.0})}
+    onnx.helper.set_model_props(model, entries)
+    export.write(model, tmp_path / "one.onnx", check=lambda file: None)
+
+    with serving(tmp_path / "one.onnx") as server, connected(server) as client:
+        answer = client.infer("alexnet", [images(BLACK)], parameters={"crops": "one"})
+        with pytest.raises(InferenceServerException, match="must be one of one"):
+            client.infer("alexnet", [images(BLACK)])
+
+    assert answer.as_numpy("probabilities").shape == (1, 1000)
 
 
 def test_statistics_count_requests_rows_and_failures(tiny_model: Path) -> None:
