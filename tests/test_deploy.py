@@ -37,6 +37,13 @@ COMPONENTS = sorted(path.name for path in (KUBERNETES / "components").iterdir())
 BUILDS = [(name, ()) for name in OVERLAYS] + [
     (overlay, (component,)) for overlay in ("cpu", "gpu") for component in COMPONENTS
 ]
+# The example's components, those too that it has as comments: a copy of it has some of them.
+OFFERED = re.findall(
+    r"^  (?:# )?- (\.\./\.\./components/[\w-]+|model)$",
+    (KUBERNETES / "overlays" / "example" / "kustomization.yaml").read_text("utf-8"),
+    re.M,
+)
+BUILDS += [("mine", ()), *(("mine", (path,)) for path in OFFERED), ("mine", tuple(OFFERED))]
 OLDEST = "1.30"  # the kubelet's own pause before SIGTERM
 OLDEST_WITH_IMAGES = "1.31"  # as volumes
 # Of the Prometheus operator, KEDA and KServe: nothing that we install has their schemas.
@@ -59,6 +66,8 @@ def kustomized(folder: Path) -> list[Object]:
 @cache
 def built(overlay: str, components: tuple[str, ...] = ()) -> list[Object]:
     """An overlay, and components on top of it as in an overlay of one's own."""
+    if overlay == "mine":
+        return copied(components)
     base = KUBERNETES / "overlays" / overlay
     if not components:
         return kustomized(base)
@@ -73,6 +82,18 @@ def built(overlay: str, components: tuple[str, ...] = ()) -> list[Object]:
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(own))
         return kustomized(folder)
+
+
+def copied(components: tuple[str, ...]) -> list[Object]:
+    """The example as docs/kubernetes.md has it copied, with these of its components alone."""
+    with TemporaryDirectory() as name:
+        folder = Path(name).resolve() / "kubernetes"
+        shutil.copytree(KUBERNETES, folder)
+        own = shutil.copytree(folder / "overlays" / "example", folder / "overlays" / "mine")
+        written = yaml.safe_load((own / "kustomization.yaml").read_text("utf-8"))
+        written["components"] = list(components)
+        (own / "kustomization.yaml").write_text(yaml.safe_dump(written))
+        return kustomized(own)
 
 
 def of_kind(objects: list[Object], kind: str) -> Object:
@@ -430,6 +451,29 @@ def test_tmp_is_the_only_place_that_can_be_written(objects: list[Object]) -> Non
     assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "64Mi"}
 
 
+def test_a_volume_comes_and_goes_with_its_mount(objects: list[Object]) -> None:
+    pod = pod_of(objects)
+
+    assert {each["name"] for each in pod["volumes"]} == {
+        each["name"] for each in container(pod)["volumeMounts"]
+    }
+
+
+def test_the_example_asks_for_nothing_but_a_secret_and_offers_the_rest() -> None:
+    """What it offers beside needs kinds, or a Kubernetes, that not every cluster has."""
+    assert OFFERED == ["../../components/api-keys", "../../components/monitoring", "model"]
+    example = built("example")
+    assert not {each["kind"] for each in example} & FOREIGN
+    assert {kind for each in pod_of(example)["volumes"] for kind in each.keys() - {"name"}} == {
+        "emptyDir",
+        "secret",
+    }
+    (named,) = [each for each in pod_of(built("mine", ("model",)))["volumes"] if "image" in each]
+    assert (
+        named["image"]["reference"] == "registry.example.com/alexnet-model:2"
+    )  # not the component's
+
+
 def test_what_is_read_from_a_file_is_mounted(objects: list[Object]) -> None:
     given = environment_of(objects)
     mounts = [Path(each["mountPath"]) for each in container(pod_of(objects))["volumeMounts"]]
@@ -698,3 +742,23 @@ def test_every_path_that_the_page_names_is_there() -> None:
     assert {"deploy/kubernetes/overlays/cpu", "deploy/kserve"} <= paths
     own = "deploy/kubernetes/overlays/mine"  # what a reader makes
     assert [path for path in paths if not (ROOT / path).exists() and not path.startswith(own)] == []
+
+
+def test_the_page_builds_loads_and_pushes_the_images_that_the_overlays_ask_for() -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
+    named = set(re.findall(r"(?:[\w.]+/)?alexnet-service:[\w.-]+", page))
+    asked = {container(pod_of(built(overlay)))["image"] for overlay in OVERLAYS}
+
+    assert named == asked
+    made = re.findall(r"^docker (?:build|tag) .*?(\S*alexnet-service:\S+)(?: \.)?$", page, re.M)
+    assert set(made) == asked
+
+
+def test_the_page_takes_away_each_thing_that_it_puts_there() -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
+    put, taken = (
+        set(re.findall(rf"kubectl {verb} -k (\S+)", page)) for verb in ("apply", "delete")
+    )
+
+    for folder in ("deploy/kubernetes/overlays/cpu", "deploy/kubernetes/overlays/mine"):
+        assert folder in put & taken
