@@ -355,6 +355,15 @@ def test_with_tls_the_probes_speak_it_too(tiny_model: Path, tmp_path: Path) -> N
             assert clients[port].get(path).status_code == 200
 
 
+def test_with_tls_prometheus_asks_by_it_too() -> None:
+    """By the pods' addresses, which no certificate names."""
+    (endpoint,) = of_kind(built("cpu", ("monitoring", "tls")), "PodMonitor")["spec"][
+        "podMetricsEndpoints"
+    ]
+
+    assert (endpoint["scheme"], endpoint["tlsConfig"]) == ("https", {"insecureSkipVerify": True})
+
+
 @pytest.mark.parametrize("way", ["runtime", "custom"])
 def test_under_kserve_the_probes_are_answered_and_the_service_is_called_as_its_model(
     way: str, tiny_model: Path
