@@ -26,27 +26,31 @@ def usable_cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[int]:
     """Cores that our control group and each of those around it allow; only limits are given."""
-    for top, files, place in _memberships(cgroups, own):
-        # The root has the limits of a container that sees only its own groups, whatever its name.
-        for group in (place, *place.parents):
-            quota, period = _numbers(*(top / group / file for file in files))
-            if quota > 0 and period > 0:
-                yield math.ceil(quota / period)
+    for second, group in groups("cpu", cgroups, own):
+        files = ("cpu.max",) if second else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        quota, period = _numbers(*(group / file for file in files))
+        if quota > 0 and period > 0:
+            yield math.ceil(quota / period)
 
 
-def _memberships(cgroups: Path, own: Path) -> Iterator[tuple[Path, tuple[str, ...], PurePosixPath]]:
-    """Where CPU time is limited, in the two versions: the mount, its files, our group."""
+def groups(controller: str, cgroups: Path, own: Path) -> Iterator[tuple[bool, Path]]:
+    """The folders that may limit us, ours and those around it, and whether they are version 2's."""
     try:
         lines = own.read_text().splitlines()
     except OSError:  # not on Linux
         lines = []
     for line in lines:
         _, controllers, place = line.split(":", 2)
-        group = PurePosixPath(place.lstrip("/"))
-        if not controllers:  # version 2, https://docs.kernel.org/admin-guide/cgroup-v2.html
-            yield cgroups, ("cpu.max",), group
-        elif "cpu" in controllers.split(","):
-            yield cgroups / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us"), group
+        second = not controllers  # https://docs.kernel.org/admin-guide/cgroup-v2.html
+        if second or controller in controllers.split(","):
+            top, group = (
+                cgroups if second else cgroups / controller,
+                PurePosixPath(place.lstrip("/")),
+            )
+            # The root has the limits of a container that sees only its own groups, whatever its
+            # name.
+            for each in (group, *group.parents):
+                yield second, top / each
 
 
 def _numbers(*files: Path) -> tuple[int, int]:

@@ -3,9 +3,9 @@ How much memory this process may take: its container's limit, not its host's mem
 """
 
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from service.cores import CGROUPS, OWN_CGROUPS
+from service.cores import CGROUPS, OWN_CGROUPS, groups
 
 UNLIMITED = 2**60  # bytes; version 1 writes nearly 2**63 for no limit
 
@@ -20,22 +20,8 @@ def memory_limit(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int | None
 
 
 def _limits(cgroups: Path, own: Path) -> Iterator[int]:
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:  # not on Linux
-        lines = []
-    for line in lines:
-        _, controllers, place = line.split(":", 2)
-        if not controllers:  # version 2, https://docs.kernel.org/admin-guide/cgroup-v2.html
-            top, file = cgroups, "memory.max"
-        elif "memory" in controllers.split(","):
-            top, file = cgroups / "memory", "memory.limit_in_bytes"
-        else:
+    for second, group in groups("memory", cgroups, own):
+        try:
+            yield int((group / ("memory.max" if second else "memory.limit_in_bytes")).read_text())
+        except (OSError, ValueError):  # no such file, or "max"
             continue
-        group = PurePosixPath(place.lstrip("/"))
-        # The root has the limit of a container that sees only its own groups, whatever its name.
-        for each in (group, *group.parents):
-            try:
-                yield int((top / each / file).read_text())
-            except (OSError, ValueError):  # no such file, or "max"
-                continue
