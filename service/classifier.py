@@ -321,14 +321,18 @@ def views(engine: Engine, crops: str) -> int:
 
 
 def best(probabilities: NDArray[np.float32], labels: Sequence[Label], top: int) -> list[Prediction]:
-    """The `top` best of float32 `(classes,)`; equal ones in the order of the classes."""
-    order = np.argsort(-probabilities, kind="stable")[: max(1, top)]
+    """The `top` best of float32 `(classes,)`, the most probable first."""
     return [
         Prediction(
             int(index), labels[index].wordnet_id, labels[index].name, float(probabilities[index])
         )
-        for index in order
+        for index in order(probabilities, top)
     ]
+
+
+def order(probabilities: NDArray[np.float32], top: int) -> NDArray[np.intp]:
+    """Indices of the `top` best of float32 `(classes,)`; equal ones in the order of the classes."""
+    return np.argsort(-probabilities, kind="stable")[: max(1, top)]
 
 
 def best_of_each(

@@ -29,7 +29,9 @@ try:
     from ray import serve
     from ray.serve.config import AutoscalingConfig, BackpressureConfig
 except ImportError as error:
-    raise StartError("Ray Serve is not installed; pip install 'alexnet-service[ray]'") from error
+    raise StartError(
+        "Ray Serve is not installed: scripts/install run ray, or pip install 'ray[serve]'"
+    ) from error
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +84,7 @@ def deployment(chosen: Mapping[str, Any]) -> serve.Deployment:
         autoscaling_config=AutoscalingConfig(
             min_replicas=1, max_replicas=2, target_ongoing_requests=settings.max_batch
         ),
-        max_ongoing_requests=IN_HAND * settings.max_batch,
+        max_ongoing_requests=min(IN_HAND * settings.max_batch, settings.max_queue),
         max_queued_requests=settings.max_queue,
         backpressure_config=BackpressureConfig(retry_after_s=1),
         health_check_period_s=2,  # Ray replaces a replica that fails three checks

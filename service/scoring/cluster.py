@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -25,8 +25,10 @@ from service.classifier import Classifier, Limits
 from service.engine import Device, Engine
 from service.errors import ServiceError, SettingsInvalid
 from service.scoring.files import Skipped
+from service.scoring.progress import Progress
 from service.scoring.scorer import Outcome, Question, Scored, Scorer, window
 
+MOST: Final = 64  # actors, where there is no room for more yet: an autoscaler is asked for them
 BLOCK: Final = 256  # names that one task scores, and that are scored again if its machine dies
 CALLS: Final = 2  # tasks of an actor: while the last pictures of one run, the next one's are read
 
@@ -71,14 +73,22 @@ def connected(address: str) -> Iterator[None]:
     except ImportError as error:
         raise SettingsInvalid(
             "--ray needs Ray, which is not installed: scripts/install run ray, or pip install "
-            "'alexnet-service[ray]'"
+            "'ray[data]' pyarrow"
         ) from error
     try:
         _reach(address)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        # Without the token Ray only says that it cannot connect; but then something listens.
+        if isinstance(error, ray.exceptions.AuthenticationError) or type(error) is ConnectionError:
+            hint = (
+                "if it wants a token, set RAY_AUTH_MODE=token, and have the cluster's "
+                "~/.ray/auth_token here; "
+            )
+        else:
+            hint = ""
         raise ClusterFailed(
-            f"Ray does not answer at {address} ({_gist(error)}); ray start --head starts a "
+            f"Ray does not answer at {address} ({_gist(error)}); {hint}ray start --head starts a "
             "cluster, ray status shows one, and --ray local needs none"
         ) from error
     try:
@@ -96,10 +106,17 @@ def _reach(address: str) -> None:
 
 def on_the_cluster(
     model: Path, options: EngineOptions, limits: Limits, question: Question
-) -> Callable[[Iterable[bytes], Callable[[Outcome], None]], None]:
-    """Score with as many actors as the connected cluster has room for."""
+) -> Callable[[Iterable[bytes], Callable[[Outcome], None], Progress], None]:
+    """
+    Score with as many actors as the connected cluster has room for.
 
-    def score(names: Iterable[bytes], record: Callable[[Outcome], None]) -> None:
+    Raises `ClusterFailed` if it never has room for one.
+    """
+    needs = _needs(options)
+
+    def score(
+        names: Iterable[bytes], record: Callable[[Outcome], None], progress: Progress
+    ) -> None:
         ray, data, arrow = (import_module(name) for name in ("ray", "ray.data", "pyarrow"))
         rest = iter(names)
         # In the store, not in our memory: there may be millions.
@@ -109,11 +126,14 @@ def on_the_cluster(
         ]
         if not blocks:
             return
-        gpus = 0 if options.device == "cpu" else ray.cluster_resources().get("GPU", 0)
-        if options.device == "cuda":
-            gpus = max(gpus, 1)  # an autoscaler may bring them
-        cpus = max(1, options.threads)
-        room = gpus or ray.cluster_resources().get("CPU", 1) // cpus
+        room = max(1, sum(_room(machine, needs) for machine in _machines()))
+        taken = [
+            f"{kind}s"
+            for kind in needs
+            if not _room(ray.available_resources(), {kind: needs[kind]})
+        ]
+        if taken:
+            progress.waiting = f"waiting for {' and '.join(taken)}: the cluster's are taken"
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
         scores = data.from_arrow_refs(blocks).map_batches(
@@ -122,12 +142,12 @@ def on_the_cluster(
             batch_format="pyarrow",
             compute=data.ActorPoolStrategy(
                 min_size=1,
-                initial_size=int(max(1, min(room, len(blocks)))),
-                max_size=len(blocks),
+                initial_size=min(room, len(blocks)),
+                max_size=min(max(room, MOST), len(blocks)),
                 max_concurrent_calls_per_actor=CALLS,
             ),
-            num_cpus=cpus,
-            num_gpus=1 if gpus else None,
+            num_cpus=needs["CPU"],
+            num_gpus=needs.get("GPU"),
             fn_constructor_kwargs={
                 "model": ray.put(model.read_bytes()),
                 "options": options,
@@ -146,6 +166,52 @@ def on_the_cluster(
             ) from error
 
     return score
+
+
+def _needs(options: EngineOptions) -> dict[str, int]:
+    """
+    What an actor needs, in Ray's words: a GPU if there is one, or if CUDA was asked for.
+
+    Raises `ClusterFailed` for what no machine of the cluster has; one that can call for machines
+    may call for those.
+    """
+    machines = _machines()
+    cpus = {"CPU": max(1, options.threads)}
+    with_gpu = {**cpus, "GPU": 1}
+    if options.device == "cuda" or (
+        options.device == "auto" and any(_room(machine, with_gpu) for machine in machines)
+    ):
+        needs = with_gpu
+    else:
+        needs = cpus
+    if not any(_room(machine, needs) for machine in machines) and not _grows():
+        wanted = " and ".join(f"{number} {kind}" for kind, number in needs.items())
+        raise ClusterFailed(
+            f"no machine of the cluster has {wanted} for an engine, as ALEXNET_THREADS="
+            f"{options.threads} and ALEXNET_DEVICE={options.device} ask for; choose others, or "
+            "add such a machine"
+        )
+    return needs
+
+
+def _machines() -> list[Mapping[str, float]]:
+    """What each has, in Ray's words."""
+    return [node["Resources"] for node in import_module("ray").nodes() if node["Alive"]]
+
+
+def _grows() -> bool:
+    """Whether the cluster has an autoscaler with machines to start, or may have: then Ray waits."""
+    ray = import_module("ray")
+    try:  # there is no public way, and none at all from outside (ray://)
+        config = ray._private.state.state.get_cluster_config()
+    except (AttributeError, ray.exceptions.RaySystemError):
+        return True
+    return config is not None and bool(config.node_group_configs)
+
+
+def _room(resources: Mapping[str, float], needs: Mapping[str, int]) -> int:
+    """How many actors have room there."""
+    return min(int(resources.get(kind, 0) // number) for kind, number in needs.items())
 
 
 class _Worker:

@@ -33,6 +33,11 @@ def score(
     Raises a `ServiceError` if that cannot be done; ends the process if it is stopped.
     """
     job.check(output, overwrite=overwrite)
+    if "" in places:
+        raise SettingsInvalid("an empty name is no picture; was a variable of the shell empty?")
+    for place in places:
+        if not os.path.exists(place):
+            raise SettingsInvalid(f"{place}: there is no such file or folder")
     # With Ray other machines compute: here it is only read what the classes are called.
     engine = None if ray is not None else load()
     model = inspect(settings.model) if engine is None else engine.model

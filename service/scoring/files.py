@@ -2,13 +2,15 @@
 The pictures in folders, as they are found: nothing is listed or sorted before.
 
 A picture's name is its path below the base, in bytes, as the system has it.  The base is the
-folder, if that is all that was given, else the working directory.
+folder, if that is all that was given, else the working directory; a place that was given by its
+whole path keeps that.
 """
 
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Final
 
 SUFFIXES: Final = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".gif", b".bmp")
@@ -32,23 +34,26 @@ class Pictures:
     The pictures in `places`, files and folders; may be walked more than once.
 
     In folders those with a suffix of `SUFFIXES` count, whatever its case; what is hidden does not.
-    Links are followed, but not back to a folder that they lie in.  A file that was given by its
-    name counts whatever that is.
+    Links to folders are followed once each, and not back to a folder that they lie in.  A file
+    that was given by its name counts whatever that is.
     """
 
     places: Sequence[str]
     base: bytes = field(init=False)
+    roots: tuple[bytes, ...] = field(init=False)  # the places, as the names begin
     others: int = 0  # files and hidden folders that were passed over in the last walk
 
     def __post_init__(self) -> None:
-        alone = len(self.places) == 1 and os.path.isdir(self.places[0])
-        self.base = os.path.abspath(os.fsencode(self.places[0])) if alone else os.getcwdb()
+        # Each once, without `./` and `//`; what `link/..` is, the system knows.
+        given = tuple(dict.fromkeys(os.fsencode(PurePath(place)) for place in self.places))
+        alone = len(given) == 1 and os.path.isdir(given[0])
+        self.base = os.path.join(os.getcwdb(), given[0]) if alone else os.getcwdb()
+        self.roots = (b".",) if alone else given
 
     def __iter__(self) -> Iterator[bytes | Skipped]:
         """Names, in the order in which the system lists them, and folders that it does not."""
         self.others = 0
-        for place in self.places:
-            name = os.path.relpath(os.fsencode(place), self.base)
+        for name in self.roots:
             if os.path.isdir(os.path.join(self.base, name)):
                 yield from self._below(b"" if name == b"." else name)
             else:
@@ -57,14 +62,18 @@ class Pictures:
     def _below(self, top: bytes) -> Iterator[bytes | Skipped]:
         """One folder open at a time, however deep they lie."""
         folders: list[tuple[bytes, tuple[Identity, ...]]] = [(top, ())]
+        linked: set[Identity] = set()  # folders that all link to each other would hardly end
         while folders:
             name, above = folders.pop()
             path = os.path.join(self.base, name)
             try:
                 found = os.stat(path)
                 identity = found.st_dev, found.st_ino
-                if identity in above:
+                is_link = name != top and os.path.islink(path)
+                if identity in above or (is_link and identity in linked):
                     continue
+                if is_link:
+                    linked.add(identity)
                 with os.scandir(path) as entries:
                     for entry in entries:
                         below = os.path.join(name, entry.name)

@@ -3,7 +3,7 @@ One scoring job from its beginning to its end: walk, score, write down, make the
 
     FILE.partial       the journal, while the job is under way
     FILE               the scores, all at once at the end
-    *.skipped.csv      beside it, what has none; only if there is any
+    FILE.skipped.csv   what has none; only if there is any
 
 Whatever ends the job early, the same command goes on from where it stopped.
 """
@@ -30,7 +30,7 @@ from service.scoring.stopping import Stopped, interrupted_by_signals
 FEW: Final = 5  # skipped pictures that are shown
 ENGINE_DEAD: Final = 70  # exit status, as the server's
 
-Score = Callable[[Iterable[bytes], Callable[[Outcome], None]], None]
+Score = Callable[[Iterable[bytes], Callable[[Outcome], None], Progress], None]
 
 
 class ScoringFailed(ServiceError):
@@ -57,7 +57,7 @@ class Job:
     @property
     def skipped(self) -> Path:
         """The table of what has no scores."""
-        return self.output.with_name(self.output.stem + ".skipped.csv")
+        return self.output.with_name(self.output.name + ".skipped.csv")
 
     def depends_on(self) -> dict[str, object]:
         """What may not change between two runs of one job."""
@@ -67,6 +67,7 @@ class Job:
             "top": self.question.top,
             "scaled decoding": self.scaled_decoding,
             "folder": text(self.question.base),
+            "places": [text(name) for name in self.pictures.roots],
         }
 
     def about(self) -> dict[str, str]:
@@ -86,6 +87,8 @@ class Job:
 def check(output: Path, *, overwrite: bool) -> None:
     """Before anything slow: `SettingsInvalid` unless the scores can be written to `output`."""
     tables.check(output)
+    if output.is_dir():
+        raise SettingsInvalid(f"--output {output}: this is a folder; choose the name of a file")
     if output.exists() and not overwrite:
         raise SettingsInvalid(
             f"--output {output}: there is such a file; give --overwrite to have it replaced at "
@@ -95,14 +98,15 @@ def check(output: Path, *, overwrite: bool) -> None:
 
 def run(job: Job, score: Score) -> None:
     """
-    Do the job, or what is left of it; `score` scores names, and records each one's outcome.
+    Do the job, or what is left of it; `score` scores names, records each one's outcome, and may
+    say to the progress what it waits for.
 
     Raises `ScoringFailed` with a sentence, `JournalUnusable`, or `Stopped`.
     """
     try:
         with interrupted_by_signals(), opened(job.journal, job.depends_on()) as journal:
             with shown(journal.scored) as progress, counted(job.pictures, progress):
-                score(*_work(job, journal, progress))
+                score(*_work(job, journal, progress), progress)
             _finish(job, journal)
     except KeyboardInterrupt as interrupt:
         (number,) = interrupt.args
@@ -121,7 +125,9 @@ def run(job: Job, score: Score) -> None:
 def on_this_machine(engine: Engine, limits: Limits, question: Question) -> Score:
     """Score with one engine, in this process."""
 
-    def score(names: Iterable[bytes], record: Callable[[Outcome], None]) -> None:
+    def score(
+        names: Iterable[bytes], record: Callable[[Outcome], None], progress: Progress
+    ) -> None:
         asyncio.run(_score(names, record))
 
     async def _score(names: Iterable[bytes], record: Callable[[Outcome], None]) -> None:

@@ -4,24 +4,47 @@ How far it is, on standard error: a bar on a terminal, elsewhere a line now and 
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from threading import Event, Thread
-from typing import Final, Protocol
+from typing import Final
 
 from service.scoring.files import Pictures
 
 LINE_EVERY: Final = 10.0  # seconds
 DRAW_EVERY: Final = 0.1
+MINUTES: Final = 100.0  # seconds from which on minutes are easier to read
 
 
-class Progress(Protocol):
-    """What is told how far it is."""
+class Progress:
+    """How far it is, for people; written by whoever works, and read by another thread."""
 
-    total: int | None  # pictures, once they are counted
+    def __init__(self, done: int) -> None:
+        """`done` pictures were done in runs before this one."""
+        self.total: int | None = None  # pictures, once they are counted
+        self.waiting = "starting"  # what for, until the first one is done
+        self.done = done
+        self._skipped, self._before = 0, done
+        self._began: float | None = None
 
     def update(self, done: int, skipped: int) -> None:
         """So many pictures are done, and so many of them without scores."""
+        if self._began is None:  # before, what computes is started
+            self._before, self._began = done, time.monotonic()
+        self.done, self._skipped = done, skipped
+
+    def __str__(self) -> str:
+        """The rate is this run's own."""
+        of = f"/{self.total}" if self.total is not None else ""
+        if self._began is None:
+            return f"{self.done}{of}, {self.waiting}"
+        passed = time.monotonic() - self._began
+        rate = (self.done - self._before) / passed if passed else 0.0
+        rest = self.total - self.done if self.total is not None else 0
+        left = f"{_duration(rest / rate)} left, " if rest > 0 and rate else ""
+        so_far = f"{_duration(passed)} so far"
+        return f"{self.done}{of} {rate:.1f}/s, {left}{so_far}, {self._skipped} skipped"
 
 
 def say(line: str) -> None:
@@ -34,21 +57,8 @@ def say(line: str) -> None:
         )
 
 
-class _Lines:
-    total: int | None = None
-    _before, _began, _said = 0, 0.0, 0.0
-
-    def update(self, done: int, skipped: int) -> None:
-        now = time.monotonic()
-        if not self._began:  # before, what computes is started
-            self._before, self._began, self._said = done, now, now
-        if now - self._said < LINE_EVERY:
-            return
-        self._said = now
-        rate = (done - self._before) / (now - self._began)
-        of = f" of {self.total}" if self.total is not None else ""
-        left = f", {(self.total - done) / rate:.0f} s left" if self.total and rate else ""
-        say(f"{done}{of} pictures, {skipped} skipped, {rate:.1f}/s{left}")
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < MINUTES else str(timedelta(seconds=round(seconds)))
 
 
 @contextmanager
@@ -56,65 +66,67 @@ def shown(done: int) -> Iterator[Progress]:
     """Until the block ends; `done` pictures were done before."""
     from rich.console import Console
 
+    progress = Progress(done)
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines()
+        with _every(LINE_EVERY, lambda: say(str(progress))):
+            yield progress
         return
     from rich import progress as rich
 
-    class Bar:
-        total: int | None = None
-        _done, _skipped, _next = done, 0, 0.0
+    # The bar gives way where the terminal is narrow.
+    columns = rich.BarColumn(bar_width=None), rich.TextColumn("{task.description}", markup=False)
+    with rich.Progress(*columns, console=console, auto_refresh=False) as bar:
+        task = bar.add_task("", total=None)
 
-        def update(self, done: int, skipped: int) -> None:
-            self._done, self._skipped = done, skipped
-            if (now := time.monotonic()) >= self._next:
-                self._next = now + DRAW_EVERY
-                self.draw()
-
-        def draw(self) -> None:
+        def draw() -> None:
             bar.update(
                 task,
-                completed=self._done,
-                total=self.total,
+                completed=progress.done,
+                total=progress.total,
+                description=str(progress),
                 refresh=True,
-                rate=f"{bar.tasks[0].speed or 0.0:.1f}/s",
-                skipped=f"{self._skipped} skipped",
             )
 
-    columns = (
-        rich.BarColumn(),
-        rich.MofNCompleteColumn(),
-        rich.TextColumn("{task.fields[rate]}"),
-        rich.TimeElapsedColumn(),
-        rich.TextColumn("left"),
-        rich.TimeRemainingColumn(),
-        rich.TextColumn("{task.fields[skipped]}"),
-    )
-    with rich.Progress(*columns, console=console, auto_refresh=False) as bar:
-        task = bar.add_task("", total=None, completed=done, rate="", skipped="")
-        drawn = Bar()
-        yield drawn
-        drawn.draw()
+        with _every(DRAW_EVERY, draw):
+            yield progress
+        draw()
+
+
+@contextmanager
+def _every(seconds: float, call: Callable[[], None]) -> Iterator[None]:
+    """Call again and again, in a thread, while the block runs."""
+    ended = Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            call()
+
+    thread = Thread(target=repeat, name="alexnet-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager
 def counted(pictures: Pictures, progress: Progress) -> Iterator[None]:
     """Tell `progress` how many there are, when a walk of its own has counted them."""
-    done = Event()
+    ended = Event()
 
     def count() -> None:
         number = 0
         for _ in Pictures(pictures.places):
             number += 1
-            if done.is_set():
+            if ended.is_set():
                 return
         progress.total = number
 
-    counting = Thread(target=count, name="alexnet-count")
-    counting.start()
+    # Not waited for: large folders without pictures, or slow ones, would hold up the end.
+    Thread(target=count, name="alexnet-count", daemon=True).start()
     try:
         yield
     finally:
-        done.set()
-        counting.join()
+        ended.set()

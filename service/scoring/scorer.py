@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.budget import Budget
-from service.classifier import Classifier, Limits
+from service.classifier import Classifier, Limits, order
 from service.errors import BodyTooLarge, ServiceError
 from service.scoring.files import Skipped, read
 
@@ -105,6 +105,5 @@ class Scorer:
         (answer,) = await self._classifier.probabilities([data], crops=self._question.crops)
         if isinstance(answer, ServiceError):
             return Skipped(name, answer.code, str(answer))
-        # As in `classifier.best`: equal ones in the order of the classes.
-        order = np.argsort(-answer, kind="stable")[: self._question.top]
-        return Scored(name, order.astype(np.int32), answer[order])
+        best = order(answer, self._question.top)
+        return Scored(name, best.astype(np.int32), answer[best])

@@ -41,7 +41,7 @@ def write_jsonl(path: Path, rows: Rows, labels: Labels, about: About) -> None:
 def write_csv(path: Path, rows: Rows, labels: Labels, about: About) -> None:
     """The best class in columns, all of them as JSON in the last one."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
+        table = _csv(file)
         for number, row in enumerate(rows):
             record = _record(row, labels)
             if number == 0:
@@ -111,7 +111,7 @@ def check(output: Path) -> None:
         except ImportError as error:
             raise SettingsInvalid(
                 "Parquet is written with pyarrow, which is not installed: scripts/install run "
-                "parquet, or pip install 'alexnet-service[parquet]'; .jsonl and .csv need nothing"
+                "parquet, or pip install pyarrow; .jsonl and .csv need nothing"
             ) from error
 
 
@@ -124,7 +124,7 @@ def write(output: Path, rows: Rows, labels: Labels, about: About) -> None:
 def write_skipped(output: Path, skipped: Iterable[Skipped]) -> None:
     """A table of what has no scores, and why; CSV."""
     with replacing(output) as path, path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
+        table = _csv(file)
         table.writerow(("path", "code", "error"))
         table.writerows((text(one.name), one.code, one.error) for one in skipped)
         _to_disk(file)
@@ -134,11 +134,18 @@ def write_skipped(output: Path, skipped: Iterable[Skipped]) -> None:
 def replacing(output: Path) -> Iterator[Path]:
     """A path beside `output` to write to, which takes its place at the end."""
     path = output.with_name(output.name + ".writing")
+    path.unlink(missing_ok=True)  # of a run that was killed; or a link, whose end is not ours
     try:
         yield path
         path.replace(output)
+        _folder_to_disk(output.parent)
     finally:
         path.unlink(missing_ok=True)
+
+
+def _csv(file: IO[str]) -> Any:
+    """Texts in quotes, always: of those that end a line elsewhere, Python would miss some."""
+    return csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
 def _record(row: Scored, labels: Labels) -> dict[str, Any]:
@@ -166,3 +173,12 @@ def _to_disk(file: IO[Any]) -> None:
     """Before it takes the place of another."""
     file.flush()
     os.fsync(file.fileno())
+
+
+def _folder_to_disk(folder: Path) -> None:
+    """A new name survives a power cut: the journal, which could make it again, is deleted next."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -391,6 +391,12 @@ def _ray_app() -> Any:
     return ray_app
 
 
+def test_a_replica_takes_no_more_than_its_queue_holds() -> None:
+    """What waits in the proxy would be refused in the replica."""
+    assert _ray_app().deployment({"max_queue": 20, "max_files": 20}).max_ongoing_requests == 20
+    assert _ray_app().deployment({}).max_ongoing_requests == 64
+
+
 @pytest.mark.parametrize(
     ("chosen", "given", "threads", "device"),
     [
@@ -467,7 +473,7 @@ def test_without_ray_one_sentence_says_what_to_install() -> None:
 
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
 
-    assert run.stderr.endswith("Ray Serve is not installed; pip install 'alexnet-service[ray]'\n")
+    assert "Ray Serve is not installed: scripts/install run ray, " in run.stderr
 
 
 def test_the_service_without_ray_serve_imports_no_ray() -> None:

@@ -9,8 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,9 @@ import pytest
 from live import ROOT, alexnet, environment, picture
 
 from service.engine import Engine, inspect
+from service.scoring.files import Pictures
 from service.scoring.journal import opened
+from service.scoring.progress import Progress, counted
 
 parquet = pytest.importorskip(
     "pyarrow.parquet", reason="needs pyarrow: scripts/install test, or pip install pyarrow"
@@ -167,13 +172,17 @@ def test_a_folder_becomes_a_table_and_a_report(tiny_model: Path, folder: Path) -
 
     assert done.returncode == 0, done.stderr.decode()
     assert [row["path"] for row in rows(output)] == ["a.jpg", "cats/b.PNG", "cats/old/c.webp"]
-    with (folder.parent / "scores.skipped.csv").open() as file:
+    with Path(f"{output}.skipped.csv").open() as file:
         skipped = {row["path"]: row["code"] for row in csv.DictReader(file)}
     assert skipped == {"cats/cut.jpeg": "image_unreadable", "empty.bmp": "body_empty"}
     report = done.stderr.decode()
     assert "3 pictures scored; 2 skipped; 3 other files passed over" in report
     assert "cats/cut.jpeg: " in report
-    assert sorted(os.listdir(folder.parent)) == ["pictures", "scores.parquet", "scores.skipped.csv"]
+    assert sorted(os.listdir(folder.parent)) == [
+        "pictures",
+        "scores.parquet",
+        "scores.parquet.skipped.csv",
+    ]
 
 
 def test_scores_are_those_of_predict(tiny_model: Path, folder: Path) -> None:
@@ -229,14 +238,35 @@ def test_several_places_keep_the_paths_that_they_were_given_by(
     odd = folder.parent / "picture.from-camera"
     odd.write_bytes(picture())
     output = folder.parent / "scores.jsonl"
-    given = [os.path.relpath(place, ROOT) for place in (folder / "cats", odd, folder / "cats")]
+    cats, old = (os.path.relpath(folder / place, ROOT) for place in ("cats", "cats/old"))
+    (folder / "link").symlink_to(folder / "cats" / "old")
+    above = folder / "link" / ".." / "b.PNG"  # of what the link leads to
 
-    done = predict(*given, ROOT / "none.jpg", "-o", output, model=tiny_model)
+    given = (cats, odd, f"./{cats}/", f"{old}/c.webp", above)
+    done = predict(*given, "-o", output, model=tiny_model)
 
     assert done.returncode == 0, done.stderr.decode()
-    wanted = [f"{given[0]}/b.PNG", f"{given[0]}/old/c.webp", given[1]]
+    wanted = [f"{cats}/b.PNG", f"{cats}/old/c.webp", str(odd), str(above)]
     assert [row["path"] for row in rows(output)] == sorted(wanted)
-    assert "1 file_unreadable" in done.stderr.decode()
+    assert "4 pictures scored; 1 skipped" in done.stderr.decode()
+
+
+def test_a_place_that_is_given_twice_counts_once(folder: Path) -> None:
+    """As if it had been given once, down to the names."""
+    twice = Pictures([str(folder), f"{folder}/"])
+
+    assert sorted(map(str, twice)) == sorted(map(str, Pictures([str(folder)])))
+
+
+def test_a_place_that_is_not_there_is_one_sentence(tiny_model: Path, folder: Path) -> None:
+    """Before anything is written: who mistypes a folder wants no table."""
+    missing = folder.parent / "picturs"
+
+    for places in ([missing], [folder, missing]):
+        done = predict(*places, "-o", folder.parent / "scores.csv", model=tiny_model)
+
+        assert sentence(done) == f"alexnet: {missing}: there is no such file or folder\n"
+        assert os.listdir(folder.parent) == ["pictures"]
 
 
 def test_a_folder_without_an_output_says_what_to_do(tiny_model: Path, folder: Path) -> None:
@@ -252,6 +282,7 @@ def test_a_folder_without_an_output_says_what_to_do(tiny_model: Path, folder: Pa
         (["-o", "scores.csv", "--json"], "--json"),
         (["-o", "scores.csv", "-"], "without -"),
         (["-o", "scores.csv", "--crops", "six"], "ten, one"),
+        (["-o", "scores.csv", ""], "an empty name"),
         (["--overwrite"], "--output"),
         (["--ray", "auto"], "--output"),
     ],
@@ -280,7 +311,37 @@ def test_a_finished_table_is_replaced_only_if_asked(tiny_model: Path, folder: Pa
 
     assert done.returncode == 0, done.stderr.decode()
     assert [row["path"] for row in rows(output)] == ["a.jpg"]
-    assert not (folder.parent / "scores.skipped.csv").exists()
+    assert not Path(f"{output}.skipped.csv").exists()
+
+
+def test_a_folder_in_place_of_the_table_is_one_sentence(tiny_model: Path, folder: Path) -> None:
+    """Even with --overwrite."""
+    output = folder.parent / "scores.csv"
+    output.mkdir()
+
+    text = sentence(predict(folder, "-o", output, "--overwrite", model=tiny_model))
+
+    assert "this is a folder" in text
+    assert output.is_dir()
+
+
+def test_what_else_lies_there_is_left_alone(tiny_model: Path, folder: Path) -> None:
+    """Another output's report, a table of the user's own, and what a link leads to."""
+    own = folder.parent / "scores.skipped.csv"
+    own.write_text("mine")
+    for suffix in ("csv", "jsonl"):
+        output = folder.parent / f"scores.{suffix}"
+        Path(f"{output}.writing").symlink_to(own)
+        done = predict(folder, "-o", output, model=tiny_model)
+        assert done.returncode == 0, done.stderr.decode()
+        if suffix == "csv":  # the second one has nothing to report
+            (folder / "empty.bmp").unlink()
+            (folder / "cats" / "cut.jpeg").unlink()
+
+    assert own.read_text() == "mine"
+    assert sorted(os.listdir(folder.parent)) == [
+        *("pictures", "scores.csv", "scores.csv.skipped.csv", "scores.jsonl", "scores.skipped.csv")
+    ]
 
 
 def test_an_empty_folder_is_one_sentence(tiny_model: Path, tmp_path: Path) -> None:
@@ -304,7 +365,7 @@ def test_status_1_means_that_nothing_could_be_scored(tiny_model: Path, folder: P
 
     assert done.returncode == 1
     assert "none of the 2 pictures" in done.stderr.decode()
-    assert (folder.parent / "scores.skipped.csv").exists()
+    assert Path(f"{output}.skipped.csv").exists()
     assert not output.exists()
 
 
@@ -325,7 +386,7 @@ def test_killed_twice_it_goes_on(
     before = int(done.stderr.decode().partition(" of them before")[0].split()[-1])
     assert before > len(undisturbed) / 2
     assert rows(output) == undisturbed
-    assert sorted(os.listdir(tmp_path)) == ["scores.jsonl", "scores.skipped.csv"]
+    assert sorted(os.listdir(tmp_path)) == ["scores.jsonl", "scores.jsonl.skipped.csv"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -395,6 +456,19 @@ def test_it_goes_on_with_the_same_question_only(
     assert predict(folder, "-o", output, *asked).returncode == 0
 
 
+def test_it_goes_on_with_the_same_places_only(tiny_model: Path, folder: Path) -> None:
+    """A table would have pictures of both."""
+    output = folder.parent / "scores.csv"
+    journal = begun(output, ROOT, tiny_model)
+
+    text = sentence(
+        predict(folder / "cats", folder, "-o", output, "--crops", "one", model=tiny_model)
+    )
+
+    assert "places ['.'], now" in text
+    assert journal.exists()
+
+
 def begun(output: Path, folder: Path, model: Path) -> Path:
     """A journal as a job for these has just begun it."""
     about = {
@@ -403,6 +477,7 @@ def begun(output: Path, folder: Path, model: Path) -> Path:
         "top": 5,
         "scaled decoding": False,
         "folder": str(folder),
+        "places": ["."],
     }
     with opened(path := Path(f"{output}.partial"), about):
         pass
@@ -455,7 +530,6 @@ def test_without_pyarrow_the_extra_to_install_is_named(tiny_model: Path, folder:
     text = sentence(without("pyarrow", folder, "-o", output, model=tiny_model))
 
     assert "scripts/install run parquet" in text
-    assert "alexnet-service[parquet]" in text
     output = output.with_suffix(".jsonl")
     assert without("pyarrow", folder, "-o", output, model=tiny_model).returncode == 0
     assert len(rows(output)) == 3
@@ -468,14 +542,13 @@ def test_without_ray_the_extra_to_install_is_named(tiny_model: Path, folder: Pat
     text = sentence(without("ray", folder, "-o", output, "--ray", "auto", model=tiny_model))
 
     assert "scripts/install run ray" in text
-    assert "alexnet-service[ray]" in text
 
 
 def test_names_need_not_be_utf_8(tiny_model: Path, tmp_path: Path) -> None:
     """Bytes that no text has are written as escapes, alike in each format."""
     top = tmp_path / "pictures"
     top.mkdir()
-    for name in (b"caf\xe9.jpg", 'œuf, "dur".jpg'.encode(), b"line\nbreak.jpg"):
+    for name in (b"caf\xe9.jpg", 'œuf, "dur".jpg'.encode(), b"line\nbreak.jpg", b"re\rturn.jpg"):
         Path(os.fsdecode(os.fsencode(top) + b"/" + name)).write_bytes(picture())
     Path(os.fsdecode(os.fsencode(top) + b"/\xff.png")).touch()
 
@@ -483,9 +556,9 @@ def test_names_need_not_be_utf_8(tiny_model: Path, tmp_path: Path) -> None:
         output = tmp_path / f"scores.{suffix}"
         done = predict(top, "-o", output, model=tiny_model)
         assert done.returncode == 0, done.stderr.decode()
-        wanted = ["caf\\xe9.jpg", "line\nbreak.jpg", 'œuf, "dur".jpg']
+        wanted = ["caf\\xe9.jpg", "line\nbreak.jpg", "re\rturn.jpg", 'œuf, "dur".jpg']
         assert [row["path"] for row in rows(output)] == wanted
-        assert "\n\\xff.png" in (tmp_path / "scores.skipped.csv").read_text()
+        assert '\n"\\xff.png"' in Path(f"{output}.skipped.csv").read_text()
 
 
 def test_links_are_followed_but_not_in_circles(tiny_model: Path, folder: Path) -> None:
@@ -505,6 +578,20 @@ def test_links_are_followed_but_not_in_circles(tiny_model: Path, folder: Path) -
         *("a.jpg", "cats/b.PNG", "cats/old/c.webp", "link.jpg", "more/c.webp")
     ]
     assert "3 file_unreadable" in done.stderr.decode()
+
+
+def test_folders_that_link_to_each_other_come_to_an_end(folder: Path) -> None:
+    """Through each of them once, not on every way that there is."""
+    names = "abcdefgh"
+    for here in names:
+        (folder / here).mkdir()
+        (folder / here / "x.jpg").touch()
+        for there in names.replace(here, ""):
+            (folder / here / there).symlink_to(folder / there)
+
+    found = sum(1 for _ in Pictures([str(folder)]))
+
+    assert found <= 5 + 2 * len(names)
 
 
 def test_a_folder_that_cannot_be_listed_is_reported(tiny_model: Path, folder: Path) -> None:
@@ -535,8 +622,8 @@ def test_a_file_may_be_as_large_as_an_upload(tiny_model: Path, folder: Path) -> 
     done = predict(folder, "-o", output, model=tiny_model, max_body=len(photo))
 
     assert "fits.bmp" in [row["path"] for row in rows(output)]
-    skipped = (folder.parent / "scores.skipped.csv").read_text()
-    assert "larger.bmp,body_too_large," in skipped, done.stderr.decode()
+    skipped = Path(f"{output}.skipped.csv").read_text()
+    assert '"larger.bmp","body_too_large",' in skipped, done.stderr.decode()
 
 
 def test_a_full_disk_is_one_sentence(tiny_model: Path, crowd: Path, tmp_path: Path) -> None:
@@ -596,8 +683,37 @@ def test_a_terminal_shows_how_far_it_is(tiny_model: Path, crowd: Path, tmp_path:
 
     assert process.wait(60) == 0
     assert f"{MANY}/{MANY}".encode() in shown
-    assert b"/s" in shown
-    assert b"skipped" in shown
+    assert re.search(rb"[\d.]+/s, .* so far, \d+ skipped", shown)
+
+
+def test_the_rate_is_that_of_this_run() -> None:
+    """What an earlier one did took it no time, and the time that is left follows."""
+    progress = Progress(1000)
+    progress.total = 3000
+    assert str(progress) == "1000/3000, starting"
+
+    progress.update(1000, 0)
+    time.sleep(0.05)  # at least
+    progress.update(1010, 2)
+
+    found = re.fullmatch(r"1010/3000 ([\d.]+)/s, (.+) left, \d+ s so far, 2 skipped", str(progress))
+    assert found is not None, str(progress)
+    assert 0 < float(found[1]) <= 10 / 0.05
+
+
+def test_a_walk_that_only_counts_is_not_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C would have to wait too."""
+    slow = Event()
+    monkeypatch.setattr(Pictures, "__iter__", lambda _: iter([b""] * slow.wait(30)))
+
+    with counted(Pictures([str(folder)]), Progress(0)):
+        pass
+
+    (walk,) = [thread for thread in threading.enumerate() if thread.name == "alexnet-count"]
+    slow.set()
+    walk.join()
 
 
 def until_closed(terminal: int) -> Iterator[bytes]:

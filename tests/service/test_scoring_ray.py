@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +133,77 @@ def test_a_folder_that_the_machines_do_not_have_is_one_sentence(
     assert done.returncode == 1, said
     assert "there is no folder /proc/self/cwd/pictures on " in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"), [({"device": "cuda"}, "1 CPU and 1 GPU"), ({"threads": 4}, "4 CPU")]
+)
+def test_what_no_machine_has_is_one_sentence(
+    cluster: "Cluster", tiny_model: Path, crowd: Path, settings: dict[str, Any], word: str
+) -> None:
+    """At once: Ray would wait for such a machine."""
+    output = crowd.parent / "none.csv"
+    done = predict(crowd, "-o", output, "--ray", cluster.address, model=tiny_model, **settings)
+
+    assert done.returncode == 1, done.stderr.decode()
+    assert f"no machine of the cluster has {word}" in done.stderr.decode()
+    assert not output.exists()
+
+
+def test_as_long_as_others_compute_it_says_that_it_waits(
+    cluster: "Cluster", tiny_model: Path, tmp_path: Path
+) -> None:
+    """And goes on when they have done."""
+    import ray
+
+    class Other:
+        def here(self) -> bool:
+            return True
+
+    holding: Any = ray.remote(num_cpus=1)(Other)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.jpg").write_bytes(picture())
+    asked = on(cluster, tmp_path / "pictures", "-o", tmp_path / "scores.jsonl")[4:]
+    others = [holding.remote() for _ in range(4)]  # all that there are
+    ray.get([other.here.remote() for other in others], timeout=60)
+    code = (
+        "import sys; from service.scoring import progress; progress.LINE_EVERY = 0.2\n"
+        f"sys.argv = ['alexnet', 'predict', *{asked!r}]\n"
+        "import service.__main__ as command; command.main()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(model=tiny_model),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        first = islice(process.stderr, 100)
+        said = next((line for line in first if "waiting" in line), "")
+        for other in others:
+            ray.kill(other)
+        process.communicate(timeout=60)
+
+    assert said == "0/1, waiting for CPUs: the cluster's are taken\n"
+    assert process.returncode == 0
+    assert len(rows(tmp_path / "scores.jsonl")) == 1
+
+
+def test_a_token_that_is_missing_is_one_sentence(
+    cluster: "Cluster", tiny_model: Path, crowd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says where Ray looks for it."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("HOME", str(crowd))
+
+    output = crowd.parent / "none.csv"
+    done = predict(crowd, "-o", output, "--ray", cluster.address, model=tiny_model)
+
+    assert done.returncode == 1
+    said = done.stderr.decode()
+    assert "Traceback" not in said
+    assert "set RAY_AUTH_MODE=token, and have the cluster's ~/.ray/auth_token here" in said
 
 
 def test_an_address_without_ray_is_one_sentence(tiny_model: Path, crowd: Path) -> None:
