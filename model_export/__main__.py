@@ -74,11 +74,11 @@ def export(
 
 def _require() -> None:
     """Say which extra is missing, rather than how an import failed."""
-    for package, extra in (("torch", "export"), ("onnx", "export"), ("onnxruntime", "cpu")):
+    for package in ("torch", "onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise ExportError(
-                f"{package} is not installed; exporting needs "
-                f"pip install 'alexnet-service[{extra if extra == 'export' else 'export,cpu'}]'"
+                f"{package} is not installed; exporting needs the extras export and cpu "
+                "(scripts/install test makes a .venv-test that has them)"
             )
 
 
