@@ -20,6 +20,7 @@ import httpx2
 import pytest
 import yaml
 from clusters import two_nodes
+from faults import HANGS, plain, write_faulty
 from live import ROOT, picture, serving
 
 from service.errors import SettingsInvalid
@@ -299,19 +300,19 @@ def test_load_calls_a_second_replica(ray_serve: Serving, tiny_model: Path) -> No
 
 
 def test_a_replica_that_can_no_longer_answer_is_replaced(
-    ray_serve: Serving, tiny_model: Path
+    ray_serve: Serving, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """Each run takes longer than it may, and counts as hung."""
+    """A run of the network hangs."""
     ray_serve.clear()
     ray_serve.deploy(
-        tiny_model,
-        settings={"run_timeout": 1e-6},
+        write_faulty(tiny_model, tmp_path / "faulty.onnx"),
+        settings={"run_timeout": 0.5},
         health_check_period_s=0.5,
     )
     before = alive()
     assert len(before) == 1
 
-    assert ray_serve.predict().status_code == 503
+    assert ray_serve.predict(plain(HANGS)).status_code == 503
 
     wait_until(lambda: len(alive().keys() - before.keys()) == 1 and running() == 1)
     assert ray_serve.client.get("/readyz").status_code == 200
