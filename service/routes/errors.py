@@ -131,10 +131,10 @@ def documented(*kinds: type[errors.ServiceError]) -> dict[int | str, dict[str, A
     }
 
 
-def missing(path: str) -> JSONResponse:
-    """Answer that there is nothing at this path."""
-    code, text = FRAMEWORK[404]
-    return _answer(404, code, text.replace("{path}", path))
+def missing(path: str, text: str | None = None) -> JSONResponse:
+    """Answer that there is nothing at this path, in `text` or in the usual words."""
+    code, usual = FRAMEWORK[404]
+    return _answer(404, code, text or usual.replace("{path}", path))
 
 
 class LastResort:

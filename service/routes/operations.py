@@ -75,7 +75,7 @@ router = APIRouter(tags=["operations"])
 async def health(request: Request) -> Response:
     """What runs, where it runs, and how full the queue is."""
     service = running(request)
-    return _report(_health(service), service.ready)
+    return report(_health(service), service.ready)
 
 
 @router.head("/readyz", include_in_schema=False)
@@ -88,7 +88,7 @@ async def health(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """200 while a picture sent now would be classified, 503 otherwise."""
     service = running(request)
-    return _report(StatusAnswer(status=service.status), service.ready)
+    return report(StatusAnswer(status=service.status), service.ready)
 
 
 @router.head("/livez", include_in_schema=False)
@@ -101,7 +101,7 @@ async def readyz(request: Request) -> Response:
 async def livez(request: Request) -> Response:
     """200 while the dispatcher's heart beats; 503 asks for a restart."""
     alive = running(request).classifier.batcher.alive
-    return _report(StatusAnswer(status="alive" if alive else "stopped"), alive)
+    return report(StatusAnswer(status="alive" if alive else "stopped"), alive)
 
 
 @router.head("/metrics", include_in_schema=False)
@@ -169,6 +169,7 @@ def _health(service: Running) -> HealthAnswer:
     )
 
 
-def _report(answer: BaseModel, well: bool) -> Response:
+def report(answer: BaseModel, well: bool) -> Response:
+    """Answer a check: 200 or 503, never from a cache."""
     headers = {"Cache-Control": "no-store"}
     return JSONResponse(answer.model_dump(mode="json"), 200 if well else 503, headers=headers)

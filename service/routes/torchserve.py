@@ -16,7 +16,7 @@ from service import errors
 from service.classifier import Prediction
 from service.routes import running
 from service.routes.errors import STATUSES, documented
-from service.routes.operations import unwell
+from service.routes.operations import report, unwell
 from service.routes.parameters import Crops, Top
 from service.routes.predict import REQUEST_BODY
 from service.routes.road import road
@@ -51,8 +51,7 @@ class PingAnswer(BaseModel):
 async def ping(request: Request) -> Response:
     """200 while a picture sent now would be classified, 503 otherwise."""
     ready = running(request).ready
-    answer = {"status": "Healthy" if ready else "Unhealthy"}
-    return JSONResponse(answer, 200 if ready else 503, headers={"Cache-Control": "no-store"})
+    return report(PingAnswer(status="Healthy" if ready else "Unhealthy"), ready)
 
 
 # `curl -T picture.jpg` sends a PUT, as TorchServe's own examples do.

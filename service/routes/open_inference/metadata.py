@@ -8,10 +8,9 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
 
 from service import __version__
-from service.journal import journal
 from service.metrics import Metrics
 from service.routes import running
-from service.routes.errors import documented
+from service.routes.errors import documented, missing
 from service.routes.open_inference import models
 from service.routes.open_inference.models import MODELS, Served
 from service.routes.open_inference.schema import (
@@ -23,7 +22,7 @@ from service.routes.open_inference.schema import (
     ServerMetadata,
     ServerReady,
 )
-from service.routes.operations import unwell
+from service.routes.operations import report, unwell
 from service.statistics import VERSION
 
 EXTENSIONS: Final = ("binary_tensor_data", "classification", "model_configuration", "statistics")
@@ -44,7 +43,7 @@ Model = Annotated[str, Path(json_schema_extra={"enum": list(MODELS)})]
 async def live(request: Request) -> Response:
     """As /livez."""
     alive = running(request).classifier.batcher.alive
-    return _report({"live": alive}, alive)
+    return report(ServerLive(live=alive), alive)
 
 
 @router.head("/v2/health/ready", include_in_schema=False)
@@ -57,7 +56,7 @@ async def live(request: Request) -> Response:
 async def ready(request: Request) -> Response:
     """As /readyz."""
     well = running(request).ready
-    return _report({"ready": well}, well)
+    return report(ServerReady(ready=well), well)
 
 
 @router.get(
@@ -129,7 +128,7 @@ async def model_ready(request: Request, model: Model) -> Response:
     if (served := _served(request)) is None:
         return _not_found(request)
     well = running(request).ready
-    return _report({"name": served.name, "ready": well}, well)
+    return report(ModelReady(name=served.name, ready=well), well)
 
 
 @router.get("/v2/models/{model}/versions/{version}/config", include_in_schema=False)
@@ -174,17 +173,12 @@ def _served(request: Request) -> Served | None:
 
 
 def _not_found(request: Request) -> Response:
-    code = journal(request).code = "not_found"
     asked = "".join(f", {name} {value!r}" for name, value in request.path_params.items())
     text = f"there is no such model{asked}; there are {' and '.join(MODELS)}, of version {VERSION}"
-    return JSONResponse({"error": text, "code": code}, 404)
+    return missing(request.url.path, text)
 
 
 def _statistics(request: Request, served: list[Served]) -> Response:
     metrics: Metrics = request.app.state.metrics
     stats = [models.statistics(one, metrics.statistics[one.name]) for one in served]
     return JSONResponse({"model_stats": stats}, headers=NO_STORE)
-
-
-def _report(answer: dict[str, Any], well: bool) -> Response:
-    return JSONResponse(answer, 200 if well else 503, headers=NO_STORE)
