@@ -23,6 +23,7 @@ import typer
 
 from service.bench import FileUnreadable, bench
 from service.errors import ServiceError, SettingsInvalid
+from service.evaluation.command import evaluate
 
 if TYPE_CHECKING:
     from service.classifier import Prediction
@@ -147,6 +148,7 @@ serve.__signature__ = signatures.Signature(flags)  # type: ignore[attr-defined]
 serve.__annotations__ = {flag.name: flag.annotation for flag in flags}
 app.command()(serve)
 app.command()(bench)
+app.command()(evaluate)
 
 
 Crops = Annotated[
@@ -344,8 +346,10 @@ def _lines(name: str, value: Any) -> list[tuple[str, str]]:
         return [(name, "not recorded")]
     if isinstance(value, dict):
         return [line for part, text in value.items() for line in _lines(f"{name}, {part}", text)]
-    if isinstance(value, list):
+    if isinstance(value, list) and isinstance(value[0], dict):
         return [line for record in value for line in _lines(name, record)]
+    if isinstance(value, list):  # an interval
+        value = " to ".join(map(str, value))
     # Not as it is: what a file says of itself could hold commands for the terminal.
     return [(name, "".join(sign if sign.isprintable() else "?" for sign in str(value)))]
 

@@ -1,0 +1,230 @@
+"""
+The command `alexnet evaluate FOLDER`: from the settings to the results.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from service.errors import SettingsInvalid
+
+if TYPE_CHECKING:
+    from service.engine import Engine
+    from service.evaluation.answers import Asked, Candidate
+    from service.evaluation.decoding import Decoder
+    from service.evaluation.results import Results
+    from service.evaluation.truth import Truth
+    from service.settings import Settings
+
+Load = Callable[["Settings"], "Engine"]
+
+ENDINGS: Final = {"--report": ".html", "--output": ".json", "--record": ".json"}
+
+
+def evaluate(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Labelled pictures: FOLDER/CLASS/picture, where CLASS is the WordNet id or the "
+            "name of a class; or files whose names begin with the WordNet id; or with --labels.",
+        ),
+    ],
+    crops: Annotated[
+        str | None,
+        typer.Option(help="One or several, as ten,one; by default all that the model offers."),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The model file, the bundled one by default; give it again to compare several.",
+            metavar="FILE",
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV with the columns file (below FOLDER) and label (WordNet id, name or index).",
+            metavar="CSV",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write all of it as one HTML page, with pictures.", metavar="FILE.html"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write all of it as JSON, for programs.", metavar="FILE.json"
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the accuracy into this record, which alexnet-export --record puts into a "
+            "model file; what else is in it stays.",
+            metavar="FILE.json",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="What the pictures are, in words, for report and record.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, for programs, in place of tables.")
+    ] = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Print every class, not only the worst.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
+) -> None:
+    """Measure models on labelled pictures: top-1, top-5, calibration, each with its interval.
+
+    Several models, or several choices of crops, are compared on the same pictures.
+    """
+    from service.evaluation import record as records
+    from service.settings import load_settings
+
+    _check({"--report": report, "--output": output, "--record": record})
+    models: list[str | None] = list(dict.fromkeys(model)) if model else [None]
+    if record is not None:
+        if len(models) > 1:
+            raise SettingsInvalid("--record is about one model: give one --model")
+        records.read(record)
+    choices = None if crops is None else list(dict.fromkeys(crops.split(",")))
+    settings = [load_settings(model=path, device=device) for path in models]
+    results, asked, decode = _measure(folder, settings, choices, labels=labels, data=data)
+    if output is not None:
+        _write_json(output, results)
+    if record is not None:
+        records.write(record, results)
+    if report is not None:
+        from service.evaluation.report import write
+
+        write(report, results, asked.names, decode)
+    if as_json:
+        typer.echo(_json(results))
+    else:
+        from service.evaluation.terminal import show
+
+        show(results, per_class=per_class)
+
+
+def candidates(
+    engines: Sequence["Engine"], choices: Sequence[str] | None
+) -> list[tuple[int, "Candidate"]]:
+    """Each model, by its number, with each choice of crops: `choices`, or all that it offers."""
+    from service.evaluation.answers import Candidate
+
+    found = []
+    for number, engine in enumerate(engines):
+        offered = engine.model.crops
+        for crops in offered if choices is None else choices:
+            if crops not in offered:
+                raise SettingsInvalid(
+                    f"--crops {crops}: {engine.model.path} offers {', '.join(offered)}"
+                )
+            found.append((number, Candidate(engine, crops)))
+    return found
+
+
+def _measure(
+    folder: Path,
+    settings: Sequence["Settings"],
+    choices: Sequence[str] | None,
+    *,
+    labels: Path | None,
+    data: str | None,
+) -> tuple["Results", "Asked", "Decoder"]:
+    """What is known afterwards, of which pictures, and what decodes them."""
+    from service.evaluation.classes import Classes
+    from service.evaluation.decoding import Decoder
+    from service.evaluation.results import gather
+    from service.evaluation.truth import read_truth
+    from service.scoring.files import text
+    from service.settings import limits
+
+    engines = [_engine(its) for its in settings]
+    asking = candidates(engines, choices)
+    truth = read_truth(folder, [Classes(engine.model.labels) for engine in engines], labels)
+    first = settings[0]
+    decode = Decoder(truth.base, limits(first), first.max_body)
+    asked = _ask(truth, asking, decode, first.max_batch)
+    results = gather(
+        truth,
+        asked,
+        service=_version(),
+        data=data,
+        folder=text(os.fsencode(folder)),
+        labels=None if labels is None else text(os.fsencode(labels)),
+    )
+    return results, asked, decode
+
+
+def _ask(
+    truth: "Truth", asking: Sequence[tuple[int, "Candidate"]], decode: "Decoder", batch: int
+) -> "Asked":
+    """With a bar; the first Ctrl-C, or SIGTERM, ends it."""
+    from service.evaluation.answers import ask
+    from service.scoring.progress import say, shown
+    from service.scoring.stopping import interrupted_by_signals
+
+    try:
+        with interrupted_by_signals(), shown(0) as progress:
+            progress.total = len(truth.names)
+            progress.update(0, 0)
+            return ask(truth, asking, decode, batch=batch, progress=progress.update)
+    except KeyboardInterrupt as interrupt:
+        (number,) = interrupt.args or (int(signal.SIGINT),)
+        say("alexnet: Stopped. Nothing was written.")
+        raise typer.Exit(128 + number) from interrupt
+
+
+def _engine(settings: "Settings") -> "Engine":
+    from service.engine import Engine
+
+    return Engine.load(
+        settings.model,
+        device=settings.device,
+        threads=settings.threads,
+        max_batch=settings.max_batch,
+        gpu_memory_limit=settings.gpu_memory_limit,
+    )
+
+
+def _check(places: dict[str, Path | None]) -> None:
+    """Before anything slow: `SettingsInvalid` unless each of the files can be written."""
+    given = {option: path for option, path in places.items() if path is not None}
+    for option, path in given.items():
+        if path.suffix != ENDINGS[option]:
+            raise SettingsInvalid(f"{option} {path}: its name must end in {ENDINGS[option]}")
+        if path.is_dir():
+            raise SettingsInvalid(f"{option} {path}: this is a folder; choose the name of a file")
+        if not path.parent.is_dir():
+            raise SettingsInvalid(f"{option} {path}: there is no folder {path.parent}; make it")
+    if len({path.resolve() for path in given.values()}) < len(given):
+        raise SettingsInvalid(f"{' and '.join(given)} must be different files")
+
+
+def _write_json(path: Path, results: "Results") -> None:
+    from service.scoring.tables import replacing
+
+    with replacing(path) as beside:
+        beside.write_text(_json(results) + "\n", "utf-8")
+
+
+def _json(results: "Results") -> str:
+    from service.evaluation.results import as_json
+
+    return json.dumps(as_json(results), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _version() -> str:
+    try:
+        return version("alexnet-service")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "unknown"
