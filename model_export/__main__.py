@@ -99,6 +99,7 @@ def _export(
     with console.status("reading the weights") as status:
         path = weights or _published(variant)
         network = checkpoints.build(variant, checkpoints.read(path), source=path.name)
+        variant = checkpoints.prepared(variant, path)
         labels = _labels(labels_file, network.classes)
         record = _record(record_file, path, name, variant)
         real = views.load_pictures(folder)

@@ -5,15 +5,20 @@ Read are ``.pth``/``.pt`` (as plain tensors only: ``weights_only=True``), ``.saf
 ``.onnx``, our own exports of any precision included.  Without a path the variant's published
 weights are fetched into the user's cache, resumed where an earlier attempt stopped, and checked
 against their SHA-256.
+
+``.safetensors`` and ``.onnx`` may tell, in their metadata, how the pictures were prepared that
+their network was trained on: then that counts, and not the variant's row.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pickle
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -36,7 +41,7 @@ from torch import Tensor
 
 from model_export.alexnet import AlexNet, Ranks
 from model_export.errors import WeightsUnusable
-from model_export.variants import Variant, Weights
+from model_export.variants import Normalisation, Variant, Weights
 
 StateDict = dict[str, Tensor]
 LAST_BIAS = "classifier.6.bias"  # fc8 stands at this place in every variant
@@ -86,6 +91,40 @@ def build(variant: Variant, state: Mapping[str, Tensor], *, source: str) -> Alex
         )
     network.load_state_dict({key: state[key].float() for key in expected})
     return network.eval()
+
+
+def prepared(variant: Variant, path: Path) -> Variant:
+    """``variant`` with the normalisation that the checkpoint's own network was trained with.
+
+    It is read from the metadata entry ``normalisation``, JSON with the keys ``mean``, ``std`` and
+    ``planes``; without one the variant's row counts.  Raises WeightsUnusable where it is broken.
+    """
+    written = told(path).get("normalisation")
+    if written is None:
+        return variant
+    try:
+        entry = json.loads(written)
+        mean, std = (tuple(float(value) for value in entry[key]) for key in ("mean", "std"))
+        planes = entry["planes"]
+        count = {"RGB": 3, "BGR": 3, "L": 1}[planes]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _bad_normalisation(path) from error
+    if len(mean) != count or len(std) != count or min(std) <= 0:
+        raise _bad_normalisation(path)
+    if not all(math.isfinite(value) for value in (*mean, *std)):
+        raise _bad_normalisation(path)
+    return replace(variant, normalisation=Normalisation(mean, std, planes))
+
+
+def told(path: Path) -> dict[str, str]:
+    """The metadata of a checkpoint that `read` takes; ``.pth`` and ``.pt`` have none."""
+    if path.suffix.lower() == ".safetensors":
+        with safetensors.safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    if path.suffix.lower() == ".onnx":
+        model = onnx.load(path, load_external_data=False)
+        return {entry.key: entry.value for entry in model.metadata_props}
+    return {}
 
 
 def fetch(weights: Weights, *, folder: Path | None = None) -> Path:
@@ -224,6 +263,13 @@ READERS: dict[str, Callable[[Path], StateDict]] = {
     ".safetensors": _read_safetensors,
     ".onnx": _read_onnx,
 }
+
+
+def _bad_normalisation(path: Path) -> WeightsUnusable:
+    return WeightsUnusable(
+        f"{path.name}: its metadata entry normalisation is not JSON with mean, std and planes; "
+        "train or export the network again"
+    )
 
 
 def _is_parameter(name: str) -> bool:

@@ -19,7 +19,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
@@ -122,6 +122,7 @@ def describe(
         "name": record.name,
         "variant": variant.name,
         "precision": precision,
+        "normalisation": json.dumps(asdict(variant.normalisation)),
         "labels": json.dumps(labels, ensure_ascii=False),
         "weights": json.dumps(record.weights, ensure_ascii=False),
         "accuracy": json.dumps(record.accuracy, ensure_ascii=False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from model_export import alexnet, checkpoints, export, views
 from model_export.errors import WeightsUnusable
-from model_export.variants import VARIANTS, Weights
+from model_export.variants import VARIANTS, Normalisation, Weights
 
 OWT = VARIANTS["owt"]
 PLACES = (0, 3, 6, 8, 10)  # of torchvision's convolutions
@@ -52,6 +53,49 @@ def exported(
         return path
 
     return make
+
+
+def test_a_checkpoint_may_bring_its_own_preparation(tmp_path: Path) -> None:
+    own = {"mean": [1.5, 2.5, 3.5], "std": [4.0, 5.0, 6.0], "planes": "BGR"}
+    path = _told(tmp_path, json.dumps(own))
+
+    variant = checkpoints.prepared(OWT, path)
+
+    assert variant.normalisation == Normalisation((1.5, 2.5, 3.5), (4.0, 5.0, 6.0), "BGR")
+    assert (variant.name, variant.side) == (OWT.name, OWT.side)
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_without_one_the_variants_row_counts(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"plain{ending}"
+    tensors = {"a": torch.zeros(1)}
+    torch.save(tensors, path) if ending == ".pth" else safetensors.torch.save_file(tensors, path)
+
+    assert checkpoints.prepared(OWT, path) is OWT
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "not JSON",
+        "[]",
+        '{"mean": [1, 2, 3], "std": [1, 1, 1]}',
+        '{"mean": [1, 2, 3], "std": [1, 1, 1], "planes": "XYZ"}',
+        '{"mean": [1, 2], "std": [1, 1, 1], "planes": "RGB"}',
+        '{"mean": [1, 2, 3], "std": [1, 1, 0], "planes": "RGB"}',
+        '{"mean": [1, 2, NaN], "std": [1, 1, 1], "planes": "RGB"}',
+    ],
+)
+def test_a_broken_preparation_is_refused(tmp_path: Path, written: str) -> None:
+    with pytest.raises(WeightsUnusable, match="metadata entry normalisation"):
+        checkpoints.prepared(OWT, _told(tmp_path, written))
+
+
+def _told(folder: Path, normalisation: str) -> Path:
+    path = folder / "own.safetensors"
+    told = {"normalisation": normalisation}
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata=told)
+    return path
 
 
 @pytest.fixture(autouse=True)

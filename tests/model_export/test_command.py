@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,10 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from model_export import alexnet, verify, views
+from model_export import alexnet, checkpoints, verify, views
 from model_export.__main__ import PrecisionName, VariantName, app
 from model_export.precision import PRECISIONS
-from model_export.variants import VARIANTS
+from model_export.variants import VARIANTS, Normalisation
 from service.engine import Engine
 
 NAMES = ["daisy", "dandelion", "rose", "sunflower", "tulip \N{TULIP}"]
@@ -79,6 +81,28 @@ def test_an_export_of_an_export_answers_the_same(
     pictures = views.load_pictures(folder / "pictures")
     answers = [Engine.load(f, device="cpu", threads=1).run(pictures, 10) for f in (first, second)]
     assert np.array_equal(answers[0], answers[1])
+
+
+def test_a_networks_own_preparation_stays_with_it(folder: Path, tmp_path: Path) -> None:
+    """From a checkpoint into the file, and out of the file into the next one."""
+    state = torch.load(folder / "flowers.pth", weights_only=True)["state_dict"]
+    own = Normalisation((10.0, 20.0, 30.0), (200.0, 100.0, 50.0), "BGR")
+    told = {"normalisation": json.dumps(asdict(own))}
+    trained, first, second = (tmp_path / n for n in ("own.safetensors", "1.onnx", "2.onnx"))
+    safetensors.torch.save_file(state, trained, metadata=told)
+
+    done = [
+        _flowers(folder, "-o", str(first), weights=trained),
+        _flowers(folder, "-o", str(second), weights=first),
+    ]
+
+    assert [each.returncode for each in done] == [0, 0], done
+    pictures = views.load_pictures(folder / "pictures")
+    network = checkpoints.build(VARIANTS["owt"], state, source="own")
+    expected = verify.reference(network, pictures, side=224, normalisation=own, crops="ten")
+    for file in (first, second):
+        answer = Engine.load(file, device="cpu", threads=1).run(pictures, 10)
+        assert np.allclose(answer, expected.mean(1), atol=1e-5)
 
 
 def test_a_failing_verification_leaves_what_was_there(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,174 @@
+"""
+The ``alexnet-train`` command: labelled pictures in, weights for ``alexnet-export`` out.
+
+    alexnet-train FOLDER -o RUN        learn; the same command again goes on where it was stopped
+    alexnet-train plot RUN... -o FILE  draw what happened
+
+Exit status: 0 when the run is finished, 1 when anything stopped it, 2 when the command line is
+wrong, 130 or 143 when a signal did; the checkpoint has then been written.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from model_export.errors import ExportError
+from model_training.errors import RunUnusable, Stopped, TrainingError
+
+# The names of the tables' rows, for the help: reading the tables takes torch, and seconds.
+VariantName = enum.StrEnum("VariantName", ["owt", "paper", "caffe", "d2l"])
+DeviceName = enum.StrEnum("DeviceName", ["auto", "cuda", "cpu"])
+PrecisionName = enum.StrEnum("PrecisionName", ["auto", "fp32", "bf16", "fp16"])
+Frozen = enum.StrEnum("Frozen", ["none", "features"])
+
+train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+plot_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+console = Console(soft_wrap=True)
+
+
+@train_app.command(epilog="alexnet-train plot RUN... draws the logs of runs into one picture.")
+def train(
+    folder: Annotated[Path, typer.Argument(help="Pictures in FOLDER/<class>/, or deeper.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The run's folder; a run in it goes on.")
+    ],
+    validation: Annotated[
+        Path | None, typer.Option(help="Pictures to validate on, in folders of the same names.")
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of each class to validate on otherwise.")
+    ] = 0.2,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Begin with these: owt, caffe (published), .pth, .safetensors, .onnx."),
+    ] = None,
+    variant: Annotated[
+        VariantName | None,
+        typer.Option(help="Which AlexNet: paper from nothing, else what the weights say or owt."),
+    ] = None,
+    freeze: Annotated[
+        Frozen, typer.Option(help="features: the convolutions keep their weights.")
+    ] = Frozen.none,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="At most; 90 from nothing, 30 with weights.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Pictures a step; 128 from nothing, 32 with weights.")
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="0.01 (but for C < 100 classes C/10000, not d2l); with weights 0.003."
+        ),
+    ] = None,
+    pretrained_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Rate of layers that come with weights, as a share.")
+    ] = 0.1,
+    patience: Annotated[
+        int, typer.Option(min=0, help="Epochs without a better error before rate / 10.")
+    ] = 5,
+    mirrors: Annotated[
+        bool, typer.Option(help="Mirror every second crop; not for digits or writing.")
+    ] = True,
+    colours: Annotated[bool, typer.Option(help="Colour noise along principal components.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.auto,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="auto: bf16 on CUDA (fp16 on old cards), fp32 on CPUs.")
+    ] = PrecisionName.auto,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Threads that decode and crop; 0: as many as processors.")
+    ] = 0,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of decoded pictures; RUN/cache by default.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Forget the run in the folder.")] = False,
+) -> None:
+    """Learn to tell classes of pictures apart: the recipe of 2012, or fine-tuning."""
+    with _sentences():
+        _require("torch", "onnx", "onnxruntime")
+        from model_training import fit
+
+        fit.fit(
+            fit.Wishes(
+                folder=folder,
+                output=output,
+                validation=validation,
+                held_out=held_out,
+                weights=weights,
+                variant=variant and variant.value,
+                freeze=freeze.value,
+                epochs=epochs,
+                batch=batch,
+                rate=rate,
+                pretrained_rate=pretrained_rate,
+                patience=patience,
+                mirrors=mirrors,
+                colours=colours,
+                seed=seed,
+                device=device.value,
+                precision=precision.value,
+                workers=workers or len(os.sched_getaffinity(0)),
+                cache=cache,
+                overwrite=overwrite,
+            ),
+            console,
+        )
+
+
+@plot_app.command()
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The picture: .png or .svg.")
+    ] = Path("training.png"),
+) -> None:
+    """Draw loss, errors and learning rate of one or more runs into one picture."""
+    with _sentences():
+        _require("matplotlib")
+        from model_training import plots
+
+        plots.plot(runs, output)
+        console.print(f"{output}: {len(runs)} run{'s' if len(runs) > 1 else ''}", markup=False)
+
+
+class _sentences:
+    """What stops a command is one sentence on standard error, and a status."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (TrainingError, ExportError)):
+            said = Console(stderr=True, soft_wrap=True)
+            said.print(f"alexnet-train: {error}", markup=False, highlight=False)
+            raise typer.Exit(128 + error.signal if isinstance(error, Stopped) else 1) from error
+
+
+def _require(*packages: str) -> None:
+    """Say which extra is missing, rather than how an import failed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise RunUnusable(
+                f"{package} is not installed; training needs the extras train and cpu: "
+                "pip install '.[cpu,train]' in the clone"
+            )
+
+
+def main() -> None:
+    """Entry point of ``alexnet-train`` and ``python -m model_training``."""
+    if sys.argv[1:2] == ["plot"]:
+        plot_app(sys.argv[2:], prog_name="alexnet-train plot")
+    train_app(prog_name="alexnet-train")
+
+
+if __name__ == "__main__":
+    main()

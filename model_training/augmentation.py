@@ -1,0 +1,127 @@
+"""
+The paper's two augmentations (section 4.1), and everything else that is drawn while training.
+
+    order, places, mirrors, colours   drawn per picture and epoch: `plan`
+    views     uint8 (N, side, side, 3), cut out of the squares: `cut`
+    planes    float32 (N, planes, side, side), coloured and normalised, on the device: `prepare`
+
+What is drawn follows from the seed and the epoch alone, so that a training that is stopped and
+resumed draws what it would have drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model_export.graph import corners
+from model_export.variants import Normalisation
+from model_training.squares import SIDE, Squares
+
+SIGMA = 0.1  # of the colour noise, in standard deviations along each principal component
+LUMA = (19595, 38470, 7471)  # ITU-R 601 in 65536ths, as the model file computes it
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Colours:
+    """A training set's pixels, RGB of 0-255: their mean and their principal components."""
+
+    mean: Floats  # (3,)
+    deviations: Floats  # (3,), along the components, the largest first
+    components: Floats  # (3, 3), a component in each column
+
+    def noise(self, draws: Floats) -> Floats:
+        """What to add to every pixel of each picture, (N, 3), for standard normal draws (N, 3).
+
+        The paper prints the sum of p_i a_i lambda_i, lambda an eigenvalue of the covariance and
+        a_i ~ N(0, 0.1).  For pixels of 0-255 that would be hundreds of grey levels; its authors'
+        program (cuda-convnet2, ``color_stdevs``) takes the standard deviations, and so do we.
+        """
+        return (SIGMA * draws * self.deviations) @ self.components.T
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is drawn for one epoch; row i is for the i-th picture that is shown."""
+
+    order: NDArray[np.int64]  # (N,), of the examples
+    places: NDArray[np.int64]  # (N, 2): row and column where the crop begins
+    mirrored: NDArray[np.bool_]  # (N,)
+    draws: Floats  # (N, 3), standard normal, for the colours
+
+
+def colours_of(squares: Squares, rows: NDArray[np.int64]) -> Colours:
+    """Mean and principal components of the RGB values of all pixels of these rows."""
+    total, products = np.zeros(3), np.zeros((3, 3))
+    for row in rows:
+        pixels = squares[row].reshape(-1, 3).astype(np.float64)
+        # Whole numbers, far below 2 ** 53 for a million pictures: the sums are exact.
+        total += pixels.sum(0)
+        products += pixels.T @ pixels
+    count = len(rows) * SIDE * SIDE
+    mean = total / count
+    values, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
+    return Colours(mean, np.sqrt(values[::-1].clip(0)), vectors[:, ::-1].copy())
+
+
+def plan(count: int, *, seed: int, epoch: int, side: int, mirror: bool) -> Plan:
+    """Draw an epoch over ``count`` examples: each once, in random order."""
+    random = np.random.default_rng([seed, epoch])
+    return Plan(
+        order=random.permutation(count),
+        places=random.integers(0, SIDE - side + 1, (count, 2)),
+        mirrored=random.random(count) < (0.5 if mirror else 0.0),
+        draws=random.standard_normal((count, 3)),
+    )
+
+
+def cut(
+    squares: Squares,
+    rows: NDArray[np.int64],
+    places: NDArray[np.int64],
+    mirrored: NDArray[np.bool_],
+    side: int,
+) -> NDArray[np.uint8]:
+    """The crops of these rows of the squares, uint8 (N, side, side, 3)."""
+    views = np.empty((len(rows), side, side, 3), np.uint8)
+    for view, row, (y, x), mirror in zip(views, rows, places, mirrored, strict=True):
+        crop = squares[row, y : y + side, x : x + side]
+        view[:] = crop[:, ::-1] if mirror else crop
+    return views
+
+
+def cut_ten(squares: Squares, rows: NDArray[np.int64], side: int) -> NDArray[np.uint8]:
+    """The ten views of section 4.1 of each, uint8 (10 N, side, side, 3), picture by picture."""
+    places = np.array(corners(side))
+    five = np.tile(places, (2, 1))
+    mirrored = np.repeat([False, True], 5)
+    count = len(rows)
+    return cut(
+        squares, np.repeat(rows, 10), np.tile(five, (count, 1)), np.tile(mirrored, count), side
+    )
+
+
+def prepare(views: Tensor, normalisation: Normalisation, *, noise: Tensor | None = None) -> Tensor:
+    """uint8 RGB (N, side, side, 3) -> float32 (N, planes, side, side), as in the model file.
+
+    ``noise``, float32 (N, 3), is added to the pixels of 0-255 first, unclipped.
+    """
+    pixels = views.permute(0, 3, 1, 2).float()
+    if noise is not None:
+        pixels = pixels + noise[:, :, None, None]
+    if normalisation.planes == "BGR":
+        pixels = pixels.flip(1)
+    elif normalisation.planes == "L":
+        luma = torch.tensor(LUMA, device=pixels.device).float().view(1, 3, 1, 1)
+        pixels = (((pixels * luma).sum(1, keepdim=True) + 32768) / 65536).floor()
+    mean, std = (
+        torch.tensor(values, device=pixels.device).view(1, -1, 1, 1)
+        for values in (normalisation.mean, normalisation.std)
+    )
+    return (pixels - mean) / std

@@ -1,0 +1,155 @@
+"""All of it, one step after the other; each leaves a file, and is not done again."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor
+
+from model_export.alexnet import owt
+from model_export.views import SUFFIXES
+from model_training.distillation import harvest, ingredients, networks
+from model_training.distillation.duplicates import alike, thumbnails
+from model_training.distillation.harvest import Harvest, Part
+from model_training.distillation.head import Head, folded
+from model_training.distillation.learn import Learner, Recipe
+from model_training.distillation.lessons import read_lessons
+from model_training.distillation.pictures import clone, decode
+from model_training.distillation.sets import MANIFEST, read_manifest
+from model_training.distillation.validation import (
+    logits_of,
+    read_photographs,
+    score,
+    temperature_of,
+)
+from model_training.errors import TrainingError
+
+LOG = ("epoch", "loss", "top1", "top5", "surprise")
+
+
+def distil(
+    output: Path,
+    *,
+    work: Path,
+    clones: Path,
+    downloads: Path | None,
+    manifest: Path | None,
+    workers: int,
+    epochs: int | None,
+    device: str,
+    console: Console,
+) -> None:
+    """From the manifest to the weights, a safetensors file of float32 under ``owt``'s names."""
+    (work / "harvest").mkdir(parents=True, exist_ok=True)
+    listed = read_manifest(manifest or MANIFEST)
+    with console.status("two networks in 8 bit"):
+        networks.prepare(work, downloads)
+    scale = networks.scale(work)
+    with console.status("fetching the sets of pictures"):
+        parts = list(harvest.parts(listed.sets, clones, work / "harvest"))
+        repository = clone(listed.validation, clones)
+    _harvest(parts, work, workers, console)
+    with console.status("looking at the validation photographs"):
+        photographs = read_photographs(listed.validation, repository, work)
+    lessons = read_lessons(part.path for part in parts)
+    recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
+    console.print(
+        f"{len(lessons):,} crops, {lessons.excluded} pictures left out as they show what is "
+        f"measured on, {int((lessons.prior() * len(lessons) >= 20).sum())} classes seen 20 times"
+    )
+    learner = Learner(lessons, scale, recipe, work / "learner.pt", torch.device(device))
+    with _bar(console) as bar:
+        task = bar.add_task("learning", total=recipe.epochs * learner.steps)
+        bar.advance(task, learner.done * learner.steps)
+        while learner.done < recipe.epochs:
+            told = learner.epoch(lambda: bar.advance(task))
+            found = score(logits_of(learner.head, photographs, scale), photographs.labels)
+            row = (told.number, told.loss, found.top1, found.top5, found.surprise)
+            _log(work / "log.csv", row)
+            bar.console.print(
+                f"epoch {told.number}: loss {told.loss:.3f}, validation top-1 {found.top1:.1%}, "
+                f"top-5 {found.top5:.1%}"
+            )
+    logits = logits_of(learner.head, photographs, scale)
+    temperature = temperature_of(logits, photographs.labels)
+    sure = score(logits, photographs.labels, temperature)
+    console.print(
+        f"temperature {temperature}: {sure.confidence:.1%} sure and {sure.top1:.1%} right, "
+        f"on {len(photographs.labels)} validation photographs"
+    )
+    write(output, learner.head, temperature, downloads)
+    console.print(f"{output}: next, alexnet-export --variant owt --weights {output}")
+
+
+def write(output: Path, head: Head, temperature: float, downloads: Path | None = None) -> None:
+    """The trunk's and the folded head's tensors, read back and compared."""
+    trunk = ingredients.trunk(downloads).state_dict()
+    state: dict[str, Tensor] = {f"features.{name}": tensor for name, tensor in trunk.items()}
+    state |= folded(head.cpu(), temperature)
+    ranks = tuple(state[f"classifier.{place}.v"].shape[0] for place in (1, 4, 6))
+    owt(ranks=(ranks[0], ranks[1], ranks[2])).load_state_dict(state)
+    half = output.with_suffix(".part")
+    safetensors.torch.save_file(state, half)
+    back = safetensors.torch.load_file(half)
+    if any(not torch.equal(back[name], tensor) for name, tensor in state.items()):
+        raise TrainingError(f"{output} does not hold what was written; is the disk sound?")
+    os.replace(half, output)
+
+
+def exclude(folder: Path, output: Path, *, work: Path, console: Console) -> None:
+    """Write the list of harvested pictures that show what a photograph in ``folder`` shows."""
+    photographs = [
+        thumbnails(picture)
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in SUFFIXES and (picture := decode(file.read_bytes())) is not None
+    ]
+    if not photographs:
+        raise TrainingError(f"{folder} holds no pictures to compare with")
+    lines: list[str] = []
+    for file in sorted((work / "harvest").glob("*.npz")):
+        found = Harvest.load(file)
+        same = alike(found.thumbnails, np.stack(photographs))
+        lines += [
+            f"{blob} {file.stem.rsplit('-', 2)[0]} {path}"
+            for blob, path in zip(found.blobs[same], found.paths[same], strict=True)
+        ]
+    head = "# Pictures that show what an evaluation photograph shows: git's hash, set, path."
+    output.write_text("\n".join([head, *lines, ""]), "utf-8")
+    console.print(f"{output}: {len(lines)} pictures alike to {len(photographs)} photographs")
+
+
+def _harvest(parts: Sequence[Part], work: Path, workers: int, console: Console) -> None:
+    with _bar(console) as bar:
+        task = bar.add_task("harvesting", total=sum(len(part.entries) for part in parts))
+        bar.advance(task, sum(len(part.entries) for part in parts if part.path.is_file()))
+        for part in harvest.harvest(parts, work, workers):
+            bar.advance(task, len(part.entries))
+
+
+def _log(path: Path, row: Sequence[float]) -> None:
+    new = row[0] == 1
+    with path.open("w" if new else "a", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file)
+        if new:
+            lines.writerow(LOG)
+        lines.writerow([row[0], *(f"{value:.4f}" for value in row[1:])])
+
+
+def _bar(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=console)

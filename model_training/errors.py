@@ -1,0 +1,26 @@
+"""
+* TrainingError           a training that cannot go on; its text says what to do
+  - PicturesUnusable      the folder of pictures is at fault
+  - RunUnusable           the run's folder cannot be used, or holds another run
+  - Stopped               somebody asked us to stop: what was learned is kept
+"""
+
+
+class TrainingError(Exception):
+    """A training that cannot go on."""
+
+
+class PicturesUnusable(TrainingError):
+    """The labelled pictures cannot be learned from."""
+
+
+class RunUnusable(TrainingError):
+    """The run's folder cannot be written to, or holds the run of another configuration."""
+
+
+class Stopped(TrainingError):
+    """A signal asked for the end; the checkpoint has been written."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal

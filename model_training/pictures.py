@@ -1,0 +1,122 @@
+"""
+A labelled folder -> which pictures there are, of which class, to learn from or to validate on.
+
+    FOLDER/<class>/picture, or deeper below the class
+
+Classes are numbered in the order of their names.  Which pictures are held out depends on nothing
+but their own paths: a picture that is added moves few others to the other side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_training.errors import PicturesUnusable
+
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture: where it is, and the number of its class."""
+
+    path: Path
+    label: int
+
+
+@dataclass(frozen=True)
+class Division:
+    """What there is to learn, and what to measure on; no picture is in both."""
+
+    classes: tuple[str, ...]
+    training: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    base: Path  # the folder that the validation pictures lie in
+
+
+def divide(folder: Path, *, validation: Path | None, held_out: float) -> Division:
+    """Find a folder's classes and pictures, and set some aside for validation.
+
+    Those are the pictures of the folder ``validation``, whose classes must be among the others;
+    or without one the share ``held_out`` (0-1) of each class, rounded, at least one of two.
+    Raises PicturesUnusable.
+    """
+    found = _classes(folder)
+    if not found:
+        raise PicturesUnusable(
+            f"{folder} holds no class; put each class's pictures into a folder of its own, named "
+            "as the class: FOLDER/cat/1.jpg"
+        )
+    if len(found) < 2:
+        raise PicturesUnusable(
+            f"{folder} holds one class only, {next(iter(found))}; there is nothing to tell apart: "
+            "add a folder with pictures of something else"
+        )
+    for name, paths in found.items():
+        if not paths:
+            raise PicturesUnusable(
+                f"{folder / name} holds no picture ({', '.join(sorted(SUFFIXES))}); add some, or "
+                "delete the folder"
+            )
+    classes = tuple(found)
+    training, aside = [], []
+    for label, paths in enumerate(found.values()):
+        kept = [] if validation else _held_out(paths, folder, held_out)
+        aside += [Example(path, label) for path in kept]
+        training += [Example(path, label) for path in paths if path not in set(kept)]
+    if validation:
+        aside = list(_labelled(validation, classes))
+    if not aside:
+        raise PicturesUnusable(
+            "there are no pictures to validate on; give a folder of them with --validation, or a "
+            "share of each class with --held-out 0.2 and at least two pictures in a class"
+        )
+    return Division(classes, tuple(training), tuple(aside), validation or folder)
+
+
+def _classes(folder: Path) -> dict[str, list[Path]]:
+    """Each class's pictures, sorted; hidden files and folders are none of ours."""
+    if not folder.is_dir():
+        raise PicturesUnusable(f"there is no folder at {folder}")
+    try:
+        places = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+        return {place.name: sorted(_pictures(place)) for place in places}
+    except OSError as error:
+        raise PicturesUnusable(f"{error.filename} cannot be read ({error.strerror})") from error
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if name[0] != "."]
+        for name in files:
+            if name[0] != "." and Path(name).suffix.lower() in SUFFIXES:
+                yield Path(place, name)
+
+
+def _labelled(folder: Path, classes: Sequence[str]) -> Iterator[Example]:
+    for name, paths in _classes(folder).items():
+        if name not in classes:
+            raise PicturesUnusable(
+                f"{folder / name} is none of the {len(classes)} classes that are learned; "
+                "validation pictures lie in folders of the same names"
+            )
+        yield from (Example(path, classes.index(name)) for path in paths)
+
+
+def _held_out(paths: Sequence[Path], folder: Path, share: float) -> list[Path]:
+    """A class's share, drawn by the SHA-256 of each path; one is always left to learn from."""
+    count = max(round(share * len(paths)), 1 if share and len(paths) > 1 else 0)
+    return sorted(paths, key=lambda path: _draw(path.relative_to(folder)))[
+        : min(count, len(paths) - 1)
+    ]
+
+
+def _draw(path: Path) -> bytes:
+    return hashlib.sha256(os.fsencode(path.as_posix())).digest()

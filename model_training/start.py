@@ -1,0 +1,114 @@
+"""
+What a training begins with: a network of the paper's random numbers, or one with weights.
+
+From nothing, the mean of the training set is subtracted, as in the paper (section 2), plane by
+plane; what it is then divided by is the variant's own.  A network that comes with weights keeps
+the preparation that they were trained with.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from model_export import checkpoints
+from model_export.alexnet import AlexNet
+from model_export.errors import WeightsUnusable
+from model_export.export import normalisation_of
+from model_export.variants import VARIANTS, Variant
+from model_training.augmentation import Floats
+
+OWN = "that of its pictures: no other weights went in"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network that is ready to be trained, and where it comes from."""
+
+    network: AlexNet
+    variant: Variant  # with the normalisation that its views are given with
+    fresh: tuple[nn.Module, ...]  # modules that begin with random numbers
+    source: str  # the name of the weights it comes with; empty if there are none
+    sha256: str  # of their file
+    licence: str
+
+
+def from_nothing(variant: Variant, classes: int, mean: Floats, *, seed: int) -> Start:
+    """The variant's own initialisation; ``mean`` (3,) is that of the training set, RGB of 0-255."""
+    torch.manual_seed(seed)
+    network = variant.build(classes, 3, (None, None, None))
+    planes = mean[::-1] if variant.normalisation.planes == "BGR" else mean
+    # float32 figures, as they will stand in the model file.
+    normalisation = replace(
+        variant.normalisation, mean=tuple(round(float(value), 3) for value in planes)
+    )
+    own = replace(variant, normalisation=normalisation)
+    return Start(network, own, (network,), "", "", OWN)
+
+
+def from_weights(given: str, variant_name: str | None, classes: int, *, seed: int) -> Start:
+    """Published weights by their variant's name, or those in a file, for so many classes.
+
+    Where the last layer has another number, it begins anew: N(0, 0.01) and biases of 0, the
+    paper's.  Raises WeightsUnusable.
+    """
+    published = VARIANTS[given].weights if given in VARIANTS else None
+    if given in VARIANTS and published is None:
+        raise WeightsUnusable(
+            f"nobody has published weights of {given}; leave --weights away to train it from "
+            "nothing, or give a file"
+        )
+    path = Path(given) if published is None else checkpoints.fetch(published)
+    state = checkpoints.read(path)
+    told = checkpoints.told(path)
+    name = variant_name or (given if published else told.get("variant", "owt"))
+    if name not in VARIANTS:
+        raise WeightsUnusable(f"{path.name} is of a variant that is not known here, {name}")
+    variant = checkpoints.prepared(VARIANTS[name], path)
+    network = checkpoints.build(variant, state, source=path.name)
+    fresh: tuple[nn.Module, ...] = ()
+    if network.classes != classes:
+        torch.manual_seed(seed)
+        fresh = (_last_layer(network, classes),)
+    return Start(
+        network,
+        replace(variant, normalisation=normalisation_of(network, variant)),
+        fresh,
+        path.name,
+        checkpoints.sha256(path),
+        _licence(variant, path, told),
+    )
+
+
+def preparation(start: Start) -> str:
+    """For people: what becomes of a pixel of 0-255."""
+    normalisation = start.variant.normalisation
+    mean, std = (
+        ", ".join(f"{value:g}" for value in figures)
+        for figures in (normalisation.mean, normalisation.std)
+    )
+    return f"{normalisation.planes}, (pixel - ({mean})) / ({std})"
+
+
+def _last_layer(network: AlexNet, classes: int) -> nn.Linear:
+    """Put a new fc8, a full matrix, in the place of the old one."""
+    layer = nn.Linear(4096, classes)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.zeros_(layer.bias)
+    network.classifier[-1] = layer
+    return layer
+
+
+def _licence(variant: Variant, path: Path, told: dict[str, str]) -> str:
+    """What is known of the licence of weights that others made."""
+    row = variant.weights
+    if row is not None and checkpoints.sha256(path).startswith(row.sha256):
+        return row.licence
+    try:
+        return str(json.loads(told.get("weights", "{}"))["licence"])
+    except (ValueError, KeyError, TypeError):
+        return "unknown"

@@ -1,0 +1,422 @@
+"""The parts of the distillation, each against an independent computation."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import subprocess
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from model_export.alexnet import owt
+from model_export.variants import Weights
+from model_training.distillation import ingredients, learn
+from model_training.distillation.crops import LUMA, random_crop
+from model_training.distillation.distil import write
+from model_training.distillation.duplicates import alike, thumbnails
+from model_training.distillation.head import MAPS, Head, folded
+from model_training.distillation.learn import Learner, Recipe
+from model_training.distillation.lessons import PLACES, Lessons, label_of
+from model_training.distillation.pictures import clone, contents, decode, entries
+from model_training.distillation.sets import PictureSet, read_manifest
+from model_training.distillation.validation import score, temperature_of
+from model_training.errors import RunUnusable, TrainingError
+
+CPU = torch.device("cpu")
+PHOTOGRAPHS = sorted((Path(__file__).parents[2] / "model_export" / "pictures").glob("*.jpg"))
+
+
+def photograph(place: int = 0) -> Image.Image:
+    with Image.open(PHOTOGRAPHS[place]) as image:
+        return image.convert("RGB")
+
+
+def jpeg(picture: Image.Image, quality: int = 90) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, "JPEG", quality=quality)
+    return data.getvalue()
+
+
+def repository(folder: Path, files: dict[str, bytes]) -> str:
+    """A git repository with these files; its commit."""
+
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=T", "-c", "user.email=t@example.org"]
+        command = ["git", "-C", str(folder), *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    folder.mkdir(parents=True)
+    git("init", "--quiet")
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "pictures")
+    return git("rev-parse", "HEAD")
+
+
+def a_set(commit: str, **other: object) -> PictureSet:
+    fields: dict[str, object] = {
+        "name": "some", "repository": "someone/some", "commit": commit, "paths": "^train/",
+        "pictures": 2, "crops": 1, "smallest": 0.25, "licence": "CC0", "shows": "things",
+    }  # fmt: skip
+    return PictureSet(**(fields | other))  # type: ignore[arg-type]
+
+
+def test_a_set_is_its_commits_pictures_each_content_once(tmp_path: Path) -> None:
+    one, two = jpeg(photograph(0)), jpeg(photograph(1))
+    files = {
+        "train/a.jpg": one, "train/again.JPG": one, "train/b.jpeg": two,
+        "train/notes.txt": b"no picture", "test/c.jpg": jpeg(photograph(2)),
+    }  # fmt: skip
+    pictures = a_set(repository(tmp_path / "someone+some", files))
+
+    place = clone(pictures, tmp_path)
+    found = entries(pictures, place)
+
+    assert {entry.path for entry in found} == {"train/a.jpg", "train/b.jpeg"}
+    assert {data for _, data in contents(place, found)} == {one, two}
+
+
+def test_a_repository_is_fetched_at_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = repository(tmp_path / "origin", {"train/a.jpg": jpeg(photograph(0))})
+    monkeypatch.setattr(PictureSet, "url", str(tmp_path / "origin"))
+
+    place = clone(a_set(commit), tmp_path / "clones")
+
+    assert [entry.path for entry in entries(a_set(commit), place)] == ["train/a.jpg"]
+
+
+def test_a_repository_without_the_commit_is_told_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository(tmp_path / "origin", {"train/a.jpg": b""})
+    monkeypatch.setattr(PictureSet, "url", str(tmp_path / "origin"))
+
+    with pytest.raises(TrainingError, match=r"git fetch failed in .*take it out of the manifest"):
+        clone(a_set("0" * 40), tmp_path / "clones")
+
+
+def test_the_manifest_lists_sets_with_commits_and_licences() -> None:
+    manifest = read_manifest()
+
+    assert len(manifest.sets) > 20
+    for source in (*manifest.sets, manifest.validation):
+        assert len(source.commit) == 40
+        assert source.licence
+        assert source.url == f"https://github.com/{source.repository}"
+
+
+@pytest.mark.parametrize("text", ["", "[[set]]\nname = 'x'\n", "[[set"])
+def test_what_is_no_manifest_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "sets.toml").write_text(text)
+
+    with pytest.raises(TrainingError, match="is no manifest"):
+        read_manifest(tmp_path / "sets.toml")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no picture", jpeg(Image.new("RGB", (31, 300))), jpeg(photograph())[:900]]
+)
+def test_what_shows_nothing_is_left_out(data: bytes) -> None:
+    assert decode(data) is None
+
+
+def test_a_large_picture_is_brought_down_to_512_pixels() -> None:
+    picture = decode(jpeg(Image.new("RGB", (3000, 1500))))
+
+    assert picture is not None
+    assert picture.size == (1024, 512)
+
+
+def test_a_crop_is_a_place_of_the_picture_of_the_size_that_was_asked_for() -> None:
+    # Red tells the column, green the row: a crop's means tell where it was, their spans how large.
+    rows, columns = np.mgrid[0:200, 0:300]
+    pixels = np.stack([columns * 255 / 299, rows * 255 / 199, np.full((200, 300), 60)], -1)
+    picture = Image.fromarray(pixels.astype(np.uint8))
+    rng = np.random.default_rng(0)
+    areas, lefts, mirrored = [], [], 0
+    for _ in range(300):
+        crop = plain(picture, 0.25, rng).astype(float)
+        across, down = crop[:, -1, 0].mean() - crop[:, 0, 0].mean(), np.ptp(crop[:, :, 1].mean(1))
+        mirrored += across < 0
+        areas.append(abs(across) / 255 * down / 255)
+        lefts.append(min(crop[:, 0, 0].mean(), crop[:, -1, 0].mean()) / 255)
+
+    assert min(areas) == pytest.approx(0.25, abs=0.03)
+    assert 0.8 < max(areas) < 1.0
+    assert 120 < mirrored < 180
+    assert min(lefts) < 0.02
+    assert max(lefts) > 0.4
+
+
+def plain(picture: Image.Image, smallest: float, rng: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]
+    """A crop without its jitter."""
+    from model_training.distillation import crops
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crops, "jittered", lambda crop, rng: crop.astype(np.uint8))
+        return random_crop(picture, smallest, rng)
+
+
+def test_jitter_changes_brightness_contrast_and_colour_within_its_bounds() -> None:
+    from model_training.distillation.crops import jittered
+
+    pixels = np.random.default_rng(1).uniform(90, 150, (64, 64, 3)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    made = np.stack([jittered(pixels, rng) for _ in range(400)]).astype(float)
+    grey = made @ LUMA
+
+    brightness = made.mean((1, 2, 3)) / pixels.mean()
+    contrast = grey.std((1, 2)) / (pixels @ LUMA).std() / brightness
+    colour = (made - grey[..., None]).std((1, 2, 3))
+    assert brightness.min() == pytest.approx(0.8, abs=0.02)
+    assert brightness.max() == pytest.approx(1.2, abs=0.02)
+    assert contrast.min() == pytest.approx(0.8, abs=0.05)
+    assert contrast.max() == pytest.approx(1.2, abs=0.05)
+    assert colour.max() / colour.min() > 2
+
+
+def test_a_picture_is_known_again_after_scaling_cropping_to_a_square_and_jpeg() -> None:
+    photographs = np.stack([thumbnails(photograph(i)) for i in range(20)])
+    wide = photograph(7)
+    side = min(wide.size)
+    left, top = ((length - side) // 2 for length in wide.size)
+    square = wide.crop((left, top, left + side, top + side)).resize((84, 84))
+    squeezed = wide.resize((64, 64))
+
+    again = [decode(jpeg(picture, 60)) for picture in (square, squeezed)]
+
+    assert all(picture is not None for picture in again)
+    assert alike(np.stack([thumbnails(p) for p in again if p]), photographs).all()
+
+
+def test_other_pictures_are_not_taken_for_the_same() -> None:
+    some = np.stack([thumbnails(photograph(i)) for i in range(30)])
+    others = np.stack([thumbnails(photograph(i)) for i in range(30, 60)])
+
+    assert not alike(some, others).any()
+
+
+def test_the_folded_layers_are_owts_and_say_what_the_head_said() -> None:
+    torch.manual_seed(0)
+    head = Head((8, 7, 6))
+    maps = torch.randn(64, MAPS).relu()
+    head.train()
+    for _ in range(3):  # so that the running statistics are not their start
+        head(maps + torch.randn_like(maps))
+    for norm in head.norms:
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+        torch.nn.init.uniform_(norm.bias, -0.5, 0.5)
+    head.eval()
+
+    network = owt(ranks=(8, 7, 6)).eval()
+    features = {f"features.{k}": v for k, v in network.features.state_dict().items()}
+    network.load_state_dict(features | folded(head, temperature=1.7))
+
+    with torch.inference_mode():
+        torch.testing.assert_close(network.classifier(maps), head(maps) / 1.7, rtol=1e-4, atol=1e-4)
+
+
+def lessons(count: int, *, classes: int = 1000, labels: torch.Tensor | None = None) -> Lessons:
+    """Maps from which a linear teacher's answer can be learned."""
+    random = torch.Generator().manual_seed(3)
+    maps = torch.zeros(count, MAPS, dtype=torch.uint8)
+    seen = torch.randint(0, 10, (count,), generator=random)
+    for row, kind in enumerate(seen):
+        maps[row, 900 * kind : 900 * kind + 900] = 40
+    maps += torch.randint(0, 8, maps.shape, dtype=torch.uint8, generator=random)
+    logits = 9 * functional.one_hot(seen, classes).half()
+    unknown = torch.full((count,), -1)
+    return Lessons(maps, logits, unknown if labels is None else labels, 0)
+
+
+SMALL = Recipe(ranks=(16, 16, 16), epochs=4, batch=50, rate=3e-3, dropout=0.1, adjustment=0.0)
+
+
+def test_the_head_learns_what_the_teacher_says(tmp_path: Path) -> None:
+    some = lessons(500)
+    learner = Learner(some, 0.1, SMALL, tmp_path / "learner.pt", CPU)
+
+    told = [learner.epoch().loss for _ in range(4)]
+
+    learner.head.eval()
+    with torch.inference_mode():
+        said = learner.head(some.features.float() * 0.1).softmax(1)
+    wanted = some.logits.float().softmax(1)
+    assert told[-1] < 0.1 * told[0]
+    torch.testing.assert_close(said.max(1).values, wanted.max(1).values, atol=0.1, rtol=0)
+    assert torch.equal(said.argmax(1), wanted.argmax(1))
+
+
+def test_a_stopped_learner_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    some = lessons(200)
+    whole = Learner(some, 0.1, SMALL, tmp_path / "whole.pt", CPU)
+    for _ in range(3):
+        whole.epoch()
+
+    Learner(some, 0.1, SMALL, tmp_path / "halves.pt", CPU).epoch()
+    halves = Learner(some, 0.1, SMALL, tmp_path / "halves.pt", CPU)
+    assert halves.done == 1
+    halves.epoch()
+    halves.epoch()
+
+    for name, tensor in whole.head.state_dict().items():
+        assert torch.equal(tensor, halves.head.state_dict()[name]), name
+
+
+def test_a_learner_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    Learner(lessons(100), 0.1, SMALL, tmp_path / "learner.pt", CPU).epoch()
+
+    with pytest.raises(RunUnusable, match=r"another recipe \(crops 100, now 150\)"):
+        Learner(lessons(150), 0.1, SMALL, tmp_path / "learner.pt", CPU)
+
+
+def test_rare_classes_are_lifted_by_the_adjustment(tmp_path: Path) -> None:
+    # Nine of ten crops are of class 0; what stands between the two could be either.
+    maps = torch.full((500, MAPS), 5, dtype=torch.uint8)
+    maps += torch.randint(0, 3, maps.shape, dtype=torch.uint8)
+    seen = (torch.arange(500) % 10 == 0).long()
+    some = Lessons(maps, 9 * functional.one_hot(seen, 1000).half(), torch.full((500,), -1), 0)
+    shares = []
+    for adjustment in (0.0, 1.0):
+        recipe = learn.Recipe(**(vars(SMALL) | {"adjustment": adjustment, "epochs": 12}))
+        learner = Learner(some, 0.1, recipe, tmp_path / f"{adjustment}.pt", CPU)
+        for _ in range(12):
+            learner.epoch()
+        learner.head.eval()
+        with torch.inference_mode():
+            said = learner.head(some.features.float() * 0.1).softmax(1).mean(0)
+        shares.append(float(said[1] / (said[0] + said[1])))
+
+    assert shares[0] == pytest.approx(0.1, abs=0.05)
+    assert shares[1] == pytest.approx(0.5, abs=0.15)
+
+
+def test_a_picture_s_own_label_has_its_share(tmp_path: Path) -> None:
+    labels = torch.full((500,), 77)
+    recipe = learn.Recipe(**(vars(SMALL) | {"label": 0.5}))
+    learner = Learner(lessons(500, labels=labels), 0.1, recipe, tmp_path / "learner.pt", CPU)
+    for _ in range(4):
+        learner.epoch()
+
+    learner.head.eval()
+    with torch.inference_mode():
+        said = learner.head(learner._lessons.features.float() * 0.1).softmax(1)
+    assert said[:, 77].mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_labels_are_the_last_wordnet_id_of_a_path() -> None:
+    assert label_of("n02085620-Chihuahua/n02085620_10074.jpg") == 151
+    assert label_of("photo/cat/n02121620_1308.jpg") == -1  # of WordNet, not of the thousand
+    assert label_of("images/000000000139.jpg") == -1
+    assert len(PLACES) == 1000
+
+
+def test_scores_are_those_of_the_mean_of_ten_softmaxes() -> None:
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(0, 3, (40, 10, 1000)), random.integers(0, 1000, 40)
+    labels[:20] = logits[:20].mean(1).argmax(1)
+
+    found = score(torch.tensor(logits), torch.tensor(labels))
+
+    shares = np.exp(logits) / np.exp(logits).sum(2, keepdims=True)
+    mean = shares.mean(1)
+    ranked = np.argsort(-mean, 1)
+    assert found.top1 == pytest.approx((ranked[:, 0] == labels).mean())
+    assert found.top5 == pytest.approx((ranked[:, :5] == labels[:, None]).any(1).mean())
+    assert found.surprise == pytest.approx(-np.log(mean[range(40), labels]).mean())
+    assert found.confidence == pytest.approx(mean.max(1).mean())
+
+
+def test_the_temperature_that_labels_were_drawn_at_is_found_again() -> None:
+    random = torch.Generator().manual_seed(5)
+    logits = 2 * torch.randn(4000, 1, 1000, generator=random)
+    labels = torch.multinomial((logits[:, 0] / 1.6).softmax(1), 1, generator=random)[:, 0]
+
+    assert temperature_of(logits, labels) == pytest.approx(1.6, abs=0.05)
+
+
+def archive(path: Path, things: object) -> Weights:
+    """A file as the convolutions' one is, and its record."""
+    data = pickle.dumps(things)
+    with tarfile.open(path, "w:gz") as file:
+        member = tarfile.TarInfo(ingredients.MEMBER)
+        member.size = len(data)
+        file.addfile(member, io.BytesIO(data))
+    from model_export.checkpoints import sha256
+
+    return Weights(path.name, "http://127.0.0.1:9/", sha256(path), "none")
+
+
+def test_the_convolutions_are_turned_from_jax_s_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = owt(ranks=(1, 1, 1)).features
+    convolutions = [layer for layer in network if isinstance(layer, torch.nn.Conv2d)]
+    layers = {
+        f"Conv_{place}": {
+            "kernel": layer.weight.detach().permute(2, 3, 1, 0).numpy(),
+            "bias": layer.bias.detach().numpy() if layer.bias is not None else None,
+        }
+        for place, layer in enumerate(convolutions)
+    }
+    weights = archive(tmp_path / "lpips.tar.gz", {"AlexNet_0": layers})
+    monkeypatch.setattr(ingredients, "CONVOLUTIONS", weights)
+
+    trunk = ingredients.trunk(tmp_path)
+
+    views = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        torch.testing.assert_close(trunk(views), network(views))
+
+
+def test_a_convolutions_file_that_would_run_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = archive(tmp_path / "lpips.tar.gz", {"AlexNet_0": subprocess.Popen})
+    monkeypatch.setattr(ingredients, "CONVOLUTIONS", weights)
+
+    with pytest.raises(TrainingError, match=r"names subprocess\.Popen, which is no array"):
+        ingredients.trunk(tmp_path)
+
+
+def test_the_teacher_knows_a_cat() -> None:
+    with Image.open(Path(__file__).parents[1] / "pictures" / "cat.jpg") as image:
+        cat = np.asarray(image.convert("RGB").resize((224, 224)))
+    from model_training.distillation.crops import planes
+
+    views = torch.from_numpy(planes(cat[None], ingredients.TEACHER_PREPARATION))
+    with torch.inference_mode():
+        best = ingredients.teacher()(views)[0].topk(5).indices.tolist()
+
+    assert set(best) & {281, 282, 285}  # tabby, tiger cat, Egyptian cat
+
+
+def test_what_is_written_is_read_back_as_owt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model_export import checkpoints
+    from model_export.variants import VARIANTS
+
+    trunk = owt(ranks=(1, 1, 1)).features
+    monkeypatch.setattr(ingredients, "trunk", lambda downloads: trunk)
+    head = Head((5, 4, 3)).eval()
+
+    write(tmp_path / "weights.safetensors", head, 1.0)
+
+    path = tmp_path / "weights.safetensors"
+    network = checkpoints.build(VARIANTS["owt"], checkpoints.read(path), source=path.name)
+    maps = torch.randn(3, MAPS)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.classifier(maps), head(maps), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(network.features[0].weight, trunk[0].weight)

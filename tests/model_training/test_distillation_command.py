@@ -1,0 +1,187 @@
+"""The whole distillation as a user starts it, on a handful of pictures and two small networks."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from test_distillation import PHOTOGRAPHS, jpeg, photograph, repository
+from typer.testing import CliRunner
+
+from model_export.alexnet import owt
+from model_training.distillation import ingredients, networks
+from model_training.distillation.__main__ import app
+from model_training.distillation.harvest import Harvest, harvest, parts
+from model_training.distillation.lessons import read_lessons
+from model_training.distillation.networks import CLASSES, MAPS, TEACHER, TRUNK
+from model_training.distillation.sets import Manifest, read_manifest
+
+SETS = """
+[validation]
+name = "seen"
+repository = "someone/seen"
+commit = "{seen}"
+labels = "list/labels.txt"
+licence = "CC BY 4.0"
+shows = "ten photographs"
+
+[[set]]
+name = "some"
+repository = "someone/some"
+commit = "{some}"
+paths = "^n0"
+pictures = 24
+crops = 2.5
+smallest = 0.25
+licence = "CC BY 4.0"
+shows = "24 photographs"
+"""
+
+
+def small_network(path: Path, outputs: int, *, integer: bool) -> None:
+    """views -> an average of each of 6 x 6 places, times a matrix: a trunk or teacher in little."""
+    weight = np.random.default_rng(outputs).normal(0, 0.2, (3 * 36, outputs)).astype(np.float32)
+    nodes = [
+        helper.make_node(
+            "AveragePool", ["views"], ["cells"], kernel_shape=[37, 37], strides=[37, 37]
+        ),
+        helper.make_node("Flatten", ["cells"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["said"]),
+    ]
+    constants = [numpy_helper.from_array(weight, "weight")]
+    kind, name, shape = TensorProto.FLOAT, "said", ["N", outputs]
+    if integer:
+        nodes.append(helper.make_node("QuantizeLinear", ["said", "step", "zero"], ["integers"]))
+        constants.append(numpy_helper.from_array(np.float32(0.05), "step"))
+        constants.append(numpy_helper.from_array(np.uint8(0), "zero"))
+        kind, name = TensorProto.UINT8, "integers"
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("views", TensorProto.FLOAT, ["N", 3, 224, 224])],
+        [helper.make_tensor_value_info(name, kind, shape)],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Two repositories, a manifest, and both networks, as an earlier call would have left them."""
+    files = {f"n0{2000000 + i}/{i}.jpg": PHOTOGRAPHS[i].read_bytes() for i in range(24)}
+    some = repository(tmp_path / "clones" / "someone+some", files)
+    shown = {f"list/{i}.jpg": PHOTOGRAPHS[30 + i].read_bytes() for i in range(10)}
+    labels = "".join(f"{i}.jpg, {i}\n" for i in range(10)).encode()
+    seen = repository(tmp_path / "clones" / "someone+seen", shown | {"list/labels.txt": labels})
+    (tmp_path / "sets.toml").write_text(SETS.format(some=some, seen=seen))
+    (tmp_path / "work").mkdir()
+    small_network(tmp_path / "work" / TRUNK, MAPS, integer=True)
+    small_network(tmp_path / "work" / TEACHER, CLASSES, integer=False)
+    return tmp_path
+
+
+def distill(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "model_training.distillation", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def harvested(place: Path, name: str, workers: int) -> Harvest:
+    (place / name).mkdir()
+    listed: Manifest = read_manifest(place / "sets.toml")
+    wanted = list(parts(listed.sets, place / "clones", place / name))
+    done = list(harvest(wanted, place / "work", workers))
+    assert len(done) == len(wanted) == 1
+    return Harvest.load(wanted[0].path)
+
+
+def test_a_harvest_is_the_same_again_and_holds_what_the_networks_say(place: Path) -> None:
+    one, again = harvested(place, "one", 1), harvested(place, "again", 2)
+
+    for name in Harvest.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(one, name), getattr(again, name))
+    assert len(one.paths) == 24
+    assert len(one.features) == len(one.logits) == len(one.owner)
+    counts = np.bincount(one.owner)
+    assert set(counts) == {2, 3}
+    assert 0.2 < (counts == 3).mean() < 0.8
+    assert one.features.shape[1] == MAPS
+    assert one.logits.shape[1] == CLASSES
+
+
+def test_a_harvest_that_was_stopped_does_only_what_is_missing(place: Path) -> None:
+    listed = read_manifest(place / "sets.toml")
+    (place / "work" / "harvest").mkdir()
+    wanted = list(parts(listed.sets, place / "clones", place / "work" / "harvest"))
+    assert len(list(harvest(wanted, place / "work", 1))) == 1
+
+    assert list(harvest(wanted, place / "work", 1)) == []
+
+
+def test_the_command_makes_weights_that_the_exporter_takes(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk = owt(ranks=(1, 1, 1)).features
+    monkeypatch.setattr(ingredients, "trunk", lambda downloads: trunk)
+    weights = place / "weights.safetensors"
+    options = ["--work", place / "work", "--clones", place / "clones"]
+    options += ["--manifest", place / "sets.toml", "--epochs", 2, "--workers", 1]
+
+    done = CliRunner().invoke(app, list(map(str, ["weights", "-o", weights, *options])))
+
+    assert done.exit_code == 0, done.output
+    assert "temperature" in done.output
+    with (place / "work" / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert all(0 <= float(row["top5"]) <= 1 for row in rows)
+
+    model = place / "model.onnx"
+    command = [sys.executable, "-m", "model_export", "--variant", "owt", "-o", str(model)]
+    subprocess.run([*command, "--weights", str(weights)], check=True, capture_output=True)
+    run = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    shares = run.run(["probabilities"], {"images": np.zeros((1, 256, 256, 3), np.uint8)})[0]
+    assert shares.shape == (1, 1000)
+
+
+def test_photographs_to_measure_on_are_listed_and_left_out(place: Path) -> None:
+    options = ["--work", place / "work"]
+    listed = read_manifest(place / "sets.toml")
+    (place / "work" / "harvest").mkdir()
+    wanted = list(parts(listed.sets, place / "clones", place / "work" / "harvest"))
+    list(harvest(wanted, place / "work", 1))
+    (place / "measured").mkdir()
+    small = photograph(4).resize((160, 120))
+    (place / "measured" / "n01440764.jpg").write_bytes(jpeg(small, 70))
+
+    done = distill("exclude", place / "measured", "-o", place / "excluded.txt", *options)
+
+    assert done.returncode == 0, done.stderr
+    _, line = (place / "excluded.txt").read_text().splitlines()
+    assert line.endswith("some n02000004/4.jpg")
+
+    files = [part.path for part in wanted]
+    kept = read_lessons(files, place / "excluded.txt")
+    assert kept.excluded == 1
+    assert 2 <= sum(len(Harvest.load(file).owner) for file in files) - len(kept) <= 3
+
+
+def test_a_folder_without_photographs_is_told(place: Path) -> None:
+    (place / "empty").mkdir()
+
+    done = distill("exclude", place / "empty", "-o", place / "x.txt", "--work", place / "work")
+
+    assert done.returncode == 1
+    assert "holds no pictures to compare with" in done.stderr
+
+
+def test_the_features_scale_is_read_from_the_trunk(place: Path) -> None:
+    assert networks.scale(place / "work") == pytest.approx(0.05)

@@ -1,0 +1,333 @@
+"""The command as its user runs it: a run that is finished, goes on, or one sentence."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lessons import SMALL, write_digits
+from PIL import Image
+from rich.console import Console
+
+from model_export import checkpoints
+from model_export.variants import VARIANTS
+from model_training import __main__ as command
+from model_training import fit, plots
+from model_training.errors import RunUnusable, Stopped
+from model_training.fit import Wishes
+from model_training.run import Run
+from model_training.watch import Watch
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--variant paper` is a small network here, so that a run takes seconds."""
+    monkeypatch.setitem(VARIANTS, "paper", SMALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two digits, six of each."""
+    return write_digits(tmp_path_factory.mktemp("digits"), (0, 1), 6)
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run's folder, and what was said."""
+    run = tmp_path_factory.mktemp("runs") / "my digits"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "paper", SMALL)
+        return run, _fit(folder, run)
+
+
+def test_a_run_leaves_what_the_exporter_takes(finished: tuple[Path, str], folder: Path) -> None:
+    run, _ = finished
+
+    record = json.loads((run / "record.json").read_text("utf-8"))
+    assert record["weights"]["licence"].startswith("that of its pictures")
+    assert "from nothing" in record["weights"]["trained"]
+    assert [(a["crops"], a["pictures"]) for a in record["accuracy"]] == [("one", 2), ("ten", 2)]
+    assert (run / "labels.csv").read_text("utf-8") == "wordnet_id,name\n,0\n,1\n"
+    head, *aside = (run / "validation.csv").read_text("utf-8").splitlines()
+    assert head == "file,label"
+    assert [row.split(",")[1] for row in aside] == ["0", "1"]
+    assert all((folder / row.split(",")[0]).is_file() for row in aside)
+
+
+def test_the_training_sets_mean_is_told_to_the_exporter(finished: tuple[Path, str]) -> None:
+    path = finished[0] / "weights.safetensors"
+
+    normalisation = checkpoints.prepared(VARIANTS["paper"], path).normalisation
+
+    assert normalisation.std == SMALL.normalisation.std
+    assert len(set(normalisation.mean)) == 1  # digits are grey
+    assert 50 < normalisation.mean[0] < 110
+    assert normalisation.mean != VARIANTS["paper"].normalisation.mean
+
+
+def test_a_run_says_what_comes_next(finished: tuple[Path, str]) -> None:
+    run, said = finished
+
+    export, evaluate, serve = said.splitlines()[-3:]
+    assert export.startswith("alexnet-export --variant small --weights '")
+    assert f"--labels '{run}/labels.csv' --record '{run}/record.json'" in export
+    assert export.endswith(f"--name my-digits -o '{run}/my-digits.onnx'")
+    assert evaluate.startswith("alexnet evaluate ")
+    assert evaluate.endswith(f" --labels '{run}/validation.csv' --model '{run}/my-digits.onnx'")
+    assert serve == f"alexnet serve --model '{run}/my-digits.onnx'"
+    assert "2 classes, 10 pictures to learn from, 2 to validate on" in said
+    assert "of 2 pictures held out" in said
+
+
+def test_the_same_command_again_learns_nothing_and_says_the_same(
+    finished: tuple[Path, str], folder: Path
+) -> None:
+    run, said = finished
+    before = (run / "weights.safetensors").stat().st_mtime_ns
+
+    again = _fit(folder, run)
+
+    assert (run / "weights.safetensors").stat().st_mtime_ns == before
+    assert again.splitlines()[-6:] == said.splitlines()[-6:]
+
+
+def test_another_configuration_is_refused_with_what_differs(
+    finished: tuple[Path, str], folder: Path
+) -> None:
+    with pytest.raises(RunUnusable, match=r"batch is 4 there and 5 now; .*seed is 0 there and 1"):
+        _fit(folder, finished[0], batch=5, seed=1)
+
+
+def test_other_pictures_are_another_configuration(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    other = write_digits(tmp_path, (0, 1), 7)
+
+    with pytest.raises(RunUnusable, match="training pictures is"):
+        _fit(other, finished[0])
+
+
+def test_overwrite_begins_anew(folder: Path, tmp_path: Path) -> None:
+    _fit(folder, tmp_path / "run")
+
+    said = _fit(folder, tmp_path / "run", batch=5, overwrite=True)
+
+    assert "epoch 1 of 2" in said
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["batch"] == 5
+
+
+def test_a_damaged_checkpoint_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+    _fit(folder, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"not a checkpoint")
+
+    with pytest.raises(RunUnusable, match=r"checkpoint.pt is damaged; begin anew"):
+        _fit(folder, tmp_path / "run")
+
+
+def test_an_unreadable_picture_is_said_and_left_out(tmp_path: Path) -> None:
+    folder = write_digits(tmp_path / "digits", (0, 1), 6)
+    (folder / "0" / "broken.jpg").write_text("not a picture")
+
+    said = _fit(folder, tmp_path / "run")
+
+    assert "broken.jpg: cannot identify image file" in said
+    assert "10 pictures to learn from" in said
+
+
+def test_wordnet_ids_become_names(tmp_path: Path) -> None:
+    folder = write_digits(tmp_path / "digits", (0, 1), 3)
+    (folder / "0").rename(folder / "n02123045")
+    (folder / "1").rename(folder / "n07920052")
+
+    _fit(folder, tmp_path / "run")
+
+    labels = (tmp_path / "run" / "labels.csv").read_text("utf-8")
+    assert labels == 'wordnet_id,name\nn02123045,"tabby, tabby cat"\nn07920052,espresso\n'
+
+
+def test_the_first_signal_asks_and_the_second_is_the_systems_again() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    with Watch() as watch:
+        watch.check()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped) as stopped:
+            watch.check()
+        assert signal.getsignal(signal.SIGTERM) == before
+
+    assert stopped.value.signal == signal.SIGTERM
+
+
+def test_a_signal_ends_the_command_with_its_status_and_a_checkpoint(tmp_path: Path) -> None:
+    """The real command, on the bundled network."""
+    folder = write_digits(tmp_path / "digits", (0, 1), 6)
+    run = tmp_path / "run"
+    bundled = ROOT / "service" / "bundled" / "alexnet.onnx"
+    given = (str(folder), "-o", str(run), "--weights", str(bundled), "--freeze", "features")
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "model_training",
+            *given,
+            "--epochs",
+            "10000",
+            "--patience",
+            "10000",
+        ],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    while not (run / "steps.csv").exists() and process.poll() is None:
+        time.sleep(0.1)
+
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+
+    assert process.returncode == 143, said
+    assert said == f"alexnet-train: {run}: stopped; the same command goes on from here\n"
+    assert (Run(run).load() or {})["position"]["steps"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gone", "-o", "run"], "there is no folder at gone"),
+        (["empty", "-o", "run"], "holds no class"),
+        (["one", "-o", "run"], "one class only"),
+        (["two", "-o", "run", "--held-out", "0"], "no pictures to validate on"),
+        (["two", "-o", "file"], "decoded pictures cannot be kept in file"),
+        (["two", "-o", "file", "--cache", "cache"], "file cannot be written to"),
+        (["two", "-o", "run", "--freeze", "features"], "nothing worth freezing"),
+        (["two", "-o", "run", "--weights", "gone.pth"], "no weights file at gone.pth"),
+        (["two", "-o", "run", "--weights", "d2l"], "nobody has published weights of d2l"),
+        (["two", "-o", "run", "--weights", "{bundled}", "--variant", "d2l"], "does not fit the"),
+        (["two", "-o", "run", "--device", "cuda"], "finds no CUDA device"),
+        (["plot", "gone"], "no log of a run at"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence_and_status_1(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    bundled_model: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("empty", "one/cat", "two/cat", "two/dog"):
+        Path(name).mkdir(parents=True)
+    for name in ("one/cat/1", "one/cat/2", "two/cat/1", "two/cat/2", "two/dog/1", "two/dog/2"):
+        Image.new("RGB", (300, 280), "green").save(f"{name}.png")
+    Path("file").touch()
+    given = [argument.format(bundled=bundled_model) for argument in arguments]
+
+    status, said = _command(monkeypatch, capsys, *given)
+
+    assert status == 1
+    assert message in said
+    assert said.startswith("alexnet-train: ")
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gone"), [(["x", "-o", "y"], "torch"), (["plot", "x"], "matplotlib")]
+)
+def test_a_missing_package_is_one_sentence_that_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    gone: str,
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == gone else found(name)
+    )
+
+    status, said = _command(monkeypatch, capsys, *arguments)
+
+    assert status == 1
+    assert f"{gone} is not installed; training needs the extras train and cpu" in said
+
+
+def test_the_names_in_the_help_are_those_of_the_tables() -> None:
+    assert {v.value for v in command.VariantName} == set(VARIANTS)
+    assert {p.value for p in command.PrecisionName} - {"auto"} == set(command_kinds())
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_runs_are_drawn_into_one_picture(
+    finished: tuple[Path, str],
+    folder: Path,
+    tmp_path: Path,
+    ending: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    drawn = tmp_path / f"plot.{ending}"
+
+    status, _ = _command(
+        monkeypatch, capsys, "plot", str(finished[0]), str(finished[0]), "-o", str(drawn)
+    )
+
+    assert status == 0
+    content = drawn.read_bytes()
+    assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml"}[ending])
+    assert len(plots.read(finished[0])["validation_top1_error"]) == 2
+
+
+def test_a_plot_shows_all_of_what_is_in_the_log(finished: tuple[Path, str]) -> None:
+    log = plots.read(finished[0])
+
+    figure = plots.draw([finished[0]])
+
+    for axes, (title, columns) in zip(figure.axes, plots.PANELS.items(), strict=True):
+        assert axes.get_title() == title
+        drawn = [np.asarray(line.get_ydata(), float).tolist() for line in axes.lines]
+        scale = 100 if "%" in title else 1
+        assert drawn == [[scale * v for v in log[name]] for name in columns if name]
+        low, high = axes.get_ylim()
+        assert all(low <= value <= high for line in drawn for value in line)
+
+
+def test_a_picture_of_another_kind_is_one_sentence(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    with pytest.raises(RunUnusable, match=r"ends in .png or .svg"):
+        plots.plot([finished[0]], tmp_path / "plot.what")
+
+
+def command_kinds() -> set[str]:
+    from model_training.devices import KINDS
+
+    return set(KINDS)
+
+
+def _fit(folder: Path, run: Path, **wishes: object) -> str:
+    settings: dict[str, object] = {"epochs": 2, "batch": 4, "rate": 0.005, **wishes}
+    console = Console(soft_wrap=True, width=80)
+    with console.capture() as said:
+        fit.fit(Wishes(folder=folder, output=run, **settings), console)  # type: ignore[arg-type]
+    return said.get()
+
+
+def _command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[object, str]:
+    """The exit status of the command, and what it says on standard error."""
+    monkeypatch.setattr(sys, "argv", ["alexnet-train", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    return ended.value.code, capsys.readouterr().err
