@@ -19,6 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,7 +99,7 @@ def identity(paths: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def square_of(path: Path) -> Squares:
+def square_of(path: Path | IO[bytes]) -> Squares:
     """A picture file's square, uint8 (256, 256, 3); ValueError says why there is none.
 
     As the service decodes it, bit for bit; a picture that its camera turned may differ by one

@@ -72,7 +72,9 @@ def distil(
         f"{len(lessons):,} crops, {lessons.excluded} pictures left out as they show what is "
         f"measured on, {int((lessons.prior() * len(lessons) >= 20).sum())} classes seen 20 times"
     )
-    learner = Learner(lessons, scale, recipe, work / "learner.pt", torch.device(device))
+    learner = Learner(
+        lessons, scale, ingredients.classifier(), recipe, work / "learner.pt", torch.device(device)
+    )
     with _bar(console) as bar:
         task = bar.add_task("learning", total=recipe.epochs * learner.steps)
         bar.advance(task, learner.done * learner.steps)

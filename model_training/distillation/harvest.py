@@ -8,6 +8,7 @@ content, so that the same crops come out in whatever order and by however many w
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
@@ -72,9 +73,16 @@ def parts(
         repository = clone(pictures, clones)
         found = entries(pictures, repository)
         for start in range(0, len(found), PART):
-            name = f"{pictures.name}-{seed}-{start // PART:03}.npz"
+            name = f"{pictures.name}-{identity(pictures, seed)}-{start // PART:03}.npz"
             some = tuple(found[start : start + PART])
             yield Part(pictures, repository, some, seed, folder / name)
+
+
+def identity(pictures: PictureSet, seed: int) -> str:
+    """What the crops of a set follow from, in 8 hexadecimal digits: with another commit, other
+    paths or other crops its parts have other names."""
+    told = (pictures.commit, pictures.paths, pictures.crops, pictures.smallest, seed, PART)
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:8]
 
 
 def harvest(wanted: Sequence[Part], folder: Path, workers: int) -> Iterator[Part]:

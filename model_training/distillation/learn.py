@@ -28,15 +28,15 @@ from model_training.errors import RunUnusable
 class Recipe:
     """What is decided before learning begins; the figures that made the bundled model."""
 
-    ranks: Ranks = (384, 256, 256)
-    epochs: int = 10
+    ranks: Ranks = (512, 320, 512)
+    epochs: int = 8
     batch: int = 768  # crops
     rate: float = 2e-3  # the highest; one cycle (Smith 2018), AdamW
     warm_up: float = 0.15  # of the steps
     decay: float = 0.05
     dropout: float = 0.2
     adjustment: float = 0.6  # of the logarithm of a class's share in the crops
-    label: float = 0.0  # share of the picture's own label in what is learned, where it has one
+    label: float = 0.2  # share of the picture's own label in what is learned, where it has one
     seed: int = 0
 
 
@@ -53,8 +53,16 @@ class Learner:
     finds one there goes on from it as if it had never stopped."""
 
     def __init__(
-        self, lessons: Lessons, scale: float, recipe: Recipe, checkpoint: Path, device: torch.device
+        self,
+        lessons: Lessons,
+        scale: float,
+        places: tuple[Tensor, Tensor],
+        recipe: Recipe,
+        checkpoint: Path,
+        device: torch.device,
     ) -> None:
+        """``scale`` is what a step of the features is worth, ``places`` the teacher's last layer:
+        weight (1000, K) and bias (1000,)."""
         self.recipe, self.done = recipe, 0
         self._lessons, self._scale, self._device = lessons, scale, device
         self._checkpoint = checkpoint
@@ -66,7 +74,7 @@ class Learner:
         else:
             some = torch.randperm(len(lessons))[:SAMPLE]
             maps = lessons.features[some].float() * scale
-            self.head.begin(maps, lessons.logits[some].float())
+            self.head.begin(maps, *places)
             kept = None
         self.head.to(device)
         matrices = [p for p in self.head.parameters() if p.ndim > 1]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
@@ -159,7 +160,7 @@ def test_a_crop_is_a_place_of_the_picture_of_the_size_that_was_asked_for() -> No
     assert max(lefts) > 0.4
 
 
-def plain(picture: Image.Image, smallest: float, rng: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]
+def plain(picture: Image.Image, smallest: float, rng: np.random.Generator) -> NDArray[np.uint8]:
     """A crop without its jitter."""
     from model_training.distillation import crops
 
@@ -215,6 +216,8 @@ def test_the_folded_layers_are_owts_and_say_what_the_head_said() -> None:
     for _ in range(3):  # so that the running statistics are not their start
         head(maps + torch.randn_like(maps))
     for norm in head.norms:
+        assert isinstance(norm.weight, torch.Tensor)
+        assert isinstance(norm.bias, torch.Tensor)
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
         torch.nn.init.uniform_(norm.bias, -0.5, 0.5)
     head.eval()
@@ -240,12 +243,15 @@ def lessons(count: int, *, classes: int = 1000, labels: torch.Tensor | None = No
     return Lessons(maps, logits, unknown if labels is None else labels, 0)
 
 
-SMALL = Recipe(ranks=(16, 16, 16), epochs=4, batch=50, rate=3e-3, dropout=0.1, adjustment=0.0)
+PLACES_OF_CLASSES = (torch.eye(1000, 32), torch.zeros(1000))
+SMALL = Recipe(
+    ranks=(16, 16, 16), epochs=4, batch=50, rate=3e-3, dropout=0.1, adjustment=0.0, label=0.0
+)
 
 
 def test_the_head_learns_what_the_teacher_says(tmp_path: Path) -> None:
     some = lessons(500)
-    learner = Learner(some, 0.1, SMALL, tmp_path / "learner.pt", CPU)
+    learner = Learner(some, 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "learner.pt", CPU)
 
     told = [learner.epoch().loss for _ in range(4)]
 
@@ -260,12 +266,12 @@ def test_the_head_learns_what_the_teacher_says(tmp_path: Path) -> None:
 
 def test_a_stopped_learner_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     some = lessons(200)
-    whole = Learner(some, 0.1, SMALL, tmp_path / "whole.pt", CPU)
+    whole = Learner(some, 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "whole.pt", CPU)
     for _ in range(3):
         whole.epoch()
 
-    Learner(some, 0.1, SMALL, tmp_path / "halves.pt", CPU).epoch()
-    halves = Learner(some, 0.1, SMALL, tmp_path / "halves.pt", CPU)
+    Learner(some, 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "halves.pt", CPU).epoch()
+    halves = Learner(some, 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "halves.pt", CPU)
     assert halves.done == 1
     halves.epoch()
     halves.epoch()
@@ -275,10 +281,10 @@ def test_a_stopped_learner_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> N
 
 
 def test_a_learner_of_another_recipe_is_refused(tmp_path: Path) -> None:
-    Learner(lessons(100), 0.1, SMALL, tmp_path / "learner.pt", CPU).epoch()
+    Learner(lessons(100), 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "learner.pt", CPU).epoch()
 
     with pytest.raises(RunUnusable, match=r"another recipe \(crops 100, now 150\)"):
-        Learner(lessons(150), 0.1, SMALL, tmp_path / "learner.pt", CPU)
+        Learner(lessons(150), 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "learner.pt", CPU)
 
 
 def test_rare_classes_are_lifted_by_the_adjustment(tmp_path: Path) -> None:
@@ -290,7 +296,7 @@ def test_rare_classes_are_lifted_by_the_adjustment(tmp_path: Path) -> None:
     shares = []
     for adjustment in (0.0, 1.0):
         recipe = learn.Recipe(**(vars(SMALL) | {"adjustment": adjustment, "epochs": 12}))
-        learner = Learner(some, 0.1, recipe, tmp_path / f"{adjustment}.pt", CPU)
+        learner = Learner(some, 0.1, PLACES_OF_CLASSES, recipe, tmp_path / f"{adjustment}.pt", CPU)
         for _ in range(12):
             learner.epoch()
         learner.head.eval()
@@ -305,7 +311,9 @@ def test_rare_classes_are_lifted_by_the_adjustment(tmp_path: Path) -> None:
 def test_a_picture_s_own_label_has_its_share(tmp_path: Path) -> None:
     labels = torch.full((500,), 77)
     recipe = learn.Recipe(**(vars(SMALL) | {"label": 0.5}))
-    learner = Learner(lessons(500, labels=labels), 0.1, recipe, tmp_path / "learner.pt", CPU)
+    learner = Learner(
+        lessons(500, labels=labels), 0.1, PLACES_OF_CLASSES, recipe, tmp_path / "learner.pt", CPU
+    )
     for _ in range(4):
         learner.epoch()
 
@@ -420,3 +428,15 @@ def test_what_is_written_is_read_back_as_owt(
     with torch.inference_mode():
         torch.testing.assert_close(network.classifier(maps), head(maps), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(network.features[0].weight, trunk[0].weight)
+
+
+def test_the_page_lists_the_manifest_s_sets() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "distillation.md").read_text("utf-8")
+    rows = [
+        f"| [{source.repository}]({source.url}) | {source.shows} | {source.pictures:,} "
+        f"| {source.crops:g} | {source.licence} |"
+        for source in read_manifest().sets
+    ]
+
+    assert "\n".join(rows) in page
+    assert read_manifest().validation.url in page

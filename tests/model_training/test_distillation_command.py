@@ -56,17 +56,17 @@ def small_network(path: Path, outputs: int, *, integer: bool) -> None:
         helper.make_node("MatMul", ["flat", "weight"], ["said"]),
     ]
     constants = [numpy_helper.from_array(weight, "weight")]
-    kind, name, shape = TensorProto.FLOAT, "said", ["N", outputs]
+    kind, name = TensorProto.FLOAT, "said"
     if integer:
         nodes.append(helper.make_node("QuantizeLinear", ["said", "step", "zero"], ["integers"]))
-        constants.append(numpy_helper.from_array(np.float32(0.05), "step"))
-        constants.append(numpy_helper.from_array(np.uint8(0), "zero"))
+        constants.append(numpy_helper.from_array(np.array(0.05, np.float32), "step"))
+        constants.append(numpy_helper.from_array(np.array(0, np.uint8), "zero"))
         kind, name = TensorProto.UINT8, "integers"
     graph = helper.make_graph(
         nodes,
         "small",
         [helper.make_tensor_value_info("views", TensorProto.FLOAT, ["N", 3, 224, 224])],
-        [helper.make_tensor_value_info(name, kind, shape)],
+        [helper.make_tensor_value_info(name, kind, ["N", outputs])],
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
@@ -153,7 +153,6 @@ def test_the_command_makes_weights_that_the_exporter_takes(
 
 
 def test_photographs_to_measure_on_are_listed_and_left_out(place: Path) -> None:
-    options = ["--work", place / "work"]
     listed = read_manifest(place / "sets.toml")
     (place / "work" / "harvest").mkdir()
     wanted = list(parts(listed.sets, place / "clones", place / "work" / "harvest"))
@@ -162,7 +161,9 @@ def test_photographs_to_measure_on_are_listed_and_left_out(place: Path) -> None:
     small = photograph(4).resize((160, 120))
     (place / "measured" / "n01440764.jpg").write_bytes(jpeg(small, 70))
 
-    done = distill("exclude", place / "measured", "-o", place / "excluded.txt", *options)
+    done = distill(
+        "exclude", place / "measured", "-o", place / "excluded.txt", "--work", place / "work"
+    )
 
     assert done.returncode == 0, done.stderr
     _, line = (place / "excluded.txt").read_text().splitlines()
