@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import enum
 import importlib.util
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -96,6 +95,7 @@ def train(
     with _sentences():
         _require("torch", "onnx", "onnxruntime")
         from model_training import fit
+        from model_training.devices import processors
 
         fit.fit(
             fit.Wishes(
@@ -116,7 +116,7 @@ def train(
                 seed=seed,
                 device=device.value,
                 precision=precision.value,
-                workers=workers or len(os.sched_getaffinity(0)),
+                workers=workers or processors(),
                 cache=cache,
                 overwrite=overwrite,
             ),

@@ -7,7 +7,7 @@ file that is exported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from model_training.augmentation import cut, cut_ten, prepare
 from model_training.squares import SIDE, Squares
 
 VIEWS = 120  # that go through the network at once
+AHEAD = 8  # batches that are made before they are asked for, at most
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -88,14 +89,14 @@ def wrong(scores: torch.Tensor, truth: torch.Tensor) -> tuple[int, int]:
     return len(right) - int(right[:, 0].sum()), len(right) - int(right.sum())
 
 
-def ahead(make: Callable[[T], U], things: list[T], workers: int) -> Generator[U]:
+def ahead(make: Callable[[T], U], things: Iterable[T], workers: int) -> Generator[U]:
     """``make`` of each thing, in order, made by threads a little before it is asked for."""
     with ThreadPoolExecutor(workers) as pool:
         waiting: list[Future[U]] = []
         try:
             for thing in things:
                 waiting.append(pool.submit(make, thing))
-                if len(waiting) > 2 * workers:
+                if len(waiting) > min(2 * workers, AHEAD):
                     yield waiting.pop(0).result()
             while waiting:
                 yield waiting.pop(0).result()

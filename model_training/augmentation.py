@@ -11,6 +11,7 @@ resumed draws what it would have drawn.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,14 +57,20 @@ class Plan:
     draws: Floats  # (N, 3), standard normal, for the colours
 
 
-def colours_of(squares: Squares, rows: NDArray[np.int64]) -> Colours:
-    """Mean and principal components of the RGB values of all pixels of these rows."""
+def colours_of(
+    squares: Squares, rows: NDArray[np.int64], step: Callable[[], None] = lambda: None
+) -> Colours:
+    """Mean and principal components of the RGB values of all pixels of these rows.
+
+    ``step`` is called for each row.
+    """
     total, products = np.zeros(3), np.zeros((3, 3))
     for row in rows:
         pixels = squares[row].reshape(-1, 3).astype(np.float64)
         # Whole numbers, far below 2 ** 53 for a million pictures: the sums are exact.
         total += pixels.sum(0)
         products += pixels.T @ pixels
+        step()
     count = len(rows) * SIDE * SIDE
     mean = total / count
     values, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))

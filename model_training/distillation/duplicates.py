@@ -24,6 +24,15 @@ def thumbnails(picture: Image.Image) -> NDArray[np.uint8]:
     return np.stack([_thumbnail(picture), _thumbnail(_square(picture))])
 
 
+def turned(photographs: Thumbnails) -> Thumbnails:
+    """(8 N, 2, 256): as they are, turned by each quarter, and the mirror images of these.  Cameras
+    say in EXIF which way is up, and copies forget it."""
+    grids = photographs.reshape(-1, 2, SIDE, SIDE)
+    quarters = [np.rot90(grids, quarter, axes=(2, 3)) for quarter in range(4)]
+    both = np.concatenate([*quarters, *(grid[..., ::-1] for grid in quarters)])
+    return both.reshape(-1, 2, SIDE * SIDE)
+
+
 def alike(pictures: Thumbnails, photographs: Thumbnails) -> NDArray[np.bool_]:
     """(N,): which of the pictures is one of the photographs."""
     theirs = _unit(photographs.reshape(-1, SIDE * SIDE))

@@ -9,10 +9,13 @@ content, so that the same crops come out in whatever order and by however many w
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +28,12 @@ from model_training.distillation.crops import random_crop
 from model_training.distillation.duplicates import thumbnails
 from model_training.distillation.pictures import Entry, clone, contents, decode, entries
 from model_training.distillation.sets import PictureSet
+from model_training.errors import TrainingError
 
 PART = 2500  # pictures
+PIXELS = 1  # to be raised when decode() or random_crop() begin to make other pixels
 BATCH = 16  # crops
+HARVEST = "harvest"  # the work folder's part of it
 
 
 @dataclass(frozen=True)
@@ -60,43 +66,51 @@ class Harvest:
 
     def save(self, path: Path) -> None:
         """Write the arrays, whole or not at all."""
-        half = path.with_suffix(".part.npz")
-        np.savez(half, **vars(self))
+        half = path.with_suffix(".part")
+        with half.open("wb") as file:
+            np.savez(file, **vars(self))
         os.replace(half, path)
 
 
-def parts(
-    sets: Sequence[PictureSet], clones: Path, folder: Path, *, seed: int = 0
-) -> Iterator[Part]:
-    """All parts of all sets, in the manifest's order; repositories are fetched on the way."""
+def parts(sets: Sequence[PictureSet], clones: Path, work: Path, *, seed: int = 0) -> Iterator[Part]:
+    """All parts of all sets, in the manifest's order; repositories are fetched on the way.
+
+    A part's file is named for all that it follows from: another commit, other crops or other
+    networks (in ``work``) have other files.
+    """
+    asked = networks.identity(work)
     for pictures in sets:
         repository = clone(pictures, clones)
         found = entries(pictures, repository)
         for start in range(0, len(found), PART):
-            name = f"{pictures.name}-{identity(pictures, seed)}-{start // PART:03}.npz"
             some = tuple(found[start : start + PART])
-            yield Part(pictures, repository, some, seed, folder / name)
-
-
-def identity(pictures: PictureSet, seed: int) -> str:
-    """What the crops of a set follow from, in 8 hexadecimal digits: with another commit, other
-    paths or other crops its parts have other names."""
-    told = (pictures.commit, pictures.paths, pictures.crops, pictures.smallest, seed, PART)
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:8]
+            told = [PIXELS, seed, pictures.crops, pictures.smallest, asked]
+            told += [entry.blob for entry in some]
+            digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+            name = f"{pictures.name}-{start // PART:03}-{digest}.npz"
+            yield Part(pictures, repository, some, seed, work / HARVEST / name)
 
 
 def harvest(wanted: Sequence[Part], folder: Path, workers: int) -> Iterator[Part]:
     """Work on the parts that are not there yet; gives each when it is."""
     missing = [part for part in wanted if not part.path.is_file()]
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        try:
-            jobs = {pool.submit(reap, part, folder): part for part in missing}
-            for job in as_completed(jobs):
-                job.result()
-                yield jobs[job]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    # Not as a context manager: leaving that would take the cancelling back.  Workers end at once on
+    # Ctrl-C; else it would be a part's result.
+    pool = ProcessPoolExecutor(
+        workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_DFL)
+    )
+    try:
+        jobs = {pool.submit(reap, part, folder): part for part in missing}
+        for job in as_completed(jobs):
+            job.result()
+            yield jobs[job]
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "a worker was killed, perhaps for its memory; start again, with fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def reap(part: Part, folder: Path) -> None:
@@ -115,8 +129,8 @@ def reap(part: Part, folder: Path) -> None:
         logits.append(runs.logits(batch))
         crops.clear()
 
-    for entry, data in contents(part.repository, list(part.entries)):
-        picture = decode(data) if data is not None else None
+    for entry, data in contents(part.repository, part.entries):
+        picture = decode(data)
         if picture is None:
             continue
         for crop in crops_of(picture, part, entry):

@@ -137,9 +137,13 @@ class Learner:
             return low + (self.recipe.rate - low) * (1 - math.cos(math.pi * share / warm)) / 2
         return self.recipe.rate * (1 + math.cos(math.pi * (share - warm) / (1 - warm))) / 2
 
+    def _settings(self) -> dict[str, Any]:
+        told = {"crops": len(self._lessons), "lessons": self._lessons.identity}
+        return asdict(self.recipe) | told
+
     def _write(self) -> None:
         state = {
-            "recipe": asdict(self.recipe) | {"crops": len(self._lessons)},
+            "recipe": self._settings(),
             "head": self.head.state_dict(),
             "optimiser": self._optimiser.state_dict(),
             "done": self.done,
@@ -150,7 +154,7 @@ class Learner:
 
     def _read(self) -> dict[str, Any]:
         kept = torch.load(self._checkpoint, weights_only=True, map_location="cpu")
-        wanted = asdict(self.recipe) | {"crops": len(self._lessons)}
+        wanted = self._settings()
         other = [
             f"{name} {kept['recipe'].get(name)}, now {value}"
             for name, value in wanted.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from model_export.export import imagenet_labels
-from model_training.distillation.harvest import Harvest
+from model_training.distillation.networks import CLASSES, MAPS
 from model_training.errors import TrainingError
 
 EXCLUDED = Path(__file__).with_name("excluded.txt")
-WORDNET_ID = re.compile(r"n\d{8}")
+WORDNET_ID = re.compile(r"(?<![A-Za-z0-9])n\d{8}(?!\d)")
 UNKNOWN = -1
 
 
@@ -30,6 +31,7 @@ class Lessons:
     logits: Tensor
     labels: Tensor
     excluded: int  # pictures
+    identity: str = ""  # what they follow from
 
     def __len__(self) -> int:
         return len(self.features)
@@ -44,25 +46,31 @@ class Lessons:
 
 def read_lessons(files: Iterable[Path], excluded: Path = EXCLUDED) -> Lessons:
     """Join the harvest's files; the excluded pictures' crops are left out."""
-    out = read_excluded(excluded)
-    features, logits, labels, missed = [], [], [], 0
+    out, files = read_excluded(excluded), list(files)
+    kept, labels, missed = [], [], 0
     for file in files:
-        harvest = Harvest.load(file)
-        wanted = np.array([blob not in out for blob in harvest.blobs.tolist()], bool)
-        kept = wanted[harvest.owner]
-        classes = np.array([label_of(path) for path in harvest.paths.tolist()], np.int64)
-        features.append(harvest.features[kept])
-        logits.append(harvest.logits[kept])
-        labels.append(classes[harvest.owner][kept])
+        with np.load(file) as arrays:
+            blobs, paths, owner = (arrays[name] for name in ("blobs", "paths", "owner"))
+        wanted = np.array([blob not in out for blob in blobs.tolist()], bool)
+        classes = np.array([label_of(path) for path in paths.tolist()], np.int64)
+        kept.append(np.flatnonzero(wanted[owner]))
+        labels.append(classes[owner][kept[-1]])
         missed += int((~wanted).sum())
-    if not features:
+    count = sum(map(len, kept))
+    if not count:
         raise TrainingError("nothing has been harvested; is the manifest empty?")
-    return Lessons(
-        torch.from_numpy(np.concatenate(features)),
-        torch.from_numpy(np.concatenate(logits)),
-        torch.from_numpy(np.concatenate(labels)),
-        missed,
-    )
+    # Filled part by part: at 320,000 crops the features take 3 GB once, and no more.
+    features = torch.empty((count, MAPS), dtype=torch.uint8)
+    logits = torch.empty((count, CLASSES), dtype=torch.float16)
+    end = 0
+    for file, rows in zip(files, kept, strict=True):
+        start, end = end, end + len(rows)
+        with np.load(file) as arrays:
+            np.take(arrays["features"], rows, 0, out=features[start:end].numpy())
+            np.take(arrays["logits"], rows, 0, out=logits[start:end].numpy())
+    digest = hashlib.sha256("\n".join([*(file.name for file in files), *sorted(out)]).encode())
+    labelled = torch.from_numpy(np.concatenate(labels))
+    return Lessons(features, logits, labelled, missed, digest.hexdigest())
 
 
 def read_excluded(path: Path = EXCLUDED) -> set[str]:

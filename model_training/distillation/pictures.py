@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from model_training.distillation.sets import PictureSet, Source
 from model_training.errors import TrainingError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # whatever their names end in
 SMALLEST = 32  # pixels of the shorter side; below it there is nothing to see
 LARGE = 640  # pixels; a shorter side beyond it is brought to 512, which a crop of 224 needs at most
 
@@ -56,8 +58,8 @@ def entries(pictures: PictureSet, repository: Path) -> list[Entry]:
     return sorted(found.values(), key=lambda entry: hashlib.sha1(entry.blob.encode()).digest())
 
 
-def contents(repository: Path, wanted: list[Entry]) -> Iterator[tuple[Entry, bytes | None]]:
-    """Each picture's bytes, one after the other; None where the repository lacks them."""
+def contents(repository: Path, wanted: Sequence[Entry]) -> Iterator[tuple[Entry, bytes]]:
+    """Each picture's bytes, one after the other."""
     command = ["git", "--git-dir", str(repository), "cat-file", "--batch"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as git:
         assert git.stdin is not None
@@ -66,10 +68,13 @@ def contents(repository: Path, wanted: list[Entry]) -> Iterator[tuple[Entry, byt
             git.stdin.write(entry.blob.encode() + b"\n")
             git.stdin.flush()
             header = git.stdout.readline().split()
-            if header[1:] == [b"missing"]:
-                yield entry, None
-                continue
-            size = int(header[2])
+            if not header or header[-1] == b"missing":
+                git.stdin.close()
+                raise TrainingError(
+                    f"{entry.path} is not in {repository}: it is no whole clone, or a damaged one; "
+                    "delete it, and it is fetched again"
+                )
+            size = int(header[-1])
             yield entry, git.stdout.read(size)
             git.stdout.read(1)
         git.stdin.close()
@@ -83,10 +88,10 @@ def read_file(repository: Path, commit: str, path: str) -> bytes:
 def decode(data: bytes) -> Image.Image | None:
     """The picture in RGB, no larger than crops of it need; None where it is none or a tiny one."""
     try:
-        with Image.open(io.BytesIO(data)) as file:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
             file.draft("RGB", (512, 512))
             picture = ImageOps.exif_transpose(file).convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # decoders let out whatever they like
         return None
     shorter = min(picture.size)
     if shorter < SMALLEST:
@@ -100,7 +105,13 @@ def decode(data: bytes) -> Image.Image | None:
 def _git(repository: Path, *arguments: str) -> bytes:
     command = ["git", "--git-dir", str(repository), *arguments]
     try:
-        return subprocess.run(command, check=True, capture_output=True).stdout
+        return subprocess.run(
+            command,
+            check=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"GIT_TERMINAL_PROMPT": "0"},  # a name nobody knows is no question
+        ).stdout
     except FileNotFoundError as error:
         raise TrainingError(
             "git is not installed; the picture sets are git repositories"

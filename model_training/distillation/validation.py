@@ -6,6 +6,7 @@ Their ten views go through the trunk once; a head is then measured in seconds.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from model_export.views import ten_crops
-from model_training.distillation.crops import SIDE
+from model_training.distillation import crops, networks
+from model_training.distillation.duplicates import SIDE, Thumbnails, thumbnails
 from model_training.distillation.head import CLASSES, MAPS, Head
-from model_training.distillation.networks import Networks
 from model_training.distillation.pictures import Entry, contents, read_file
 from model_training.distillation.sets import Validation
 from model_training.squares import square_of
@@ -30,10 +32,12 @@ COOLEST, HOTTEST = 0.25, 4.0  # temperatures that are tried
 
 @dataclass(frozen=True)
 class Photographs:
-    """``features`` uint8 (N, 10, 9216) of the ten views, and the class indices ``labels`` (N,)."""
+    """``features`` uint8 (N, 10, 9216) of the ten views, the class indices ``labels`` (N,), and
+    ``thumbs`` uint8 (N, 2, 256), as in duplicates.py."""
 
     features: Tensor
     labels: Tensor
+    thumbs: Thumbnails
 
 
 @dataclass(frozen=True)
@@ -46,24 +50,33 @@ class Score:
     confidence: float
 
 
-def read_photographs(source: Validation, repository: Path, folder: Path) -> Photographs:
-    """The photographs' features, from ``folder``/validation.npz or computed into it."""
-    kept = folder / "validation.npz"
+def read_photographs(source: Validation, repository: Path, work: Path) -> Photographs:
+    """The photographs' features, from a file in ``work`` or computed into it."""
+    told = f"{source.commit} {source.labels} {networks.identity(work)}"
+    kept = work / f"validation-{hashlib.sha256(told.encode()).hexdigest()[:12]}.npz"
     if not kept.is_file():
-        networks = Networks(folder)
+        asked = networks.Networks(work)
         lines = read_file(repository, source.commit, source.labels).decode().splitlines()
         rows = [line.split(",") for line in lines if line.strip()]
         home = PurePosixPath(source.labels).parent
         wanted = [Entry(path, f"{source.commit}:{home / path}") for path, _ in rows]
         features = np.empty((len(rows), VIEWS, MAPS), np.uint8)
+        thumbs = np.empty((len(rows), 2, SIDE * SIDE), np.uint8)
         for row, (_, data) in enumerate(contents(repository, wanted)):
-            square = square_of(io.BytesIO(data or b""))
-            features[row] = networks.features(ten_crops(square[None], SIDE)[0])
-        half = kept.with_suffix(".part.npz")
-        np.savez(half, features=features, labels=np.array([int(row[1]) for row in rows]))
+            square = square_of(io.BytesIO(data))
+            features[row] = asked.features(ten_crops(square[None], crops.SIDE)[0])
+            thumbs[row] = thumbnails(Image.fromarray(square))
+        labels = np.array([int(row[1]) for row in rows])
+        half = kept.with_suffix(".part")
+        with half.open("wb") as file:
+            np.savez(file, features=features, labels=labels, thumbs=thumbs)
         os.replace(half, kept)
     with np.load(kept) as arrays:
-        return Photographs(torch.from_numpy(arrays["features"]), torch.from_numpy(arrays["labels"]))
+        return Photographs(
+            torch.from_numpy(arrays["features"]),
+            torch.from_numpy(arrays["labels"]),
+            arrays["thumbs"],
+        )
 
 
 @torch.inference_mode()

@@ -15,6 +15,9 @@ Davison and D. V. Hinkley ("Bootstrap Methods and their Application", 1997, equa
 end adds only how far the resamples scatter above their middle.  And the lower end is 0 where a
 perfectly calibrated model would often show as much: the same probabilities, with answers that are
 right just so often, after J. Broecker and L. A. Smith, Weather and Forecasting 22 (2007), 651-661.
+
+Where all pictures have the same probability and are all right, or all wrong, every resample is the
+same, and the interval has no width: it says nothing then.
 """
 
 from collections.abc import Sequence

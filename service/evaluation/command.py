@@ -5,7 +5,8 @@ The command `alexnet evaluate FOLDER`: from the settings to the results.
 import json
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -98,20 +99,23 @@ def evaluate(
     choices = None if crops is None else list(dict.fromkeys(crops.split(",")))
     settings = [load_settings(model=path, device=device) for path in models]
     results, asked, decode = _measure(folder, settings, choices, labels=labels, data=data)
-    if output is not None:
-        _write_json(output, results)
-    if record is not None:
-        records.write(record, results)
-    if report is not None:
-        from service.evaluation.report import write
-
-        write(report, results, asked.names, decode)
     if as_json:
         typer.echo(_json(results))
     else:
         from service.evaluation.terminal import show
 
         show(results, per_class=per_class)
+    if output is not None:
+        with _written("--output", output):
+            _write_json(output, results)
+    if record is not None:
+        with _written("--record", record):
+            records.write(record, results)
+    if report is not None:
+        from service.evaluation.report import write
+
+        with _written("--report", report):
+            write(report, results, asked.names, decode)
 
 
 def candidates(
@@ -206,8 +210,26 @@ def _check(places: dict[str, Path | None]) -> None:
             raise SettingsInvalid(f"{option} {path}: this is a folder; choose the name of a file")
         if not path.parent.is_dir():
             raise SettingsInvalid(f"{option} {path}: there is no folder {path.parent}; make it")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise SettingsInvalid(
+                f"{option} {path}: the folder {path.parent} cannot be written to; choose another"
+            )
     if len({path.resolve() for path in given.values()}) < len(given):
         raise SettingsInvalid(f"{' and '.join(given)} must be different files")
+
+
+@contextmanager
+def _written(option: str, path: Path) -> Iterator[None]:
+    """What the system says of a file is one sentence."""
+    from service.evaluation.truth import EvaluationFailed
+
+    try:
+        yield
+    except OSError as error:
+        raise EvaluationFailed(
+            f"{option} {path} cannot be written ({error.strerror}); choose another place, or make "
+            "room"
+        ) from error
 
 
 def _write_json(path: Path, results: "Results") -> None:

@@ -1,8 +1,8 @@
 """
 Answers -> all that is known of them, as JSON has it.
 
-What is printed, reported and recorded is taken from here, so that all say the same numbers; they
-are rounded once, to six digits.
+What is printed, reported and recorded is taken from here, so that all say the same numbers: JSON
+and record round them to six digits, tables and report to what they show.
 """
 
 from collections import Counter

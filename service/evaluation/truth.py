@@ -160,6 +160,11 @@ def _read_table(path: Path) -> dict[bytes, str]:
                     f"there is no {' and no '.join(missing)}"
                 )
             for row in rows:
+                if "\0" in (row["file"] or ""):
+                    raise SettingsInvalid(
+                        f"--labels {path}, line {rows.line_num}: the name of a file cannot hold "
+                        "the character NUL; write the table as UTF-8 without it"
+                    )
                 name = os.fsencode(os.path.normpath(row["file"] or ""))
                 label = (row["label"] or "").strip()
                 if labels.setdefault(name, label) != label:

@@ -20,10 +20,10 @@ from model_export.variants import Weights
 from model_training.distillation import ingredients, learn
 from model_training.distillation.crops import LUMA, random_crop
 from model_training.distillation.distil import write
-from model_training.distillation.duplicates import alike, thumbnails
+from model_training.distillation.duplicates import alike, thumbnails, turned
 from model_training.distillation.head import MAPS, Head, folded
 from model_training.distillation.learn import Learner, Recipe
-from model_training.distillation.lessons import PLACES, Lessons, label_of
+from model_training.distillation.lessons import PLACES, Lessons, label_of, read_excluded
 from model_training.distillation.pictures import clone, contents, decode, entries
 from model_training.distillation.sets import PictureSet, read_manifest
 from model_training.distillation.validation import score, temperature_of
@@ -201,6 +201,15 @@ def test_a_picture_is_known_again_after_scaling_cropping_to_a_square_and_jpeg() 
     assert alike(np.stack([thumbnails(p) for p in again if p]), photographs).all()
 
 
+@pytest.mark.parametrize("way", list(Image.Transpose))
+def test_a_picture_is_known_again_turned_or_mirrored(way: Image.Transpose) -> None:
+    photographs = turned(np.stack([thumbnails(photograph(i)) for i in range(20)]))
+    other = photograph(3).transpose(way)
+
+    assert alike(thumbnails(other)[None], photographs).all()
+    assert not alike(thumbnails(photograph(30).transpose(way))[None], photographs).any()
+
+
 def test_other_pictures_are_not_taken_for_the_same() -> None:
     some = np.stack([thumbnails(photograph(i)) for i in range(30)])
     others = np.stack([thumbnails(photograph(i)) for i in range(30, 60)])
@@ -323,10 +332,19 @@ def test_a_picture_s_own_label_has_its_share(tmp_path: Path) -> None:
     assert said[:, 77].mean() == pytest.approx(0.5, abs=0.05)
 
 
+def test_the_photographs_that_measure_the_model_are_excluded() -> None:
+    # Every second one of the samples is among them: one of every class.
+    excluded = read_excluded()
+
+    assert len(excluded) >= 500
+    assert all(len(blob) == 40 for blob in excluded)
+
+
 def test_labels_are_the_last_wordnet_id_of_a_path() -> None:
     assert label_of("n02085620-Chihuahua/n02085620_10074.jpg") == 151
     assert label_of("photo/cat/n02121620_1308.jpg") == -1  # of WordNet, not of the thousand
     assert label_of("images/000000000139.jpg") == -1
+    assert label_of("n02085620/train00012345.jpg") == 151
     assert len(PLACES) == 1000
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,16 +14,18 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from test_distillation import PHOTOGRAPHS, jpeg, photograph, repository
 from typer.testing import CliRunner
 
 from model_export.alexnet import owt
 from model_training.distillation import ingredients, networks
 from model_training.distillation.__main__ import app
-from model_training.distillation.harvest import Harvest, harvest, parts
+from model_training.distillation.harvest import Harvest, Part, harvest, parts
 from model_training.distillation.lessons import read_lessons
 from model_training.distillation.networks import CLASSES, MAPS, TEACHER, TRUNK
-from model_training.distillation.sets import Manifest, read_manifest
+from model_training.distillation.sets import read_manifest
+from model_training.errors import TrainingError
 
 SETS = """
 [validation]
@@ -45,9 +49,11 @@ shows = "24 photographs"
 """
 
 
-def small_network(path: Path, outputs: int, *, integer: bool) -> None:
+def small_network(path: Path, outputs: int, *, integer: bool, seed: int = 0) -> None:
     """views -> an average of each of 6 x 6 places, times a matrix: a trunk or teacher in little."""
-    weight = np.random.default_rng(outputs).normal(0, 0.2, (3 * 36, outputs)).astype(np.float32)
+    weight = (
+        np.random.default_rng([outputs, seed]).normal(0, 0.2, (3 * 36, outputs)).astype(np.float32)
+    )
     nodes = [
         helper.make_node(
             "AveragePool", ["views"], ["cells"], kernel_shape=[37, 37], strides=[37, 37]
@@ -94,11 +100,17 @@ def distill(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def harvested(place: Path, name: str, workers: int) -> Harvest:
-    (place / name).mkdir()
-    listed: Manifest = read_manifest(place / "sets.toml")
-    wanted = list(parts(listed.sets, place / "clones", place / name))
-    done = list(harvest(wanted, place / "work", workers))
+def wanted_parts(place: Path, work: str = "work") -> list[Part]:
+    listed = read_manifest(place / "sets.toml")
+    (place / work / "harvest").mkdir(exist_ok=True)
+    return list(parts(listed.sets, place / "clones", place / work))
+
+
+def harvested(place: Path, work: str, workers: int) -> Harvest:
+    """A harvest in a work folder of its own."""
+    shutil.copytree(place / "work", place / work)
+    wanted = wanted_parts(place, work)
+    done = list(harvest(wanted, place / work, workers))
     assert len(done) == len(wanted) == 1
     return Harvest.load(wanted[0].path)
 
@@ -118,12 +130,37 @@ def test_a_harvest_is_the_same_again_and_holds_what_the_networks_say(place: Path
 
 
 def test_a_harvest_that_was_stopped_does_only_what_is_missing(place: Path) -> None:
-    listed = read_manifest(place / "sets.toml")
-    (place / "work" / "harvest").mkdir()
-    wanted = list(parts(listed.sets, place / "clones", place / "work" / "harvest"))
-    assert len(list(harvest(wanted, place / "work", 1))) == 1
+    assert len(list(harvest(wanted_parts(place), place / "work", 1))) == 1
 
-    assert list(harvest(wanted, place / "work", 1)) == []
+    assert list(harvest(wanted_parts(place), place / "work", 1)) == []
+
+
+@pytest.mark.parametrize("change", ["crops", "smallest", "paths", "trunk"])
+def test_what_was_harvested_otherwise_is_not_used(place: Path, change: str) -> None:
+    before = wanted_parts(place)[0].path
+    manifest = (place / "sets.toml").read_text()
+    match change:
+        case "crops":
+            manifest = manifest.replace("crops = 2.5", "crops = 3")
+        case "smallest":
+            manifest = manifest.replace("smallest = 0.25", "smallest = 0.5")
+        case "paths":
+            manifest = manifest.replace('paths = "^n0"', 'paths = "^n0200000"')
+        case "trunk":
+            small_network(place / "work" / TRUNK, MAPS, integer=True, seed=9)
+    (place / "sets.toml").write_text(manifest)
+
+    assert wanted_parts(place)[0].path != before
+
+
+def test_a_part_that_fails_ends_the_harvest(place: Path) -> None:
+    (part,) = wanted_parts(place)
+    shutil.rmtree(part.repository / "objects")
+
+    with pytest.raises(TrainingError, match="it is no whole clone"):
+        list(harvest([part], place / "work", 1))
+
+    assert not part.path.exists()
 
 
 def test_the_command_makes_weights_that_the_exporter_takes(
@@ -132,8 +169,8 @@ def test_the_command_makes_weights_that_the_exporter_takes(
     trunk = owt(ranks=(1, 1, 1)).features
     monkeypatch.setattr(ingredients, "trunk", lambda downloads: trunk)
     weights = place / "weights.safetensors"
-    options = ["--work", place / "work", "--clones", place / "clones"]
-    options += ["--manifest", place / "sets.toml", "--epochs", 2, "--workers", 1]
+    options: list[str | Path] = ["--work", place / "work", "--clones", place / "clones"]
+    options += ["--manifest", place / "sets.toml", "--epochs", "2", "--workers", "1"]
 
     done = CliRunner().invoke(app, list(map(str, ["weights", "-o", weights, *options])))
 
@@ -146,33 +183,34 @@ def test_the_command_makes_weights_that_the_exporter_takes(
 
     model = place / "model.onnx"
     command = [sys.executable, "-m", "model_export", "--variant", "owt", "-o", str(model)]
-    subprocess.run([*command, "--weights", str(weights)], check=True, capture_output=True)
+    record = weights.with_suffix(".json")
+    assert json.loads(record.read_text())["accuracy"] == []
+    command += ["--weights", str(weights), "--record", str(record)]
+    subprocess.run(command, check=True, capture_output=True)
     run = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     shares = run.run(["probabilities"], {"images": np.zeros((1, 256, 256, 3), np.uint8)})[0]
     assert shares.shape == (1, 1000)
 
 
 def test_photographs_to_measure_on_are_listed_and_left_out(place: Path) -> None:
-    listed = read_manifest(place / "sets.toml")
-    (place / "work" / "harvest").mkdir()
-    wanted = list(parts(listed.sets, place / "clones", place / "work" / "harvest"))
+    wanted = wanted_parts(place)
     list(harvest(wanted, place / "work", 1))
     (place / "measured").mkdir()
-    small = photograph(4).resize((160, 120))
+    small = photograph(4).resize((160, 120)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     (place / "measured" / "n01440764.jpg").write_bytes(jpeg(small, 70))
+    options: list[str | Path] = ["--work", place / "work", "--clones", place / "clones"]
+    options += ["--manifest", place / "sets.toml", "-o", place / "excluded.txt"]
 
-    done = distill(
-        "exclude", place / "measured", "-o", place / "excluded.txt", "--work", place / "work"
-    )
+    done = distill("exclude", place / "measured", *options)
 
     assert done.returncode == 0, done.stderr
     _, line = (place / "excluded.txt").read_text().splitlines()
     assert line.endswith("some n02000004/4.jpg")
-
     files = [part.path for part in wanted]
     kept = read_lessons(files, place / "excluded.txt")
     assert kept.excluded == 1
     assert 2 <= sum(len(Harvest.load(file).owner) for file in files) - len(kept) <= 3
+    assert kept.identity != read_lessons(files).identity
 
 
 def test_a_folder_without_photographs_is_told(place: Path) -> None:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from lessons import write_digits
+from PIL import Image
 from rich.console import Console
+from sklearn.datasets import load_sample_images
 
 from model_export import alexnet, checkpoints
 from model_export.errors import WeightsUnusable
@@ -26,7 +28,7 @@ sys.path.append(str(Path(__file__).parents[1] / "service"))
 from live import ROOT, serving
 from live import alexnet as run_alexnet
 
-FIVE = range(5)
+PICTURES = Path(__file__).parents[1] / "pictures"
 
 
 def test_the_last_layer_begins_anew_for_other_classes(bundled_model: Path) -> None:
@@ -94,35 +96,36 @@ def test_from_nothing_the_training_sets_mean_is_subtracted_in_the_order_of_the_p
 def test_the_export_of_a_fine_tuned_five_class_network_serves_its_own_labels(
     tmp_path: Path, bundled_model: Path
 ) -> None:
-    """Five of scikit-learn's handwritten digits, 30 that were held out: the trainer, `alexnet
-    evaluate` on the exported file and the server agree on how many are read.  Guessing reads
-    6; with the seeds 0, 1 and 2 it read 28, 24 and 25."""
-    names = ["zero", "one", "two", "three", "four"]
-    digits, run = tmp_path / "digits", tmp_path / "run"
-    write_digits(digits, FIVE, 30)
-    for digit, name in enumerate(names):
-        (digits / str(digit)).rename(digits / name)
+    """Pieces of four photographs and a handwritten digit, 15 that were held out: the trainer,
+    `alexnet evaluate` on the exported file and the server agree on how many are told, and by what
+    probabilities.  Guessing tells 3; with the seeds 0, 1 and 2 it told 14, 15 and 15."""
+    pieces, run = _pieces(tmp_path / "pieces", 9), tmp_path / "run"
+    names = sorted(place.name for place in pieces.iterdir())
 
-    export, evaluate, serve = _fine_tune(digits, run, bundled_model)
-    _export(export, pictures=write_digits(tmp_path / "few", FIVE, 2))
+    export, evaluate, serve = _fine_tune(pieces, run, bundled_model)
+    _export(export, pictures=_pieces(tmp_path / "few", 2))
 
     record = json.loads((run / "record.json").read_text("utf-8"))
     trained = {entry["crops"]: entry["top1"] for entry in record["accuracy"]}
-    assert trained["one"] >= 0.5
+    assert trained["one"] >= 0.8
     assert "ImageNet" in record["weights"]["licence"]
     assert "from alexnet.onnx" in record["weights"]["trained"]
 
     done = run_alexnet(*shlex.split(evaluate)[1:], "--crops", "one,ten", "--json")
     assert done.returncode == 0, done.stderr
-    measured = {each["crops"]: each["top1"] for each in json.loads(done.stdout)["runs"]}
-    assert measured == pytest.approx(trained, abs=1e-3)
+    measured = {each["crops"]: each for each in json.loads(done.stdout)["runs"]}
+    top1 = {crops: each["top1"] for crops, each in measured.items()}
+    assert top1 == pytest.approx(trained, abs=1e-3)
+    with (run / "log.csv").open(newline="") as file:
+        loss = min(float(row["validation_loss"]) for row in csv.DictReader(file))
+    assert measured["one"]["nll"] == pytest.approx(loss, rel=1e-3)
 
     with (run / "validation.csv").open(newline="") as file:
         aside = list(csv.DictReader(file))
     right = 0
     with serving(Path(shlex.split(serve)[-1])) as live:
         for row in aside:
-            picture = (digits / row["file"]).read_bytes()
+            picture = (pieces / row["file"]).read_bytes()
             answer = live.client.post("/v1/predict?crops=one", content=picture).json()
             (prediction,) = answer["predictions"]
             assert {c["label"] for c in prediction["classes"]} == set(names)
@@ -132,6 +135,21 @@ def test_the_export_of_a_fine_tuned_five_class_network_serves_its_own_labels(
     assert right / len(aside) == pytest.approx(trained["one"], abs=1e-3)
 
 
+def _pieces(folder: Path, count: int) -> Path:
+    """64 x 64 pixels somewhere in each of four photographs, and sevens, in a folder for each."""
+    own = {path.stem: np.asarray(Image.open(path)) for path in sorted(PICTURES.glob("*.jpg"))}
+    random = np.random.default_rng(0)
+    for name, pixels in zip(
+        (*own, "china", "flower"), (*own.values(), *load_sample_images().images), strict=True
+    ):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            y, x = (random.integers(0, side - 64) for side in pixels.shape[:2])
+            piece = Image.fromarray(pixels[y : y + 64, x : x + 64])
+            piece.save(folder / name / f"{number}.png")
+    return write_digits(folder, (7,), count)
+
+
 def _fine_tune(folder: Path, run: Path, weights: Path) -> list[str]:
     """The three commands that come next."""
     wishes = Wishes(
@@ -139,9 +157,9 @@ def _fine_tune(folder: Path, run: Path, weights: Path) -> list[str]:
         run,
         weights=str(weights),
         freeze="features",
-        epochs=8,
-        batch=16,
-        mirrors=False,
+        held_out=1 / 3,
+        epochs=2,
+        batch=7,
         workers=2,
     )
     console = Console(soft_wrap=True)

@@ -107,6 +107,48 @@ def test_a_validation_class_that_is_not_learned_is_refused(folder: Path, tmp_pat
         divide(folder, validation=tmp_path / "other", held_out=0.2)
 
 
+def test_validation_pictures_that_are_learned_from_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(folder)
+
+    with pytest.raises(PicturesUnusable, match="is among the pictures to learn from"):
+        divide(folder, validation=tmp_path / "link", held_out=0.2)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("cat\nn", "dog"), r"cat\\nn' in .* has a name that no class can have"),
+        (("caf\u00a0e", "dog"), "no class can have"),
+        (("_ _", "dog"), "no class can have"),
+        (("T-shirt top", "t-SHIRT_top"), "the classes T-shirt top and t-SHIRT_top in .* alike"),
+        (("cat\udcff", "dog"), r"cat\\xff.* is not UTF-8|no class can have"),
+    ],
+)
+def test_names_that_would_be_refused_after_the_training_are_refused_before(
+    tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
+    for name in names:
+        _touch(tmp_path / name / "1.jpg")
+        _touch(tmp_path / name / "2.jpg")
+
+    with pytest.raises(PicturesUnusable, match=message) as refused:
+        divide(tmp_path, validation=None, held_out=0.5)
+
+    assert str(refused.value).isprintable()
+
+
+def test_a_files_name_that_is_not_utf_8_is_refused(folder: Path) -> None:
+    """The list of the validation pictures could not hold it."""
+    _touch(folder / "cat" / "\udcff.jpg")
+
+    with pytest.raises(PicturesUnusable, match=r"cat/\\xff.jpg is not UTF-8: rename") as refused:
+        divide(folder, validation=None, held_out=0.2)
+
+    assert str(refused.value).isprintable()
+
+
 def _touch(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()

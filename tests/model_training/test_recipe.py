@@ -82,6 +82,20 @@ def test_layers_with_weights_learn_at_their_share_of_the_rate() -> None:
     assert optimiser.param_groups[0]["params"] == list(network[1].parameters())
 
 
+def test_layers_whose_rate_is_nothing_get_over_a_plateau() -> None:
+    """As `--pretrained-rate 0` has it."""
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    optimiser = rule.optimiser(network, Recipe(pretrained=0.0), (network[1],))
+    plateau = Plateau(optimiser, patience=0)
+    torch.autograd.backward(network(torch.ones(1, 2)).sum())
+    optimiser.step()
+
+    plateau.step(0.5)
+    plateau.step(0.5)
+
+    assert rule.rates(optimiser) == pytest.approx([0.001, 0.0])
+
+
 def test_the_defaults_are_the_papers() -> None:
     group = _optimiser().param_groups[0]
 

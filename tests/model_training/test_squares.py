@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -40,9 +41,7 @@ def _encoded(kind: str) -> bytes:
     elif kind == "tall":
         cat.transpose(Image.Transpose.ROTATE_90).save(file, "JPEG")
     elif kind in ("L", "P", "1", "CMYK"):
-        cat.convert(kind).save(
-            file, "TIFF" if kind == "never" else "JPEG" if kind == "CMYK" else "PNG"
-        )
+        cat.convert(kind).save(file, "JPEG" if kind == "CMYK" else "PNG")
     else:
         cat.save(file, kind)
     return file.getvalue()
@@ -139,6 +138,81 @@ def test_a_decoding_that_was_stopped_goes_on_where_it_was(
     assert len(left) == 4
     assert found.readable.all()
     assert all(np.array_equal(found.squares[i], square_of(p)) for i, p in enumerate(paths))
+
+
+def test_squares_that_were_deleted_are_decoded_again(tmp_path: Path) -> None:
+    """Though their states still say that they were decoded."""
+    paths, cache = _gradients(tmp_path, 2), tmp_path / "cache"
+    decode(paths, cache, workers=1)
+    next(cache.glob("*.squares.npy")).unlink()
+
+    again = decode(paths, cache, workers=1)
+
+    assert all(np.array_equal(again.squares[i], square_of(p)) for i, p in enumerate(paths))
+
+
+def test_the_squares_are_on_the_disk_before_they_count_as_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, marked = np.memmap.flush, []
+
+    def flush(array: np.memmap) -> None:
+        (states,) = (tmp_path / "cache").glob("*.states.npy")
+        marked.append(int((np.load(states) != squares.MISSING).sum()))
+        really(array)
+
+    monkeypatch.setattr(np.memmap, "flush", flush)
+    monkeypatch.setattr(squares, "TOGETHER", 2)
+
+    found = decode(_gradients(tmp_path, 5), tmp_path / "cache", workers=1)
+
+    assert marked == [0, 2, 4]
+    assert found.readable.all()
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system has no such call")
+def test_the_room_on_the_disk_is_taken_before_anything_is_decoded(tmp_path: Path) -> None:
+    """A disk that fills up later would end the process with SIGBUS."""
+
+    def stop() -> None:
+        raise Stopped("stopped", 15)
+
+    with pytest.raises(Stopped):
+        decode(_gradients(tmp_path, 9), tmp_path / "cache", workers=1, step=stop)
+
+    found = next((tmp_path / "cache").glob("*.squares.npy")).stat()
+    assert found.st_blocks * 512 >= found.st_size > 9 * 256 * 256 * 3
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system has no such call")
+@pytest.mark.parametrize(
+    ("number", "full"), [(errno.ENOSPC, True), (errno.EOPNOTSUPP, False), (errno.EINVAL, False)]
+)
+def test_a_full_disk_is_one_sentence_and_a_file_system_that_cannot_tell_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, full: bool
+) -> None:
+    def refuse(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    paths = _gradients(tmp_path, 1)
+
+    if full:
+        with pytest.raises(RunUnusable, match=r"No space left.* choose another place"):
+            decode(paths, tmp_path / "cache", workers=1)
+    else:
+        assert decode(paths, tmp_path / "cache", workers=1).readable.all()
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "EPS"])
+def test_a_format_that_the_service_refuses_is_not_learned_under_another_name(
+    tmp_path: Path, kind: str
+) -> None:
+    """EPS would even be given to Ghostscript."""
+    (tmp_path / "1.jpg").write_bytes(_encoded(kind))
+
+    with pytest.raises(ValueError, match="cannot identify image file"):
+        square_of(tmp_path / "1.jpg")
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from model_export import checkpoints
 from model_export.variants import VARIANTS
 from model_training import __main__ as command
 from model_training import fit, plots
+from model_training.augmentation import Colours
 from model_training.errors import RunUnusable, Stopped
 from model_training.fit import Wishes
 from model_training.run import Run
@@ -153,6 +156,50 @@ def test_wordnet_ids_become_names(tmp_path: Path) -> None:
 
     labels = (tmp_path / "run" / "labels.csv").read_text("utf-8")
     assert labels == 'wordnet_id,name\nn02123045,"tabby, tabby cat"\nn07920052,espresso\n'
+
+
+def test_the_colours_are_looked_at_once_and_only_if_they_are_wanted(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, looked = fit.colours_of, 0
+
+    def colours_of(*given: Any) -> Colours:
+        nonlocal looked
+        looked += 1
+        return really(*given)
+
+    monkeypatch.setattr(fit, "colours_of", colours_of)
+    weights, plain = tmp_path / "weights.safetensors", {"epochs": 1, "colours": False}
+    _fit(folder, tmp_path / "run", **plain)  # from nothing their mean is wanted
+    shutil.copy(tmp_path / "run" / "weights.safetensors", weights)
+
+    before = (tmp_path / "run" / "run.json").read_text()
+    _fit(folder, tmp_path / "run", **plain)
+    assert looked == 1
+    assert (tmp_path / "run" / "run.json").read_text() == before
+    next((tmp_path / "run" / "cache").glob("*.colours.npy")).write_bytes(b"torn")
+    _fit(folder, tmp_path / "run", **plain)
+    assert looked == 2
+    monkeypatch.setitem(VARIANTS, "small", SMALL)
+    _fit(folder, tmp_path / "other", weights=str(weights), **plain)
+    assert looked == 2
+    _fit(folder, tmp_path / "third", weights=str(weights), epochs=1)
+    assert looked == 3
+
+
+def test_looking_at_the_colours_can_be_stopped(tmp_path: Path) -> None:
+    watch, found = Watch(), np.zeros((2, 256, 256, 3), np.uint8)
+    watch.ask()
+
+    with pytest.raises(Stopped):
+        fit._colours(
+            Wishes(tmp_path, tmp_path),
+            found,
+            np.arange(2),
+            tmp_path / "kept.npy",
+            Console(quiet=True),
+            watch,
+        )
 
 
 def test_the_first_signal_asks_and_the_second_is_the_systems_again() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import lessons
@@ -13,7 +15,8 @@ import torch
 from lessons import digits
 
 from model_export.verify import reference
-from model_training.accuracy import measure
+from model_training.accuracy import AHEAD, ahead, measure
+from model_training.devices import Arithmetic, processors
 from model_training.errors import Stopped, TrainingError
 from model_training.recipe import Recipe
 from model_training.run import Run
@@ -219,6 +222,70 @@ def test_the_top_five_of_many_classes_may_miss(few: Pictures) -> None:
     missed = [label not in five for label, five in zip(few.labels[rows] + 20, best, strict=True)]
     assert found.top5_error == pytest.approx(np.mean(missed))
     assert found.top1_error >= found.top5_error > 0
+
+
+def test_no_more_than_a_few_batches_wait_however_many_threads_make_them() -> None:
+    """A batch is 19 MB, and a large machine has hundreds of processors."""
+    asked: list[int] = []
+
+    def things() -> Iterator[int]:
+        for thing in range(50):
+            asked.append(thing)
+            yield thing
+
+    with closing(ahead(lambda thing: 2 * thing, things(), 16)) as made:
+        first = next(made)
+        waiting = len(asked) - 1
+        rest = list(made)
+
+    assert waiting == AHEAD
+    assert [first, *rest] == [2 * thing for thing in range(50)]
+
+
+@pytest.mark.parametrize(
+    "torn",
+    ["", "st", "step,loss\r\n", "step,loss\r\n1,0.5\r\n2,0.4\r\n12", "step,loss\n1,0.5\n2\n\0\0\0"],
+)
+def test_a_log_that_was_torn_is_no_obstacle(tmp_path: Path, torn: str) -> None:
+    """By a power cut or a full disk: whole rows up to the checkpoint stay."""
+    run = Run(tmp_path)
+    (tmp_path / "steps.csv").write_text(torn, newline="")
+
+    run.rewind(1234)
+    run.log("steps.csv", {"step": 1235, "loss": 0.25})
+
+    whole = {torn: [] for torn in ("", "st", "step,loss\r\n")}.get(torn, [["1", "0.5"]])
+    whole += [["2", "0.4"]] if "0.4" in torn else []
+    rows = [list(row.values()) for row in _rows(tmp_path / "steps.csv")]
+    assert rows == [*whole, ["1235", "0.25"]]
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32", "bf16"])
+def test_on_cuda_convolutions_are_the_same_each_time_and_fp32_is_float32(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """Only what is set: there need not be a device."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+
+    Arithmetic(torch.device("cuda"), precision)
+
+    assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("affinity", [True, False], ids=["Linux", "others"])
+def test_as_many_threads_as_there_are_processors(
+    monkeypatch: pytest.MonkeyPatch, affinity: bool
+) -> None:
+    if affinity:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 7}, raising=False)
+    else:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+        monkeypatch.setattr(os, "cpu_count", lambda: 3)
+
+    assert processors() == 3
 
 
 class _after:

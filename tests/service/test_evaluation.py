@@ -32,6 +32,7 @@ from service.evaluation.intervals import wilson
 from service.evaluation.terminal import FEW
 from service.evaluation.truth import EvaluationFailed, read_truth
 from service.scenery import photographs
+from service.scoring import progress
 from service.settings import Settings, limits
 
 EVALUATION = Path(__file__).parents[3] / "shared" / "data" / "evaluation"
@@ -464,6 +465,53 @@ def test_a_file_that_is_no_record_is_not_written_over(
 
     assert record.read_text() == '{"name": "precious"}'
     assert not output.exists()  # it was said before anything was measured
+
+
+@pytest.mark.parametrize("option", ["--output", "--record", "--report"])
+def test_a_folder_that_cannot_be_written_to_is_said_before_anything_is_measured(
+    option: str, folder: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write wherever it likes, so the system's answer is made up."""
+    really = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path) != tmp_path and really(path, mode)
+    )
+    monkeypatch.setattr(Decoder, "__call__", lambda *_: pytest.fail("measured"))
+    path = tmp_path / f"it.{'html' if option == '--report' else 'json'}"
+
+    with pytest.raises(SettingsInvalid, match="cannot be written to; choose another"):
+        evaluate(folder, "--model", tiny_model, option, path)
+
+
+@pytest.mark.parametrize("option", ["--output", "--record", "--report"])
+@pytest.mark.parametrize("shown", ["--crops=one", "--json"])
+def test_what_was_measured_is_shown_though_it_cannot_be_written(
+    option: str, shown: str, folder: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / f"it.{'html' if option == '--report' else 'json'}"
+    (tmp_path / f"{path.name}.writing").mkdir()  # in the way, as a full disk would be
+    given = ["--device", "cpu", "--model", tiny_model, "--crops", "one", shown, option, path]
+
+    done = CliRunner().invoke(app, ["evaluate", str(folder), *map(str, given)])
+
+    assert isinstance(done.exception, EvaluationFailed)
+    assert re.search(r"it\.\w+ cannot be written \(.*\); choose another place", str(done.exception))
+    assert json.loads(done.stdout)["runs"] if shown == "--json" else "top-1" in done.stdout
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_it_says_how_far_it_is(
+    terminal: bool, folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal with a bar, elsewhere with a line now and then."""
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.001)
+    given = ["evaluate", str(folder), "--device", "cpu", "--model", str(tiny_model)]
+    environment = {"COLUMNS": "110"} | ({"FORCE_COLOR": "1"} if terminal else {})
+
+    done = CliRunner().invoke(app, [*given, "--crops", "one"], env=environment)
+
+    assert re.search(rf"\b\d+/{PICTURES} \d+\.\d/s", done.stderr)
+    assert ("\u2501" in done.stderr) == terminal
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

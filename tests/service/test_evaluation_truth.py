@@ -173,6 +173,7 @@ def test_a_picture_in_the_table_that_is_nowhere_is_asked_for(tmp_path: Path) -> 
         ("file,label\na.jpg,tench\na.jpg,goldfish\n", "line 3: a.jpg has another label above"),
         ('file,label\n"a.jpg,tench\n', "is not CSV"),
         ("file,label\na.jpg,crane\n", "write that into the table instead"),
+        ("file,label\na\0.jpg,tench\n", "line 2: the name of a file cannot hold .* NUL"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused(table: str, why: str, tmp_path: Path) -> None:
