@@ -1,5 +1,5 @@
 # Names for the scripts, which hold everything there is to know.
-.PHONY: run test check fix bench fuzz chaos overload soak image smoke
+.PHONY: run test check fix bench bundle fuzz chaos overload soak image smoke
 
 run:
 	@scripts/run
@@ -15,6 +15,10 @@ fix:
 
 bench:
 	@scripts/bench
+
+# make bundle PHOTOGRAPHS=...
+bundle:
+	@scripts/bundle $(PHOTOGRAPHS)
 
 fuzz:
 	@scripts/fuzz

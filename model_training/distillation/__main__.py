@@ -12,7 +12,6 @@ stopped it, 2 when the command line is wrong, 130 after Ctrl-C.
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -65,6 +64,7 @@ def weights(
     device: Annotated[str, typer.Option(help="Where the head learns: cpu or cuda.")] = "cpu",
 ) -> None:
     """Fetch the ingredients, harvest what the teacher says, learn it, calibrate, write."""
+    from model_training.devices import processors
     from model_training.distillation import distil
 
     work = work or _cache()
@@ -74,7 +74,7 @@ def weights(
         clones=clones or work / "sets",
         downloads=downloads,
         manifest=manifest,
-        workers=workers or len(os.sched_getaffinity(0)),
+        workers=workers or processors(),
         epochs=epochs,
         device=device,
         console=Console(soft_wrap=True),

@@ -23,7 +23,7 @@ from model_export import checkpoints
 from model_export.variants import VARIANTS
 from model_training import __main__ as command
 from model_training import fit, plots
-from model_training.augmentation import Colours
+from model_training.augmentation import Colours, colours_of
 from model_training.errors import RunUnusable, Stopped
 from model_training.fit import Wishes
 from model_training.run import Run
@@ -161,14 +161,14 @@ def test_wordnet_ids_become_names(tmp_path: Path) -> None:
 def test_the_colours_are_looked_at_once_and_only_if_they_are_wanted(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really, looked = fit.colours_of, 0
+    looked = 0
 
-    def colours_of(*given: Any) -> Colours:
+    def counting(*given: Any) -> Colours:
         nonlocal looked
         looked += 1
-        return really(*given)
+        return colours_of(*given)
 
-    monkeypatch.setattr(fit, "colours_of", colours_of)
+    monkeypatch.setattr(fit, "colours_of", counting)
     weights, plain = tmp_path / "weights.safetensors", {"epochs": 1, "colours": False}
     _fit(folder, tmp_path / "run", **plain)  # from nothing their mean is wanted
     shutil.copy(tmp_path / "run" / "weights.safetensors", weights)
