@@ -21,6 +21,7 @@ from model_training.errors import TrainingError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # whatever their names end in
+LARGEST = 4 * 2**20  # bytes of a file
 SMALLEST = 32  # pixels of the shorter side; below it there is nothing to see
 LARGE = 640  # pixels; a shorter side beyond it is brought to 512, which a crop of 224 needs at most
 
@@ -47,13 +48,16 @@ def clone(source: Source, folder: Path) -> Path:
 
 
 def entries(pictures: PictureSet, repository: Path) -> list[Entry]:
-    """The set's pictures, each content once, in an order that is the same everywhere."""
-    listing = _git(repository, "ls-tree", "-r", "-z", pictures.commit)
+    """The set's pictures of less than 4 MiB, each content once, in an order that is the same
+    everywhere."""
+    listing = _git(repository, "ls-tree", "-r", "-l", "-z", pictures.commit)
     found: dict[str, Entry] = {}
     for line in listing.decode("utf-8", "replace").split("\0")[:-1]:
         kind, path = line.split("\t", 1)
-        _, sort, blob = kind.split()
-        if sort == "blob" and path.lower().endswith(ENDINGS) and pictures.takes(path):
+        _, sort, blob, size = kind.split()
+        if sort != "blob" or not path.lower().endswith(ENDINGS) or not pictures.takes(path):
+            continue
+        if size.isdigit() and int(size) < LARGEST:  # what the clone lacks has none
             found.setdefault(blob, Entry(path, blob))
     return sorted(found.values(), key=lambda entry: hashlib.sha1(entry.blob.encode()).digest())
 

@@ -75,7 +75,7 @@ def test_a_set_is_its_commits_pictures_each_content_once(tmp_path: Path) -> None
     one, two = jpeg(photograph(0)), jpeg(photograph(1))
     files = {
         "train/a.jpg": one, "train/again.JPG": one, "train/b.jpeg": two,
-        "train/notes.txt": b"no picture", "test/c.jpg": jpeg(photograph(2)),
+        "train/huge.jpg": bytes(4 * 2**20), "train/notes.txt": b"no picture", "test/c.jpg": jpeg(photograph(2)),
     }  # fmt: skip
     pictures = a_set(repository(tmp_path / "someone+some", files))
 
