@@ -27,15 +27,17 @@ from service.model_file import MARK, TAIL
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+TRAIN = [wanted for wanted in EXTRAS["train"] if not wanted.startswith("alexnet-service")]
 PROJECT = PYPROJECT["project"]["dependencies"]
 WANTED = {  # what each lock is for
     "build": PYPROJECT["dependency-groups"]["build"],
     "cpu": PROJECT + EXTRAS["cpu"],
     "gpu": PROJECT + EXTRAS["gpu"],
     "export": PROJECT + EXTRAS["cpu"] + EXTRAS["export"],
+    "train": PROJECT + EXTRAS["cpu"] + EXTRAS["export"] + TRAIN,
     "parquet": PROJECT + EXTRAS["parquet"],
     "ray": PROJECT + EXTRAS["ray"],
-    "test": PROJECT + EXTRAS["cpu"] + EXTRAS["export"] + EXTRAS["ray"] + EXTRAS["test"],
+    "test": PROJECT + EXTRAS["cpu"] + EXTRAS["export"] + EXTRAS["ray"] + TRAIN + EXTRAS["test"],
     "fuzz": EXTRAS["fuzz"],
 }
 UNHASHED = {"torch"}  # its CPU build is on an index of its own: SECURITY.md

@@ -73,9 +73,9 @@ def distil(
         parts = list(harvest.parts(listed.sets, clones, work))
         repository = clone(listed.validation, clones)
     for source in listed.sets:
-        found = sum(len(part.entries) for part in parts if part.pictures == source)
-        if found != source.pictures:
-            console.print(f"{source.name}: {found} pictures, the manifest has {source.pictures}")
+        there = sum(len(part.entries) for part in parts if part.pictures == source)
+        if there != source.pictures:
+            console.print(f"{source.name}: {there} pictures, the manifest has {source.pictures}")
     _harvest(parts, work, workers, console)
     with console.status("looking at the validation photographs"):
         photographs = read_photographs(listed.validation, repository, work)

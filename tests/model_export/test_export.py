@@ -227,7 +227,7 @@ def test_the_metadata_are_complete(written: Path, real: Pixels) -> None:
 
     assert set(told) == {
         *("format", "name", "variant", "precision", "crops", "labels", "weights", "accuracy"),
-        *("exporter", "golden", "checksum"),
+        *("exporter", "golden", "normalisation", "checksum"),
     }
     assert (told["format"], told["name"], told["variant"], told["precision"]) == (
         *("1", "tiny", "owt", "fp32"),

@@ -75,7 +75,8 @@ def test_a_set_is_its_commits_pictures_each_content_once(tmp_path: Path) -> None
     one, two = jpeg(photograph(0)), jpeg(photograph(1))
     files = {
         "train/a.jpg": one, "train/again.JPG": one, "train/b.jpeg": two,
-        "train/huge.jpg": bytes(4 * 2**20), "train/notes.txt": b"no picture", "test/c.jpg": jpeg(photograph(2)),
+        "train/huge.jpg": bytes(4 * 2**20), "train/notes.txt": b"no picture",
+        "test/c.jpg": jpeg(photograph(2)),
     }  # fmt: skip
     pictures = a_set(repository(tmp_path / "someone+some", files))
 
@@ -260,9 +261,10 @@ SMALL = Recipe(
 
 def test_the_head_learns_what_the_teacher_says(tmp_path: Path) -> None:
     some = lessons(500)
-    learner = Learner(some, 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "learner.pt", CPU)
+    recipe = learn.Recipe(**(vars(SMALL) | {"epochs": 10}))
+    learner = Learner(some, 0.1, PLACES_OF_CLASSES, recipe, tmp_path / "learner.pt", CPU)
 
-    told = [learner.epoch().loss for _ in range(4)]
+    told = [learner.epoch().loss for _ in range(10)]
 
     learner.head.eval()
     with torch.inference_mode():

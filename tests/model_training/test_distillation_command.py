@@ -11,14 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from test_distillation import PHOTOGRAPHS, jpeg, photograph, repository
 from typer.testing import CliRunner
 
+from model_export import checkpoints
 from model_export.alexnet import owt
+from model_export.variants import VARIANTS
 from model_training.distillation import ingredients, networks
 from model_training.distillation.__main__ import app
 from model_training.distillation.harvest import Harvest, Part, harvest, parts
@@ -181,15 +183,11 @@ def test_the_command_makes_weights_that_the_exporter_takes(
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(0 <= float(row["top5"]) <= 1 for row in rows)
 
-    model = place / "model.onnx"
-    command = [sys.executable, "-m", "model_export", "--variant", "owt", "-o", str(model)]
-    record = weights.with_suffix(".json")
-    assert json.loads(record.read_text())["accuracy"] == []
-    command += ["--weights", str(weights), "--record", str(record)]
-    subprocess.run(command, check=True, capture_output=True)
-    run = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    shares = run.run(["probabilities"], {"images": np.zeros((1, 256, 256, 3), np.uint8)})[0]
-    assert shares.shape == (1, 1000)
+    assert json.loads(weights.with_suffix(".json").read_text())["accuracy"] == []
+    network = checkpoints.build(VARIANTS["owt"], checkpoints.read(weights), source=weights.name)
+    torch.testing.assert_close(network.features[0].weight, trunk[0].weight)
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
 
 
 def test_photographs_to_measure_on_are_listed_and_left_out(place: Path) -> None:

@@ -148,7 +148,8 @@ def test_each_choice_of_crops_answers_otherwise(bundled_model: Path) -> None:
 
     assert tuple(answer["crops"] for answer in answers) == choices
     best = [answer["predictions"][0]["classes"] for answer in answers]
-    assert all(classes[0]["index"] in (281, 282) for classes in best)  # tabby, tiger cat
+    cats = (281, 282, 285)  # tabby, tiger, Egyptian
+    assert all(classes[0]["index"] in cats for classes in best)
     assert best[0] != best[1] != best[2] != best[0]
 
 
