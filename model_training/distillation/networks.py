@@ -31,6 +31,7 @@ from model_export.variants import IMAGENET, Normalisation
 from model_export.views import load_pictures, ten_crops
 from model_training.distillation import ingredients
 from model_training.distillation.crops import SIDE, Crops, planes
+from model_training.errors import TrainingError
 
 TRUNK, TEACHER = "trunk.onnx", "teacher.onnx"
 MAPS = 256 * 6 * 6  # features of one crop
@@ -70,6 +71,11 @@ def prepare(folder: Path, downloads: Path | None = None) -> None:
 
 def identity(folder: Path) -> str:
     """What the networks' answers follow from: the SHA-256 of both files."""
+    if not (folder / TRUNK).is_file() or not (folder / TEACHER).is_file():
+        raise TrainingError(
+            f"nothing has been harvested in {folder}; begin with alexnet-distill weights, or name "
+            "its work folder with --work"
+        )
     return checkpoints.sha256(folder / TRUNK) + checkpoints.sha256(folder / TEACHER)
 
 

@@ -220,5 +220,17 @@ def test_a_folder_without_photographs_is_told(place: Path) -> None:
     assert "holds no pictures to compare with" in done.stderr
 
 
+def test_a_work_folder_without_a_harvest_is_told(place: Path) -> None:
+    (place / "measured").mkdir()
+    (place / "measured" / "n01440764.jpg").write_bytes(jpeg(photograph(4)))
+    options: list[str | Path] = ["--work", place / "elsewhere", "--clones", place / "clones"]
+    options += ["--manifest", place / "sets.toml", "-o", place / "x.txt"]
+
+    done = distill("exclude", place / "measured", *options)
+
+    assert done.returncode == 1
+    assert "begin with alexnet-distill weights" in done.stderr
+
+
 def test_the_features_scale_is_read_from_the_trunk(place: Path) -> None:
     assert networks.scale(place / "work") == pytest.approx(0.05)
