@@ -83,7 +83,7 @@ def distil(
     recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
     console.print(
         f"{len(lessons):,} crops, {lessons.excluded} pictures left out as they show what is "
-        f"measured on, {int((lessons.prior() * len(lessons) >= 20).sum())} classes seen 20 times"
+        f"measured on, {int((lessons.prior * len(lessons) >= 20).sum())} classes seen 20 times"
     )
     learner = Learner(
         lessons, scale, ingredients.classifier(), recipe, work / "learner.pt", torch.device(device)

@@ -87,7 +87,7 @@ class Learner:
         if kept is not None:
             self._optimiser.load_state_dict(kept["optimiser"])
             self.done = kept["done"]
-        self._correction = recipe.adjustment * torch.log(lessons.prior() + 1e-7).to(device)
+        self._correction = recipe.adjustment * torch.log(lessons.prior + 1e-7).to(device)
 
     @property
     def steps(self) -> int:

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ class Lessons:
     def __len__(self) -> int:
         return len(self.features)
 
+    @cached_property
     def prior(self) -> Tensor:
         """(1000,): how often the teacher sees each class in these crops; the sum is 1."""
         total = torch.zeros(self.logits.shape[1], dtype=torch.float64)
