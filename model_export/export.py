@@ -33,7 +33,7 @@ from model_export import precision as precisions
 from model_export.alexnet import AlexNet
 from model_export.chain import fold_padding
 from model_export.errors import LabelsUnusable
-from model_export.graph import CROPS, IR_VERSION, OPSET, SIDE, serving_graph
+from model_export.graph import CROPS, IR_VERSION, OPSET, SIDE, serving_graph, views_of
 from model_export.variants import Normalisation, Variant, greyscale
 from model_export.views import Pixels, planes_of, ten_crops
 
@@ -123,6 +123,7 @@ def describe(
         "variant": variant.name,
         "precision": precision,
         "normalisation": json.dumps(asdict(variant.normalisation)),
+        "views": json.dumps(views_of(variant.side)),
         "labels": json.dumps(labels, ensure_ascii=False),
         "weights": json.dumps(record.weights, ensure_ascii=False),
         "accuracy": json.dumps(record.accuracy, ensure_ascii=False),

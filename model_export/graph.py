@@ -53,6 +53,17 @@ def corners(side: int) -> list[tuple[int, int]]:
     return [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]
 
 
+def views_of(side: int) -> list[dict[str, object]]:
+    """The ten views in the order of ``view_probabilities``, in pixels of the square: each is a
+    square of ``side`` at ``left``, ``top``, seen in a mirror or not.  One crop is the centre."""
+    names = ("top left", "top right", "bottom left", "bottom right", "centre")
+    return [
+        {"name": name, "left": x, "top": y, "side": side, "mirrored": mirrored}
+        for mirrored in (False, True)
+        for name, (y, x) in zip(names, corners(side), strict=True)
+    ]
+
+
 def serving_graph(
     network: ModelProto, *, side: int, normalisation: Normalisation, share: bool = True
 ) -> ModelProto:

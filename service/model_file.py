@@ -27,6 +27,11 @@ MARK = b"\x72\x4c\x0a\x08checksum\x12\x40"
 TAIL = len(MARK) + 64
 CHUNK = 2**20  # bytes hashed at a time, so that a large file never lies in memory twice
 
+# The order of `view_probabilities`: these, then their mirror images.
+PLACES = ("top left", "top right", "bottom left", "bottom right", "centre")
+CENTRE = PLACES.index("centre")
+
+SIDE = 256  # pixels; the square that goes into the network
 THUMB = 32  # pixels; the golden picture's side before each of its pixels becomes 8 x 8
 
 
@@ -36,6 +41,18 @@ class Label:
 
     wordnet_id: str | None
     name: str
+
+
+@dataclass(frozen=True)
+class View:
+    """One of the views: a square of `side` pixels at `left`, `top` of the 256 x 256, mirrored or
+    not.  A file of before the entry `views` names them only: its `side` is 0."""
+
+    name: str
+    mirrored: bool
+    left: int = 0
+    top: int = 0
+    side: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,7 @@ class Model:
     accuracy: list[dict[str, Any]]
     exporter: dict[str, Any]
     golden: dict[str, Any]
+    views: tuple[View, ...]  # ten of them; one crop is the centre's, `CENTRE`
     path: Path
     size_bytes: int
 
@@ -138,9 +156,26 @@ def read(path: Path, sha256: str, metadata: Mapping[str, str]) -> Model:
         accuracy=_entry(path, metadata, "accuracy", list),
         exporter=_entry(path, metadata, "exporter", dict),
         golden=golden,
+        views=_views(path, metadata),
         path=path,
         size_bytes=path.stat().st_size,
     )
+
+
+def _views(path: Path, metadata: Mapping[str, str]) -> tuple[View, ...]:
+    """The ten views in the order of the network's outputs."""
+    if "views" not in metadata:
+        return tuple(View(name, mirrored) for mirrored in (False, True) for name in PLACES)
+    try:
+        views = tuple(View(**view) for view in _entry(path, metadata, "views", list))
+        numbers = [number for view in views for number in (view.left, view.top, view.side)]
+    except TypeError as error:
+        raise _bad_entry(path, "views") from error
+    if [(view.name, view.mirrored) for view in views] != [
+        (name, mirrored) for mirrored in (False, True) for name in PLACES
+    ] or not all(type(number) is int and 0 <= number <= SIDE for number in numbers):
+        raise _bad_entry(path, "views")
+    return views
 
 
 def _labels(path: Path, metadata: Mapping[str, str]) -> tuple[Label, ...]:

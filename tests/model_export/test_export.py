@@ -22,7 +22,7 @@ from model_export import export, verify
 from model_export.alexnet import AlexNet
 from model_export.errors import LabelsUnusable, VerificationFailed
 from model_export.export import Record
-from model_export.graph import CROPS, SIDE, serving_graph
+from model_export.graph import CROPS, SIDE, serving_graph, views_of
 from model_export.precision import PRECISIONS, Runner
 from model_export.variants import VARIANTS, Normalisation, greyscale
 from model_export.views import Floats, Pixels, load_pictures, ten_crops
@@ -227,7 +227,7 @@ def test_the_metadata_are_complete(written: Path, real: Pixels) -> None:
 
     assert set(told) == {
         *("format", "name", "variant", "precision", "crops", "labels", "weights", "accuracy"),
-        *("exporter", "golden", "normalisation", "checksum"),
+        *("exporter", "golden", "normalisation", "views", "checksum"),
     }
     assert (told["format"], told["name"], told["variant"], told["precision"]) == (
         *("1", "tiny", "owt", "fp32"),
@@ -240,6 +240,27 @@ def test_the_metadata_are_complete(written: Path, real: Pixels) -> None:
     golden = json.loads(told["golden"])
     assert set(golden) == {"pixels", "classes", "tolerance"}
     assert len(golden["classes"]) == 5
+
+
+def test_the_views_are_told_in_the_order_of_the_output(real: Pixels) -> None:
+    """Each view is classified alone, cut and mirrored as the metadata say."""
+    caffe = VARIANTS["caffe"]
+    network = _tiny(classes=7)
+    made = export.build_model(network, caffe, precision="fp32", calibration=real)
+    picture = real[:1]
+
+    views = Runner(made).run(picture, CROPS["ten"])[1][0]
+
+    for told, answer in zip(views_of(caffe.side), views, strict=True):
+        left, top = int(str(told["left"])), int(str(told["top"]))
+        cut = picture[:, top : top + caffe.side, left : left + caffe.side]
+        seen = np.zeros_like(picture)
+        y = x = (256 - caffe.side) // 2
+        seen[:, y : y + caffe.side, x : x + caffe.side] = (
+            cut[:, :, ::-1] if told["mirrored"] else cut
+        )
+        alone = Runner(made).run(seen, CROPS["one"])[0][0]
+        assert np.abs(alone - answer).max() < 1e-6
 
 
 def test_the_file_holds_one_copy_of_the_weights(real: Pixels) -> None:

@@ -32,7 +32,7 @@ from service.engine import (
     session_options,
 )
 from service.errors import ModelUnusable, ProviderUnusable
-from service.model_file import MARK, TAIL
+from service.model_file import CENTRE, MARK, TAIL
 
 PICTURES = np.random.default_rng(1).integers(0, 256, (5, 256, 256, 3), np.uint8)
 
@@ -320,6 +320,32 @@ def test_as_many_labels_as_classes_are_wanted(tiny_model: Path, tmp_path: Path) 
     other = altered(tiny_model, tmp_path / "other.onnx", labels=json.dumps(labels))
 
     with pytest.raises(ModelUnusable, match="labels for"):
+        Engine.load(other, device="cpu")
+
+
+def test_a_file_that_does_not_say_where_its_views_are_names_them(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Files that were written before the entry was."""
+    other = altered(tiny_model, tmp_path / "other.onnx", views=None)
+
+    views = Engine.load(other, device="cpu").model.views
+
+    assert [view.name for view in views[:2]] == ["top left", "top right"]
+    assert views[CENTRE].name == "centre"
+    assert {view.side for view in views} == {0}
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda views: views[::-1], lambda views: views[1:], lambda views: [{}] * 10]
+)
+def test_views_that_cannot_be_are_refused(
+    tiny_model: Path, tmp_path: Path, damage: Callable[[list[dict[str, object]]], object]
+) -> None:
+    views = json.dumps(damage(json.loads(entry(tiny_model, "views"))))
+    other = altered(tiny_model, tmp_path / "other.onnx", views=views)
+
+    with pytest.raises(ModelUnusable, match="'views'"):
         Engine.load(other, device="cpu")
 
 
