@@ -547,13 +547,16 @@ def test_a_signal_ends_it_and_leaves_no_file(
 
 @pytest.mark.skipif(not EVALUATION.is_dir(), reason="needs the evaluation pictures, not shipped")
 def test_the_bundled_models_own_record_is_what_is_measured(bundled_model: Path) -> None:
-    (run,) = measured(EVALUATION, "--crops", "one")["runs"]
+    runs = measured(EVALUATION)["runs"]
 
-    recorded = Engine.load(bundled_model, device="cpu").model.accuracy
-    (entry,) = (
-        entry
-        for entry in recorded
-        if entry["crops"] == "one" and entry["data"].startswith("500 labelled photographs")
-    )
-    assert run["pictures"] == 500
-    assert (run["top1"], run["top5"]) == (entry["top1"], entry["top5"])
+    recorded = {
+        entry["crops"]: entry
+        for entry in Engine.load(bundled_model, device="cpu").model.accuracy
+        if entry["data"].startswith("500 labelled photographs")
+    }
+    assert {run["crops"] for run in runs} == set(recorded)
+    for run in runs:
+        entry = recorded[run["crops"]]
+        assert run["pictures"] == 500
+        assert (run["top1"], run["top5"]) == (entry["top1"], entry["top5"])
+        assert run["ece"] == pytest.approx(entry["ece"], abs=1e-4)
