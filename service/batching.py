@@ -232,10 +232,10 @@ class Batcher:
         """
         One picture, uint8 `(256, 256, 3)`, to its float32 `(classes,)`.
 
-        `run` is what runs it, by default the batcher's own.  `alone` says that its request has no
-        other picture.  `deadline` is a time of the running loop; if it passes before the picture's
-        batch starts, `DeadlineExceeded`.  `steps` is where the moments from here on are written
-        down.  What the run raises, this raises.
+        `run` is what runs it, by default the batcher's own; whatever row it gives is the answer.
+        `alone` says that its request has no other picture.  `deadline` is a time of the running
+        loop; if it passes before the picture's batch starts, `DeadlineExceeded`.  `steps` is where
+        the moments from here on are written down.  What the run raises, this raises.
         """
         if pixels.shape != SHAPE or pixels.dtype != np.uint8:
             raise ValueError(f"expected uint8 {SHAPE}, got {pixels.dtype} {pixels.shape}")

@@ -1,23 +1,25 @@
 """
 The road on one page: bytes -> pixels -> batch -> probabilities -> the best classes.
 
-`image`, `batching` and `engine` are the steps; none of them knows another; here they meet.
+`image`, `batching` and `engine` are the steps, and `occlusion` is one more for who asks where the
+evidence lies; none of them knows another; here they meet.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service import occlusion
 from service.batching import Batcher, Places
 from service.budget import Budget
 from service.cores import usable_cores
@@ -35,7 +37,19 @@ from service.image import FORMAT_NAMES, LARGE, Picture, open_picture
 from service.steps import Steps
 from service.waiting import Pixels, Probabilities
 
+Detail = Literal["views", "heatmap"]  # what a request may want beyond the classes
+
+T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network says of one picture; the rest is there if it was asked for."""
+
+    probabilities: Probabilities  # float32 (classes,), the mean over the views
+    views: Probabilities | None = None  # (views, classes)
+    hidden: Probabilities | None = None  # (windows, classes): the picture with each one hidden
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,8 @@ class _Question:
     """What a request wants to know, and of which model."""
 
     engine: Engine
-    views: int
+    crops: int  # as the model file numbers them
+    details: Collection[Detail]
     turns: Budget  # to be decoded: the pictures of one request do not fill the pool's line
 
 
@@ -100,6 +115,7 @@ class Classifier:
             on_death=on_death,
         )
         self.draining = False
+        self._max_queue = limits.max_queue
         self._open = partial(
             open_picture,
             max_pixels=limits.max_pixels,
@@ -189,8 +205,24 @@ class Classifier:
         engine: Engine | None = None,
         steps: Sequence[Steps] = (),
     ) -> list[Probabilities | ServiceError]:
+        """`answers` without details: float32 `(classes,)` of each picture."""
+        outcomes = await self.answers(
+            pictures, crops=crops, timeout=timeout, engine=engine, steps=steps
+        )
+        return probabilities_of(outcomes)
+
+    async def answers(
+        self,
+        pictures: Sequence[bytes | Pixels],
+        *,
+        crops: str = "ten",
+        details: Collection[Detail] = (),
+        timeout: float | None = None,
+        engine: Engine | None = None,
+        steps: Sequence[Steps] = (),
+    ) -> list[Answer | ServiceError]:
         """
-        Pictures of one request, encoded or as uint8 `(256, 256, 3)`, to float32 `(classes,)` each.
+        Pictures of one request, encoded or as uint8 `(256, 256, 3)`, to what is asked of each.
 
         They are accepted whole or not at all, and answered in order.  A picture that is at fault
         leaves its error in its place; what concerns the request as a whole (overload, deadline, an
@@ -199,21 +231,28 @@ class Classifier:
         picture, goes when it passed which step.
         """
         engine = engine or self.engine
-        ask = _Question(engine, views(engine, crops), Budget(self._cores))
+        ask = _Question(engine, views(engine, crops), details, Budget(self._cores))
         written = steps or [Steps() for _ in pictures]
-        async with self._admitted(len(pictures), timeout) as (places, deadline):
-            work = [
-                self._one_or_error(picture, ask, places, deadline, its)
-                for picture, its in zip(pictures, written, strict=True)
-            ]
-            if len(work) == 1:  # the common case, spared a task
-                return [await work[0]]
-            tasks = [asyncio.create_task(one) for one in work]
-            try:
-                return await asyncio.gather(*tasks)
-            finally:
-                for task in tasks:  # when one raised, nobody waits for the others
-                    task.cancel()
+        count = self.places(len(pictures), details)
+        async with self._admitted(count, timeout) as (places, deadline):
+            return await _together(
+                [
+                    self._one_or_error(picture, ask, places, deadline, its)
+                    for picture, its in zip(pictures, written, strict=True)
+                ]
+            )
+
+    def places(self, pictures: int, details: Collection[Detail] = ()) -> int:
+        """How many places in the queue so many pictures take; `ParameterInvalid` if it never has
+        as many."""
+        count = pictures * _runs(details)
+        if "heatmap" in details and count > self._max_queue:
+            raise ParameterInvalid(
+                f"details=heatmap takes {_runs(details)} places in the queue for each picture, "
+                f"{count} for {pictures}, and the queue has {self._max_queue}: send fewer pictures "
+                "in a request, leave heatmap out, or have ALEXNET_MAX_QUEUE raised"
+            )
+        return count
 
     async def _one(
         self,
@@ -222,7 +261,7 @@ class Classifier:
         places: Places,
         deadline: float | None,
         steps: Steps,
-    ) -> Probabilities:
+    ) -> Answer:
         """The road itself."""
         steps.began = time.monotonic()
         if isinstance(picture, bytes):
@@ -230,11 +269,21 @@ class Classifier:
                 async with ask.turns.taken(1):
                     picture = await self._decode(picture)
             except (ImageError, RequestError):
-                places.give_up()
+                places.give_up(_runs(ask.details))
                 raise
-        return await places.submit(
-            picture, ask.views, run=ask.engine.run, deadline=deadline, steps=steps
+        submit = partial(places.submit, crops=ask.crops, deadline=deadline)
+        run = ask.engine.run_views if "views" in ask.details else ask.engine.run
+        if "heatmap" not in ask.details:
+            return _answer(await submit(picture, run=run, steps=steps))
+        squares = await self._in_pool(occlusion.hide, picture)
+        found, *hidden = await _together(
+            [
+                submit(picture, run=run, steps=steps),
+                *(submit(square, run=ask.engine.run) for square in squares),
+            ]
         )
+        steps.answered = time.monotonic()  # for the picture's client the run ends with the last
+        return _answer(found, np.stack(hidden))
 
     async def _decode(self, data: bytes) -> NDArray[np.uint8]:
         """Small pictures at once, large ones within the budget."""
@@ -242,9 +291,7 @@ class Classifier:
         box = [data]
         del data
         try:
-            found = await asyncio.get_running_loop().run_in_executor(
-                self._decoders, self._decode_if_small, box
-            )
+            found = await self._in_pool(self._decode_if_small, box)
         finally:
             box.clear()
         if not isinstance(found, Picture):
@@ -262,7 +309,11 @@ class Classifier:
     async def _decode_large(self, picture: Picture, turn: AsyncExitStack) -> NDArray[np.uint8]:
         """Decode, and give the budget back when the thread is done: not when the client leaves."""
         async with turn:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, picture.decode)
+            return await self._in_pool(picture.decode)
+
+    async def _in_pool(self, work: Callable[..., T], *arguments: object) -> T:
+        """`work`'s result, from one of the threads that decode."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work, *arguments)
 
     def _decode_if_small(self, box: list[bytes]) -> Picture | NDArray[np.uint8]:
         """In a thread: the square of a small picture, or a large one as it is."""
@@ -276,7 +327,7 @@ class Classifier:
         places: Places,
         deadline: float | None,
         steps: Steps,
-    ) -> Probabilities | ServiceError:
+    ) -> Answer | ServiceError:
         """The road, where a picture's own fault is an answer too, or ours with this picture."""
         try:
             return await self._one(picture, ask, places, deadline, steps)
@@ -312,12 +363,46 @@ class Classifier:
                 ) from error
 
 
+def _runs(details: Collection[Detail]) -> int:
+    """How often the network runs for one picture."""
+    return 1 + (occlusion.WINDOWS if "heatmap" in details else 0)
+
+
+def _answer(found: Probabilities, hidden: Probabilities | None = None) -> Answer:
+    """Of a row of `Engine.run` or of `Engine.run_views`."""
+    if found.ndim == 1:
+        return Answer(found, hidden=hidden)
+    return Answer(found[0], found[1:], hidden)
+
+
+async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All the results, in order; when one raises, nobody waits for the others."""
+    if len(work) == 1:  # the common case, spared a task
+        return [await work[0]]
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
 def views(engine: Engine, crops: str) -> int:
     """The number that the model file gives to a choice of crops, or `ParameterInvalid`."""
     offered = engine.model.crops
     if crops not in offered:
         raise ParameterInvalid(f"crops={crops!r}: must be one of {', '.join(offered)}")
     return offered[crops]
+
+
+def probabilities_of(
+    outcomes: Sequence[Answer | ServiceError],
+) -> list[Probabilities | ServiceError]:
+    """Of each answer, where a picture's error stays in its place."""
+    return [
+        outcome if isinstance(outcome, ServiceError) else outcome.probabilities
+        for outcome in outcomes
+    ]
 
 
 def best(probabilities: NDArray[np.float32], labels: Sequence[Label], top: int) -> list[Prediction]:

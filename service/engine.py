@@ -179,17 +179,37 @@ class Engine:
 
     def run(self, images: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
         """uint8 `(N, 256, 256, 3)` to float32 `(N, classes)`, the mean over `crops` views."""
+        return self._outputs(images, crops, ["probabilities"])[0]
+
+    def run_views(self, images: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
+        """`run` that also tells what it is the mean of: float32 `(N, 1 + V, classes)`, the mean
+        first, then the V views in the order of the model file; they come of the same run."""
+        mean, views = self._outputs(images, crops, ["probabilities", "view_probabilities"])
+        return np.concatenate([mean[:, np.newaxis], views], axis=1)
+
+    def _outputs(
+        self, images: NDArray[np.uint8], crops: int, names: list[str]
+    ) -> list[NDArray[np.float32]]:
+        """What one run gives under these names; one for each part, if there are more images than
+        the largest of `sizes`."""
         if not self.sizes:
-            return self._run(images, crops)
+            return self._run(images, crops, names)
         step = self.sizes[-1]
         parts = [images[i : i + step] for i in range(0, max(1, len(images)), step)]
-        answers = [self._run(padded(part, self.sizes), crops)[: len(part)] for part in parts]
-        return answers[0] if len(answers) == 1 else np.concatenate(answers)
+        answers = [
+            [output[: len(part)] for output in self._run(padded(part, self.sizes), crops, names)]
+            for part in parts
+        ]
+        return (
+            answers[0] if len(answers) == 1 else [*map(np.concatenate, zip(*answers, strict=True))]
+        )
 
-    def _run(self, images: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
+    def _run(
+        self, images: NDArray[np.uint8], crops: int, names: list[str]
+    ) -> list[NDArray[np.float32]]:
         feeds = {"images": images, "crops": np.array(crops, np.int64)}
-        probabilities: NDArray[np.float32] = self._session.run(["probabilities"], feeds)[0]
-        return probabilities
+        outputs: list[NDArray[np.float32]] = self._session.run(names, feeds)
+        return outputs
 
     def warm(self) -> None:
         """Run each size with each choice of crops, the largest first, or `ProviderUnusable`."""
@@ -197,7 +217,7 @@ class Engine:
         for size in reversed(self.sizes):
             for views in sorted(self.model.crops.values(), reverse=True):
                 try:
-                    self._run(np.zeros((size, *side), np.uint8), views)
+                    self.run(np.zeros((size, *side), np.uint8), views)
                 except self._failures as error:
                     raise _cuda_failed(f"warming up a batch of {size}", error) from error
 

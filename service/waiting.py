@@ -19,7 +19,7 @@ from service.steps import Steps
 
 Pixels = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
-Run = Callable[[Pixels, int], Probabilities]
+Run = Callable[[Pixels, int], Probabilities]  # images and crops to a row for each image
 
 LATE = (
     "The time allowed passed while the picture waited for its turn. Try again, or allow more time."

@@ -2,13 +2,18 @@
 What a query may say, at every door that takes encoded pictures.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, get_args
 
 from fastapi import Query
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
+from service.classifier import Detail
+from service.errors import ParameterInvalid
+from service.occlusion import WINDOWS
+
 MOST_CLASSES: Final = 1000
+DETAILS: Final[tuple[Detail, ...]] = get_args(Detail)
 
 
 def _whole_number(value: object) -> object:
@@ -36,3 +41,34 @@ Crops = Annotated[
         "the maps of the whole picture, where the model offers it."
     ),
 ]
+
+
+# Of its own in the document: the framework would have a list as details=views&details=heatmap.
+Details = Annotated[str | None, Query(include_in_schema=False)]
+DETAILS_PARAMETER: Final[dict[str, Any]] = {
+    "name": "details",
+    "in": "query",
+    "required": False,
+    "style": "form",
+    "explode": False,  # separated by commas
+    "description": "views: the answer of each view alone, at no further run of the network; "
+    f"heatmap: where in the picture the evidence for each class lies, at {WINDOWS} further runs "
+    "for each picture. In any order, in upper or lower case.",
+    "schema": {
+        "type": "array",
+        "items": {"type": "string", "enum": list(DETAILS)},
+        "minItems": 1,
+    },
+}
+
+
+def details_in(words: str | None) -> frozenset[Detail]:
+    """What these words ask for, or `ParameterInvalid`."""
+    if words is None:
+        return frozenset()
+    given = {word.strip().lower() for word in words.split(",")}
+    if not given <= set(DETAILS):
+        raise ParameterInvalid(
+            f"details={words!r}: must be {' or '.join(DETAILS)}, or both separated by a comma"
+        )
+    return frozenset(detail for detail in DETAILS if detail in given)

@@ -10,17 +10,21 @@ from collections.abc import Sequence
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from service import errors
-from service.classifier import Prediction
+from service.classifier import Answer, Prediction, best_of_each, probabilities_of
 from service.engine import Engine
+from service.routes.details import ClassAnswer, Extra, Heatmap, ViewAnswer, classes, extra
 from service.routes.errors import STATUSES, documented, refusal
-from service.routes.parameters import Crops, Top
+from service.routes.parameters import DETAILS_PARAMETER, Crops, Details, Top, details_in
 from service.routes.road import beside, road
 from service.routes.uploads import Upload, uploads
 
 PATHS: Final = ("/v1/predict",)  # that a full queue refuses
+# How many times as long as a class takes to write what belongs to it.
+SIZES: Final = {"classes": 1, "views": 10, "heatmap": 10}
 
 
 class ModelAnswer(BaseModel):
@@ -32,13 +36,8 @@ class ModelAnswer(BaseModel):
     version: str
 
 
-class ClassAnswer(BaseModel):
-    """One class and how probable it is."""
-
-    index: int
-    wordnet_id: str | None  # a network of one's own may have none
-    label: str
-    probability: float
+def _absent(value: object) -> bool:
+    return value is None
 
 
 class FileAnswer(BaseModel):
@@ -46,6 +45,13 @@ class FileAnswer(BaseModel):
 
     filename: str | None
     classes: list[ClassAnswer]
+    # Left out, not null: who asks for no details reads none.
+    views: list[ViewAnswer] | SkipJsonSchema[None] = Field(
+        default=None, exclude_if=_absent, description="With details=views."
+    )
+    heatmap: Heatmap | SkipJsonSchema[None] = Field(
+        default=None, exclude_if=_absent, description="With details=heatmap."
+    )
 
 
 class FileRefusal(BaseModel):
@@ -123,21 +129,30 @@ router = APIRouter()
     summary="Classify one picture or several",
     response_model=PredictAnswer,
     responses=documented(*STATUSES),
-    openapi_extra={"requestBody": REQUEST_BODY},
+    openapi_extra={"requestBody": REQUEST_BODY, "parameters": [DETAILS_PARAMETER]},
 )
-async def predict(request: Request, top: Top = 5, crops: Crops = "ten") -> Response:
+async def predict(
+    request: Request, top: Top = 5, crops: Crops = "ten", details: Details = None
+) -> Response:
     """Bytes -> `top` classes for each picture; one bad picture does not spoil the others."""
-    async with road(request, crops) as way:
+    wanted = details_in(details)
+    async with road(request, crops, details=wanted) as way:
         found = await way.read(lambda chunks: uploads(request.headers, chunks, way.settings))
-        outcomes = await way.classes([upload.data for upload in found], top)
+        outcomes = await way.answers([upload.data for upload in found], wanted)
     if refused := _all_refused(found, outcomes):
         return refused
-    names = [upload.filename for upload in found]
-    body = await beside(
-        len(found) * top,
-        lambda: answer_for(way.engine, crops, names, outcomes).model_dump_json(),
-    )
-    return Response(body, media_type="application/json")
+
+    def body() -> str:
+        names = [upload.filename for upload in found]
+        best = best_of_each(probabilities_of(outcomes), way.engine.model.labels, top)
+        extras = [
+            Extra() if isinstance(outcome, errors.ServiceError) else extra(way.engine, outcome, top)
+            for outcome in outcomes
+        ]
+        return answer_for(way.engine, crops, names, best, extras).model_dump_json()
+
+    size = len(found) * top * sum(SIZES[detail] for detail in ("classes", *wanted))
+    return Response(await beside(size, body), media_type="application/json")
 
 
 def answer_for(
@@ -145,6 +160,7 @@ def answer_for(
     crops: str,
     filenames: Sequence[str | None],
     outcomes: Sequence[list[Prediction] | errors.ServiceError],
+    extras: Sequence[Extra] = (),
 ) -> PredictAnswer:
     """The answer's JSON shape; the command `alexnet predict --json` prints the same."""
     model = engine.model
@@ -159,23 +175,16 @@ def answer_for(
         predictions=[
             FileRefusal(filename=name, error=str(outcome), code=outcome.code)
             if isinstance(outcome, errors.ServiceError)
-            else FileAnswer(filename=name, classes=[_class(best) for best in outcome])
-            for name, outcome in zip(filenames, outcomes, strict=True)
+            else FileAnswer(filename=name, classes=classes(outcome), **more)
+            for name, outcome, more in zip(
+                filenames, outcomes, extras or [Extra()] * len(outcomes), strict=True
+            )
         ],
     )
 
 
-def _class(best: Prediction) -> ClassAnswer:
-    return ClassAnswer(
-        index=best.index,
-        wordnet_id=best.wordnet_id,
-        label=best.label,
-        probability=best.probability,
-    )
-
-
 def _all_refused(
-    found: Sequence[Upload], outcomes: Sequence[list[Prediction] | errors.ServiceError]
+    found: Sequence[Upload], outcomes: Sequence[Answer | errors.ServiceError]
 ) -> Response | None:
     refused = [outcome for outcome in outcomes if isinstance(outcome, errors.ServiceError)]
     if len(refused) < len(outcomes):

@@ -18,6 +18,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Iterator,
     Sequence,
 )
@@ -28,7 +29,14 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from service import errors
-from service.classifier import Prediction, best_of_each, views
+from service.classifier import (
+    Answer,
+    Detail,
+    Prediction,
+    best_of_each,
+    probabilities_of,
+    views,
+)
 from service.engine import Engine
 from service.journal import ROAD, journal
 from service.routes import Running, doors, running
@@ -81,12 +89,20 @@ class Way:
 
         They count against the client's rate, and leave the queue when it hangs up.
         """
-        doors.charge(self._request, len(pictures))
+        return probabilities_of(await self.answers(pictures))
+
+    async def answers(
+        self, pictures: Sequence[bytes | Pixels], details: Collection[Detail] = ()
+    ) -> list[Answer | errors.ServiceError]:
+        """`probabilities`, and `details` of each; what counts against the client's rate is how
+        often the network has to run."""
+        self._charge(len(pictures), details)
         steps = [Steps() for _ in pictures]
         self._journal.pictures = steps
-        work = self._classifier.probabilities(
+        work = self._classifier.answers(
             pictures,
             crops=self.crops,
+            details=details,
             timeout=self._deadline - asyncio.get_running_loop().time(),
             engine=self.engine,
             steps=steps,
@@ -98,6 +114,17 @@ class Way:
         ]
         return outcomes
 
+    def _charge(self, pictures: int, details: Collection[Detail]) -> None:
+        """Count what they run against the client's rate."""
+        runs = self._classifier.places(pictures, details)
+        try:
+            doors.charge(self._request, runs)
+        except errors.RateLimited as error:
+            if runs == pictures:
+                raise
+            told = f"{error} (details=heatmap counts as {runs // pictures} pictures for each)"
+            raise errors.RateLimited(told, retry_after=error.retry_after) from error
+
     async def classes(
         self, pictures: Sequence[bytes], top: int
     ) -> list[list[Prediction] | errors.ServiceError]:
@@ -108,7 +135,13 @@ class Way:
 
 
 @asynccontextmanager
-async def road(request: Request, crops: str | None, *, model: str = ROAD) -> AsyncIterator[Way]:
+async def road(
+    request: Request,
+    crops: str | None,
+    *,
+    details: Collection[Detail] = (),
+    model: str = ROAD,
+) -> AsyncIterator[Way]:
     """A request that is accepted, unless it would be refused whatever is in its body."""
     journal(request).model = model
     service = running(request)
@@ -117,7 +150,7 @@ async def road(request: Request, crops: str | None, *, model: str = ROAD) -> Asy
         way = Way(request, service, crops or DEFAULT_CROPS, deadline, hold)
         if crops is not None:  # else they are told in the body
             views(way.engine, crops)
-        service.classifier.batcher.admit()
+        service.classifier.batcher.admit(service.classifier.places(1, details))
         yield way
 
 

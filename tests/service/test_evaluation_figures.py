@@ -38,6 +38,7 @@ def model(*names: str, path: str = "a.onnx") -> Model:
         accuracy=[],
         exporter={},
         golden={},
+        views=(),
         path=Path(path),
         size_bytes=1,
     )

@@ -1,0 +1,67 @@
+"""
+A prepared square -> the same square with a part hidden in each copy; the network's answers to these
+-> where in the square the evidence for a class lies.
+
+Occlusion (Zeiler & Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4):
+what a class loses while a part is hidden, it had from there.  It needs nothing but answers; class
+activation maps (Zhou et al. 2016) want one layer after the last maps, where AlexNet has three, and
+gradients are not in an exported graph.
+
+The square is divided into 8 x 8 cells.  A window is a cell and those around it, 96 x 96 pixels, cut
+where the square ends; hidden, it shows the square's blurred copy, lest the border of a grey patch
+be a thing to see in itself.  docs/explain.md has the other forms that were measured.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+CELLS: Final = 8  # rows, and columns
+WINDOWS: Final = CELLS * CELLS  # one around each cell, row by row from the top left
+
+
+def hide(square: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """uint8 `(256, 256, 3)` to a copy for each window, in which it is hidden; 12.6 MB."""
+    fill = blurred(square)
+    hidden = []
+    for window in _windows(len(square) // CELLS):
+        copy = square.copy()
+        copy[window] = fill[window]
+        hidden.append(copy)
+    return hidden
+
+
+def evidence(whole: NDArray[np.float32], hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+    """
+    How much the square's probabilities, float32 `(classes,)`, fall while a cell is hidden.
+
+    `hidden`, `(windows, classes)`, are those of `hide`; what comes out is `(8, 8, classes)`: for a
+    cell the mean over the windows that cover it, which are nine, six at a border, four in a corner.
+    """
+    near = np.abs(np.subtract.outer(np.arange(CELLS), np.arange(CELLS))) <= 1
+    covers = np.kron(near, near).astype(np.float32)  # (cells, windows)
+    falls: NDArray[np.float32] = covers / covers.sum(1, keepdims=True) @ (whole - hidden)
+    return falls.reshape(CELLS, CELLS, -1)
+
+
+def blurred(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The square's means over its cells, laid at their middles and interpolated between."""
+    side, cell = len(square), len(square) // CELLS
+    means = square.reshape(CELLS, cell, CELLS, cell, 3).mean((1, 3))
+    places = np.clip((np.arange(side) + 0.5) / cell - 0.5, 0, CELLS - 1)  # in cells
+    weights = np.maximum(0, 1 - np.abs(np.subtract.outer(places, np.arange(CELLS))))
+    pixels = np.einsum("yr,rcb,xc->yxb", weights, means, weights, optimize=True)
+    fill: NDArray[np.uint8] = np.rint(pixels).astype(np.uint8)
+    return fill
+
+
+def _windows(cell: int) -> Iterator[tuple[slice, slice]]:
+    for row, column in np.ndindex(CELLS, CELLS):
+        yield _around(row, cell), _around(column, cell)
+
+
+def _around(place: int, cell: int) -> slice:
+    """The pixels of a row or column of cells and of its neighbours."""
+    return slice(max(0, place - 1) * cell, (place + 2) * cell)
