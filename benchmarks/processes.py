@@ -15,13 +15,13 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from service.client import Client
 
 ROOT = Path(__file__).parents[1]
 START = 120.0  # seconds that a process may take until it is ready, and to end
@@ -153,8 +153,6 @@ def address(process: subprocess.Popen[str]) -> str:
 
 
 def ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+    """Whether a server answers 200 to /readyz."""
+    with Client(url) as client:
+        return client.ready()

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import statistics
 import sys
-import urllib.request
 
 from processes import ROOT, serving
+
+from service.client import Client
 
 CAT = ROOT / "tests" / "pictures" / "cat.jpg"
 
@@ -22,11 +23,9 @@ def measure() -> tuple[float, float, float]:
     """(seconds to ready, MB when ready, MB after 20 requests) of one process."""
     with serving() as server:
         idle = server.resident()
-        for _ in range(20):
-            request = urllib.request.Request(
-                f"{server.url}/v1/predict", CAT.read_bytes(), {"Content-Type": "image/jpeg"}
-            )
-            urllib.request.urlopen(request).read()
+        with Client(server.url) as client:
+            for _ in range(20):
+                client.classify(CAT)
         return server.seconds, idle, server.resident()
 
 

@@ -11,24 +11,25 @@ generator that sends late and measures from then on omits exactly the slow part.
 
 The client is aiohttp on uvloop, since we share the cores of the server that we measure: 0.08 ms
 of CPU a request of 60 kB.  (With asyncio's own loop 0.12, http.client in threads 0.16, httpx 0.52;
-libcurl's 0.04 would take a loop of our own.)
+libcurl's 0.04 would take a loop of our own.)  Whether there is anything to measure, our own client
+asks.
 """
 
 import asyncio
 import io
 import itertools
-import json
 import math
-import os
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import aiohttp
 
+from service.client import AsyncClient, ClientError, Refused, Unauthorized
 from service.errors import ServiceError
 from service.tally import Figures, Tally
 
@@ -157,21 +158,21 @@ async def probe(
     key: str | None = None,
     timeout: float = TIMEOUT,
 ) -> dict[str, Any]:
-    """What the server answers to one picture; `LoadImpossible` says why there is no point."""
-    async with _connected(url, crops, key) as client:
-        status, text = await client.ask_or_say_why(picture, timeout)
+    """Which `model` and `crops` answer one picture; `LoadImpossible` says why there is no point."""
     try:
-        body = json.loads(text)
-        if status == 200 and {"model", "crops", "predictions"} <= body.keys():
-            return dict(body)
-        reason = f"{url} refuses our requests: {body['error'].rstrip('.')} ({body['code']})"
-        if status == 401:
-            reason = f"{url} asks for a key; set ALEXNET_API_KEY to one that it knows"
-    except (ValueError, KeyError, AttributeError, TypeError):
-        reason = f"{url} answered {status}, but not as our server does; is it another one?"
-    if status == 404:
-        reason = f"there is no /v1/predict at {url}; that is not our server"
-    raise LoadImpossible(reason)
+        async with AsyncClient(url, api_key=key, timeout=timeout, retries=0) as client:
+            found = await client.classify(picture, crops=crops or "ten")
+    except Unauthorized as error:
+        reason = f"{url} asks for a key; set ALEXNET_API_KEY to one that it knows"
+        raise LoadImpossible(reason) from error
+    except Refused as error:
+        reason = f"{url} refuses our requests: {str(error).rstrip('.')} ({error.code})"
+        if error.status == 404:
+            reason = f"there is no /v1/predict at {url}; that is not our server"
+        raise LoadImpossible(reason) from error
+    except (ClientError, ValueError) as error:  # the latter for an address that is none
+        raise LoadImpossible(str(error)) from error
+    return {"model": asdict(found.model), "crops": found.crops}
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -199,25 +200,6 @@ class _Client:
             return f"no answer within {timeout:g} s"
         except (aiohttp.ClientError, OSError) as error:
             return type(error).__name__
-
-    async def ask_or_say_why(self, picture: bytes, timeout: float) -> tuple[int, str]:
-        """Status and body, or `LoadImpossible`."""
-        try:
-            async with asyncio.timeout(timeout):
-                status, body = await self._post(picture)
-                return status, body.decode(errors="replace")
-        except TimeoutError as error:
-            raise LoadImpossible(f"{self._address} did not answer within {timeout:g} s") from error
-        except aiohttp.InvalidURL as error:
-            raise LoadImpossible(f"{self._address} is no address; try http://HOST:PORT") from error
-        except (aiohttp.ClientError, OSError) as error:
-            reason = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-            number = getattr(reason, "errno", None)
-            raise LoadImpossible(
-                f"nothing answers at {self._address} "
-                f"({os.strerror(number) if number and number > 0 else reason}); "
-                "start a server with `alexnet serve`"
-            ) from error
 
     async def _post(self, picture: bytes) -> tuple[int, bytes]:
         body = picture if len(picture) < LARGE else io.BytesIO(picture)

@@ -17,6 +17,8 @@ import httpx2
 import pytest
 from PIL import Image
 
+from service.client import Client
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -44,11 +46,12 @@ def alexnet(
 
 @dataclass
 class Live:
-    """A server that runs, and a client of it."""
+    """A server that runs, and clients of it: a raw one, and ours."""
 
     process: "subprocess.Popen[str]"
     url: str
     client: httpx2.Client
+    service: Client
     log: list[str] = field(default_factory=list)
 
 
@@ -80,8 +83,11 @@ def serving(
         assert url, f"the server did not start: {''.join(log)}"
         reader.start()
         # Nobody has signed the tests' certificates.
-        with httpx2.Client(base_url=url, timeout=30, trust_env=False, verify=False) as client:
-            yield Live(process, url, client, log)
+        with (
+            httpx2.Client(base_url=url, timeout=30, trust_env=False, verify=False) as client,
+            Client(url, timeout=30, retries=0, verify=False) as service,
+        ):
+            yield Live(process, url, client, service, log)
     finally:
         process.terminate()
         try:

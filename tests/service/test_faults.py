@@ -56,7 +56,7 @@ def logged(server: Live, words: str) -> bool:
 
 
 def version(server: Live) -> str:
-    return str(server.client.get("/health").json()["model"]["version"])
+    return server.service.model().version
 
 
 def another_version(server: Live, than: str) -> bool:
@@ -269,7 +269,7 @@ def test_after_a_kill_it_starts_again_on_the_same_port(tiny_model: Path) -> None
     before = sorted(ROOT.iterdir())
 
     with serving(tiny_model, port=port) as again:
-        assert again.client.post(PREDICT, content=picture()).status_code == 200
+        assert again.service.classify(picture()).classes
     assert sorted(ROOT.iterdir()) == before
 
 
@@ -305,21 +305,21 @@ def test_a_new_model_that_fails_its_checks_is_refused_and_the_old_one_serves_on(
     with serving(model) as server:
         before = version(server)
         damage(model, fault)
-        unaware = server.client.post(PREDICT, content=picture())
+        unaware = server.service.classify(picture())
         server.process.send_signal(signal.SIGHUP)
         until(lambda: logged(server, "The model stays as it was"))
-        answer = server.client.post(PREDICT, content=picture())
-        health = server.client.get("/health").json()
+        answer = server.service.classify(picture())
+        health = server.service.health()
         shutil.copy(tiny_model, model)
         server.process.send_signal(signal.SIGHUP)
         until(lambda: logged(server, "The model has been read again"))
-        mended = server.client.get("/health").json()
+        mended = server.service.health()
 
-    assert unaware.status_code == answer.status_code == 200
-    assert answer.json()["model"]["version"] == before
-    assert (health["status"], "model" in health["warning"]) == ("ready", True)
-    assert str(tmp_path) not in health["warning"]
-    assert mended["warning"] is None
+    assert unaware.model.version == answer.model.version == before
+    assert health.status == "ready"
+    assert "model" in str(health.warning)
+    assert str(tmp_path) not in str(health.warning)
+    assert mended.warning is None
 
 
 def test_a_new_model_that_never_finishes_its_check_neither_takes_over_nor_holds_up_the_stop(

@@ -132,25 +132,19 @@ def test_only_if_all_files_fail_is_the_status_an_error(live: Live) -> None:
 @pytest.mark.parametrize("top", [1, 7, 1000])
 def test_top_says_how_many_classes(live: Live, top: int) -> None:
     """From 1 to all of them."""
-    answer = live.client.post(PREDICT, params={"top": top}, content=picture(), headers=JPEG)
-
-    assert len(answer.json()["predictions"][0]["classes"]) == top
+    assert len(live.service.classify(picture(), top=top).classes) == top
 
 
 def test_each_choice_of_crops_answers_otherwise(bundled_model: Path) -> None:
     """The switch reaches the network."""
     choices = ("ten", "one", "dense")
     with serving(bundled_model) as live:
-        answers = [
-            live.client.post(PREDICT, params={"crops": c}, content=CAT, headers=JPEG).json()
-            for c in choices
-        ]
+        answers = [live.service.classify(CAT, crops=choice) for choice in choices]
 
-    assert tuple(answer["crops"] for answer in answers) == choices
-    best = [answer["predictions"][0]["classes"] for answer in answers]
+    assert tuple(answer.crops for answer in answers) == choices
     cats = (281, 282, 285)  # tabby, tiger, Egyptian
-    assert all(classes[0]["index"] in cats for classes in best)
-    assert best[0] != best[1] != best[2] != best[0]
+    assert all(answer.best.index in cats for answer in answers)
+    assert len({answer.classes for answer in answers}) == 3
 
 
 @pytest.mark.parametrize("top", ["0", "1001", "-1", "five", "2.5", "", "9" * 5000])

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 import httpx2
 from live import Live, picture, serving
 
+from service.client import Client
+
 PREDICT = "/v1/predict"
 PATIENCE = 20  # seconds; only a failing test waits so long
 
@@ -82,6 +84,16 @@ def test_a_connection_that_was_refused_is_good_for_another_try(tiny_model: Path)
         served, _, _ = answer_of(client)
 
     assert (refused, served) == (503, 200)
+
+
+def test_who_comes_back_when_told_is_answered(tiny_model: Path) -> None:
+    """Our own client does so by itself: it waits as long as the refusal says."""
+    with full_queue(tiny_model) as (server, first), Client(server.url) as client:
+        prediction = client.classify(picture())
+        assert first.result(PATIENCE).status_code == 200
+
+    assert len(prediction.classes) == 5
+    assert any("queue is or was full" in line for line in server.log)
 
 
 def test_of_those_refused_the_log_has_the_number_not_a_line_each(tiny_model: Path) -> None:

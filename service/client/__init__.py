@@ -1,0 +1,83 @@
+"""
+A client of the service: pictures in, predictions out, from another process or machine.
+
+    from service.client import Client
+
+    with Client("http://127.0.0.1:8000") as client:
+        print(client.classify("cat.jpg").best.label)
+
+It needs httpx2, pydantic and stamina, and nothing of the server.
+
+    blocking, awaiting      Client and AsyncClient: the only two places that send
+    questions, replies      what is sent and what to ask next; what its answer means
+    pictures, answers       what goes in, what comes out
+    place                   a server's address, and what goes wrong on the way to it
+    waiting                 deadlines, tries and the pauses between them
+    errors                  everything that can go wrong
+"""
+
+from service.client.answers import (
+    Box,
+    ClassHeatmap,
+    ClassProbability,
+    Health,
+    Heatmap,
+    Model,
+    Prediction,
+    Queue,
+    View,
+)
+from service.client.awaiting import AsyncClient
+from service.client.blocking import Client
+from service.client.errors import (
+    AnswerUnreadable,
+    CertificateRefused,
+    ClientError,
+    ConnectionFailed,
+    DeadlineExceeded,
+    FileUnreadable,
+    NotReady,
+    Overloaded,
+    PictureRefused,
+    RateLimited,
+    Refused,
+    RequestRefused,
+    ServerFailed,
+    TimedOut,
+    Unauthorized,
+    Unavailable,
+)
+from service.client.pictures import Picture
+from service.client.replies import Outcome
+
+__all__ = [
+    "AnswerUnreadable",
+    "AsyncClient",
+    "Box",
+    "CertificateRefused",
+    "ClassHeatmap",
+    "ClassProbability",
+    "Client",
+    "ClientError",
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "FileUnreadable",
+    "Health",
+    "Heatmap",
+    "Model",
+    "NotReady",
+    "Outcome",
+    "Overloaded",
+    "Picture",
+    "PictureRefused",
+    "Prediction",
+    "Queue",
+    "RateLimited",
+    "Refused",
+    "RequestRefused",
+    "ServerFailed",
+    "TimedOut",
+    "Unauthorized",
+    "Unavailable",
+    "View",
+]

@@ -1,0 +1,112 @@
+"""
+Pictures as callers have them -> bytes with a name, gathered into batches for one request each.
+
+A file or file object is read once and whole, so that a request can be sent again.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Final, Protocol, Self
+
+from service.client.errors import ClientError, FileUnreadable
+
+# Within the server's limits as it comes: 64 pictures, 20 MiB.  Two batches of 32 on their way keep
+# its engine, which takes 16 at a time, busy, and leave most of its queue of 256 to others.
+MOST_PICTURES: Final = 32
+MOST_WITH_HEATMAP: Final = 1  # it takes 65 places of the queue
+MOST_BYTES: Final = 16 * 2**20
+
+
+class Readable(Protocol):
+    """A file opened in binary mode, or whatever else gives bytes."""
+
+    def read(self) -> bytes: ...
+
+
+Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | Readable
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A picture's bytes, and its name without folders if it has one."""
+
+    data: bytes
+    filename: str | None
+
+
+Entry = Upload | ClientError  # of a batch; an error is one that was met while reading
+
+
+def read(picture: Picture) -> Upload:
+    """The bytes of a picture; `FileUnreadable` if its file cannot be read."""
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return Upload(bytes(picture), None)
+    if isinstance(picture, str | os.PathLike):
+        name = os.fspath(picture)
+        return Upload(_contents(name), PurePath(name).name)
+    if not hasattr(picture, "read"):
+        kind = type(picture).__name__
+        raise TypeError(f"a picture is a path, bytes or a file opened in binary mode, not {kind}")
+    data = picture.read()
+    if not isinstance(data, bytes):
+        raise TypeError("the picture's file is opened as text; open it with mode 'rb'")
+    given = getattr(picture, "name", None)  # of a file from a descriptor it is a number
+    return Upload(data, PurePath(given).name if isinstance(given, str) else None)
+
+
+def read_or_error(picture: Picture) -> Entry:
+    """The same, for a picture among many: the error takes its place."""
+    try:
+        return read(picture)
+    except FileUnreadable as error:
+        return error
+
+
+def _contents(name: str) -> bytes:
+    try:
+        with open(name, "rb") as file:
+            return file.read()
+    except OSError as error:
+        reason = error.strerror or error
+        raise FileUnreadable(
+            f"{name} cannot be read: {reason}", filename=PurePath(name).name
+        ) from error
+
+
+class Batch:
+    """Gathers what fits into one request; a picture too large for any goes by itself."""
+
+    def __init__(self, most: int, most_bytes: int = MOST_BYTES) -> None:
+        if most < 1:
+            raise ValueError(f"batch={most}: must be at least 1")
+        self._most = most
+        self._most_bytes = most_bytes
+        self._entries: list[Entry] = []
+        self._bytes = 0
+
+    @classmethod
+    def of(cls, most: int | None, details: Sequence[str]) -> Self:
+        """Of `most` pictures, or of as many as are fitting for these details."""
+        if most is None:
+            most = MOST_WITH_HEATMAP if "heatmap" in details else MOST_PICTURES
+        return cls(most)
+
+    def add(self, entry: Entry) -> list[Entry]:
+        """Take one more; what it returns, if anything, is to be sent now."""
+        size = len(entry.data) if isinstance(entry, Upload) else 0
+        full = len(self._entries) >= self._most or self._bytes + size > self._most_bytes
+        ready = self.rest() if full else []
+        self._entries.append(entry)
+        self._bytes += size
+        return ready
+
+    def rest(self) -> list[Entry]:
+        """All that is gathered; the next batch begins."""
+        entries, self._entries, self._bytes = self._entries, [], 0
+        return entries
+
+    def at_most(self, pictures: int) -> None:
+        """The server takes fewer at once than we thought."""
+        self._most = min(self._most, pictures)
