@@ -509,23 +509,16 @@ def test_the_step_in_which_a_picture_was_refused_ends_with_the_answer() -> None:
 
 def test_a_browser_shows_the_times_of_each_step(tiny_model: Path) -> None:
     """The page's own request, as the browser's developer tools see it."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    from test_page import ARGUMENTS, CHROMIUM, choose, opened
+    from pages import launched, opened, shows
 
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no browser at {CHROMIUM}; set CHROMIUM to one")
-    with serving(tiny_model) as server, playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        with opened(browser, server) as page:
-            choose(page, "gradient.jpg", picture())
-            playwright.expect(page.locator("#classes li")).to_have_count(5)
-            found = page.evaluate(
-                "performance.getEntriesByType('resource')"
-                ".filter(entry => entry.name.includes('/v1/predict'))"
-                ".map(entry => entry.serverTiming.map(each => each.toJSON()))"
-            )
-        browser.close()
+    with serving(tiny_model) as server, launched() as browser, opened(browser, server) as page:
+        shows(page, "Cat")
+        found = page.evaluate(
+            "performance.getEntriesByType('resource')"
+            ".filter(entry => entry.name.includes('/v1/predict'))"
+            ".map(entry => entry.serverTiming.map(each => each.toJSON()))"
+        )
 
-    assert [[each["name"] for each in entry] for entry in found] == [[*STEPS, "total"]]
+    assert [each["name"] for each in found[0]] == [*STEPS, "total"]
     assert found[0][3]["description"] == "batch of 1"
     assert found[0][4]["duration"] > 0

@@ -1,33 +1,26 @@
-"""The page at /, in a real browser."""
+"""The page at /, in a real browser: pictures are given, and answered."""
 
-import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import write_tiny
-from live import Live, picture, serving
+from conftest import PICTURES, write_tiny
+from live import ROOT, Live, picture, serving
+from pages import REFUSED, bars, choose, compared, expect, give, launched, opened, shows, sync_api
 
 from model_export.variants import VARIANTS
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-REFUSED = "Failed to load resource"  # a refusal's status, which the browser itself writes
+CAT = (PICTURES / "cat.jpg").read_bytes()
+TEXT = b"nothing but text in this file"
+KEY = "alice-0123456789"
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +31,17 @@ def live(tiny_model: Path) -> Iterator[Live]:
 
 
 @pytest.fixture(scope="module")
+def locked(tiny_model: Path) -> Iterator[Live]:
+    """A server that asks for a key."""
+    with serving(tiny_model, api_keys=KEY) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
     """One for all tests; each has pages of its own."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no browser at {CHROMIUM}; set CHROMIUM to one")
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield launched
-        launched.close()
+    with launched() as one:
+        yield one
 
 
 @pytest.fixture
@@ -55,71 +51,155 @@ def page(browser: "Browser", live: Live) -> Iterator["Page"]:
         yield shown
 
 
-@contextmanager
-def opened(
-    browser: "Browser", live: Live, path: str = "/", tolerated: str = REFUSED
-) -> Iterator["Page"]:
-    """A page on a phone; it may ask nobody but its server and must not complain."""
-    with browser.new_context(viewport={"width": 390, "height": 844}) as context:
-        shown = context.new_page()
-        complaints: list[str] = []
-        asked: list[str] = []
-        shown.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        shown.on("pageerror", lambda error: complaints.append(str(error)))
-        shown.on("request", lambda request: asked.append(request.url))
-        shown.goto(live.url + path)
-        yield shown
-    assert [text for text in complaints if not re.search(tolerated, text)] == []
-    assert [url for url in asked if not url.startswith((live.url, "blob:", "data:"))] == []
-
-
 @pytest.fixture
 def model_without_dense(tmp_path: Path) -> Path:
     """As ``caffe``: crops of 227 pixels, which begin between two places of its maps."""
     return write_tiny(VARIANTS["caffe"], tmp_path / "caffe.onnx")
 
 
-def choose(page: "Page", name: str, data: bytes) -> None:
-    """Give the page a file, as a click would."""
-    page.set_input_files("#file", {"name": name, "mimeType": "image/jpeg", "buffer": data})
+def answer(live: Live, data: bytes, **query: str) -> dict[str, Any]:
+    """What the API says of a picture."""
+    kind = {"Content-Type": "application/octet-stream"}
+    reply = live.client.post("/v1/predict", content=data, headers=kind, params=query).json()
+    found: dict[str, Any] = reply["predictions"][0]
+    return found
 
 
-def test_a_picture_shows_five_bars(page: "Page") -> None:
-    """Label, probability and WordNet id for each, and the picture itself."""
-    choose(page, "gradient.jpg", picture())
-
-    rows = page.locator("#classes li")
-    sync_api.expect(rows).to_have_count(5)
-    sync_api.expect(rows.first).to_contain_text("%")
-    sync_api.expect(page.locator("#picture")).to_be_visible()
-    sync_api.expect(page.locator("#curl")).to_contain_text("@gradient.jpg")
-    sync_api.expect(page.locator("#door")).to_be_hidden()
+def percent(probability: float) -> str:
+    """As the page writes it."""
+    return "< 0.1 %" if 0 < probability < 0.001 else f"{100 * probability:.1f} %"
 
 
-def test_the_switch_asks_again_with_one_crop(page: "Page") -> None:
-    """Ten crops at first; then the curl line follows the switch too."""
-    choose(page, "gradient.jpg", picture())
-    sync_api.expect(page.locator("#state")).to_contain_text("Ten crops")
+def test_the_page_has_something_to_show_at_once(page: "Page", live: Live) -> None:
+    """The first sample is answered unasked; its bars are the API's five classes, as text too."""
+    shows(page, "Cat")
 
-    page.get_by_text("One crop").click()
+    known = answer(live, CAT)["classes"]
+    assert bars(page) == [
+        {
+            "label": one["label"].split(", ")[0],
+            "wordnet": " · ".join([one["wordnet_id"], *one["label"].split(", ", 1)[1:]]),
+            "probability": percent(one["probability"]),
+            "width": pytest.approx(100 * one["probability"], abs=0.01),
+        }
+        for one in known
+    ]
+    expect(page.locator("#best")).to_have_text(known[0]["label"].split(", ")[0])
+    expect(page.locator("#door")).to_be_hidden()
 
-    sync_api.expect(page.locator("#state")).to_contain_text("One crop")
-    sync_api.expect(page.locator("#curl")).to_contain_text("crops=one")
+
+def test_a_page_that_nobody_runs_asks_for_nothing(live: Live) -> None:
+    """A probe that fetches the page costs no run of the network."""
+    before = live.client.get("/metrics").text
+
+    live.client.get("/")
+
+    count = re.compile(r"^alexnet_images_total.*$", re.MULTILINE)
+    assert count.findall(before) == count.findall(live.client.get("/metrics").text)
 
 
-def test_dense_crops_are_reached_by_keyboard_and_answer(page: "Page") -> None:
-    """The arrow keys move the switch, and the server is asked for what it shows."""
-    choose(page, "gradient.jpg", picture())
-    sync_api.expect(page.locator("#state")).to_contain_text("Ten crops")
+def test_a_sample_is_answered_when_it_is_clicked(page: "Page") -> None:
+    """Its name, its five bars, and the button that says it is the one."""
+    for name in ("Panda", "Coffee", "Guitar", "Okapi", "Rocket"):
+        page.get_by_role("button", name=name).click()
 
-    with page.expect_response(lambda reply: "crops=dense" in reply.url) as answered:
-        page.get_by_role("radio", name="Ten crops").press("ArrowLeft")
+        shows(page, name)
+        expect(page.locator("#classes li")).to_have_count(5)
+        expect(page.get_by_role("button", name=name)).to_have_attribute("aria-pressed", "true")
 
-    assert answered.value.json()["crops"] == "dense"
-    sync_api.expect(page.get_by_role("radio", name="Dense")).to_be_checked()
-    sync_api.expect(page.locator("#state")).to_contain_text("Dense, ")
-    sync_api.expect(page.locator("#curl")).to_contain_text("crops=dense")
-    sync_api.expect(page.locator("#classes li")).to_have_count(5)
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_a_file_can_be_given_anywhere_on_the_page(page: "Page", way: Any) -> None:
+    """Dropped on the last line or pasted there, it is answered."""
+    shows(page, "Cat")
+
+    give(page, way, ("gradient.jpg", picture()))
+
+    shows(page, "gradient.jpg")
+    expect(page.locator("#classes li")).to_have_count(5)
+    expect(page.locator("#veil")).to_be_hidden()
+    expect(page.locator("#picture")).to_have_attribute("aria-label", re.compile(r"gradient\.jpg"))
+
+
+def test_a_photograph_can_be_taken(page: "Page") -> None:
+    """A second input asks a phone for its camera."""
+    camera = page.locator("#camera")
+
+    expect(camera).to_have_attribute("capture", "environment")
+    camera.set_input_files({"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": picture()})
+
+    shows(page, "photo.jpg")
+
+
+def test_of_several_pictures_a_broken_one_spoils_nothing(page: "Page", live: Live) -> None:
+    """Each has its answer or its error in its own place; one is shown."""
+    choose(page, ("first.jpg", picture()), ("notes.txt", TEXT), ("cat.jpg", CAT))
+
+    shows(page, "first.jpg")
+    thumbs = page.locator("#mine li")
+    expect(thumbs).to_have_count(3)
+    expect(thumbs.nth(1)).to_contain_text("no answer")
+    expect(thumbs.nth(2)).to_contain_text("%")
+    expect(page.locator("#error")).to_be_hidden()
+
+    thumbs.nth(1).get_by_role("button").click()
+
+    expect(page.get_by_role("alert")).to_contain_text(refused(live, TEXT))
+    expect(page.locator("#classes li")).to_have_count(0)
+    expect(page.locator("#viewsection")).to_be_hidden()
+
+    thumbs.nth(2).get_by_role("button").click()
+
+    shows(page, "cat.jpg")
+    expect(page.locator("#classes li")).to_have_count(5)
+    expect(page.locator("#error")).to_be_hidden()
+
+
+def refused(live: Live, data: bytes) -> str:
+    """The API's words on what it cannot read."""
+    kind = {"Content-Type": "application/octet-stream"}
+    said: str = live.client.post("/v1/predict", content=data, headers=kind).json()["error"]
+    return said
+
+
+def test_a_truncated_picture_shows_the_servers_words(page: "Page", live: Live) -> None:
+    """The error's sentence, no bars left over, and nothing to try again."""
+    choose(page, ("cut.jpg", CAT[:9000]))
+
+    expect(page.locator("#wrong")).to_have_text(refused(live, CAT[:9000]))
+    expect(page.locator("#classes li")).to_have_count(0)
+    expect(page.get_by_role("button", name="Try again")).to_be_hidden()
+
+
+def test_the_choices_stand_side_by_side(page: "Page", live: Live) -> None:
+    """Each with a time and its three best, as the API answers."""
+    choose(page, ("cat.jpg", CAT))
+    shows(page, "cat.jpg")
+    compared(page)
+
+    for crops in ("ten", "one", "dense"):
+        row = page.locator(f"[data-crops={crops}]")
+        expect(row.locator(".time")).to_have_text(re.compile(r"^[\d.]+\sm?s$"))
+        for one, shown in zip(
+            answer(live, CAT, crops=crops)["classes"], row.locator("li").all(), strict=False
+        ):
+            expect(shown).to_contain_text(one["label"].split(", ")[0])
+            expect(shown).to_contain_text(percent(one["probability"]))
+
+
+def test_a_choice_is_moved_by_keyboard_and_shown_in_detail(page: "Page", live: Live) -> None:
+    """The arrow keys move it; bars, times and the lines to copy follow."""
+    choose(page, ("cat.jpg", CAT))
+    compared(page)
+
+    page.get_by_role("radio", name="Ten crops").press("ArrowUp")
+
+    expect(page.get_by_role("radio", name="Dense")).to_be_checked()
+    shows(page, "Dense")
+    best = answer(live, CAT, crops="dense")["classes"][0]
+    expect(page.locator("#classes li").first).to_contain_text(percent(best["probability"]))
+    expect(page.locator("#curl")).to_contain_text("crops=dense")
+    expect(page.locator("#python")).to_contain_text('crops="dense"')
 
 
 def test_only_what_the_model_offers_can_be_chosen(
@@ -127,59 +207,134 @@ def test_only_what_the_model_offers_can_be_chosen(
 ) -> None:
     """Two choices where the crops do not fit the maps, the first one set."""
     with serving(model_without_dense) as live, opened(browser, live) as page:
-        radios = page.get_by_role("radio")
+        radios = page.locator("#choices").get_by_role("radio")
 
-        sync_api.expect(radios).to_have_count(2)
-        sync_api.expect(radios.first).to_be_checked()
-        sync_api.expect(page.get_by_text("Dense")).to_have_count(0)
-        choose(page, "gradient.jpg", picture())
-        page.get_by_text("One crop").click()
-        sync_api.expect(page.locator("#state")).to_contain_text("One crop")
-
-
-def test_a_text_file_shows_the_servers_words(page: "Page", live: Live) -> None:
-    """The error's sentence, and no bars left over."""
-    choose(page, "gradient.jpg", picture())
-    sync_api.expect(page.locator("#classes li")).to_have_count(5)
-
-    choose(page, "notes.txt", b"nothing but text in this file")
-
-    said = live.client.post("/v1/predict", content=b"nothing but text in this file").json()
-    sync_api.expect(page.locator("#error")).to_have_text(said["error"])
-    sync_api.expect(page.locator("#classes li")).to_have_count(0)
+        expect(radios).to_have_count(2)
+        expect(radios.first).to_be_checked()
+        compared(page, 2)
+        page.locator("[data-crops=one]").click()
+        shows(page, "One crop")
 
 
-KEY = "alice-0123456789"
+def test_the_times_of_the_steps_are_told(page: "Page") -> None:
+    """A bar for the eye and the same in text, whose parts make up the whole."""
+    shows(page, "Cat")
+
+    legend = page.locator("#stepslegend li").all_inner_texts()
+    assert [text.split()[0] for text in legend] == ["read", "decode", "queue", "run", "rest"]
+    parts = sum(float(text.split()[1]) for text in legend)
+    whole = float(page.locator("#took").inner_text().split()[0])
+    assert parts == pytest.approx(whole, abs=0.06 * len(legend) + 0.05 * whole)
+    expect(page.locator("#stepsbar span")).to_have_count(5)
 
 
-@pytest.fixture(scope="module")
-def locked(tiny_model: Path) -> Iterator[Live]:
-    """A server that asks for a key."""
-    with serving(tiny_model, api_keys=KEY) as server:
-        yield server
+def test_an_answer_that_comes_late_does_not_win(page: "Page") -> None:
+    """Whoever has gone on to another picture sees that one, whatever arrives afterwards."""
+    held: list[Route] = []
+    shows(page, "Cat")
+    compared(page)
+    page.route(
+        "**/v1/predict*", lambda route: held.append(route) if not held else route.continue_()
+    )
+    choose(page, ("slow.jpg", picture()))
+    expect(page.locator("#busy")).to_contain_text("slow.jpg")
+    expect(page.locator("#whose")).to_contain_text("Cat")  # stays until there is something else
+    expect(page.locator("#classes li")).to_have_count(5)
+
+    choose(page, ("quick.jpg", CAT))
+    shows(page, "quick.jpg")
+    held[0].continue_()
+
+    expect(page.locator("#mine li").first).to_contain_text("%")
+    shows(page, "quick.jpg")
+
+
+def test_a_full_server_is_asked_again_when_it_says(browser: "Browser", tiny_model: Path) -> None:
+    """Retry-After is kept to, with a word to who waits."""
+    with serving(tiny_model, rate_limit="1/second") as live, opened(browser, live) as page:
+        expect(page.locator("#busy")).to_contain_text("Asking again in 1 second.")
+
+        compared(page)
+
+        expect(page.locator("#error")).to_be_hidden()
+
+
+def test_a_server_that_has_gone_is_told_and_can_be_tried_again(page: "Page") -> None:
+    """In words, with a button that asks again."""
+    compared(page)
+    page.route("**/v1/predict*", lambda route: route.abort())
+    choose(page, ("cat.jpg", CAT))
+    expect(page.locator("#wrong")).to_contain_text("cannot be reached")
+
+    page.unroute("**/v1/predict*")
+    page.get_by_role("button", name="Try again").click()
+
+    shows(page, "Ten crops")
+    expect(page.locator("#classes li")).to_have_count(5)
 
 
 def test_a_key_is_asked_for_where_one_is_needed(browser: "Browser", locked: Live) -> None:
-    """A wrong one is told so; a right one is used, kept in memory alone and shown nowhere."""
+    """Not before; a wrong one is told so; a right one is kept in memory alone, shown nowhere."""
     with opened(browser, locked) as page:
         door, error = page.locator("#door"), page.locator("#error")
-        sync_api.expect(door).to_be_hidden()
-        choose(page, "gradient.jpg", picture())
-        sync_api.expect(door).to_be_visible()
-        sync_api.expect(error).to_contain_text("needs an API key")
+        expect(door).to_be_hidden()
+        expect(page.locator("#classes li")).to_have_count(0)  # no sample either
+        choose(page, ("gradient.jpg", picture()))
+        expect(door).to_be_visible()
+        expect(error).to_contain_text("needs an API key")
         page.get_by_label("API key").fill("bob-0123456789012")
         page.get_by_role("button", name="Use it").click()
-        sync_api.expect(error).to_contain_text("not one of ours")
+        expect(error).to_contain_text("not one of ours")
 
         page.get_by_label("API key").fill(KEY)
         page.get_by_label("API key").press("Enter")
 
-        sync_api.expect(page.locator("#classes li")).to_have_count(5)
-        sync_api.expect(door).to_be_hidden()
-        sync_api.expect(page.locator("#curl")).to_contain_text("Authorization: Bearer KEY")
+        expect(page.locator("#classes li")).to_have_count(5)
+        expect(door).to_be_hidden()
+        expect(page.locator("#curl")).to_contain_text("Authorization: Bearer KEY")
+        expect(page.locator("#python")).to_contain_text('api_key="KEY"')
         assert page.evaluate("localStorage.length + sessionStorage.length") == 0
         assert KEY not in page.content()
         assert KEY not in page.url
+
+
+def test_the_lines_to_copy_are_copied_and_true(
+    browser: "Browser", live: Live, tmp_path: Path
+) -> None:
+    """Run as they are in an empty folder, they give the answer that the page shows."""
+    if shutil.which("curl") is None:
+        pytest.skip("needs curl")
+    allowed = ["clipboard-read", "clipboard-write"]
+    with opened(browser, live, permissions=allowed) as page:
+        shows(page, "Cat")
+        best = page.locator("#classes .label").first.inner_text()
+        copied = {}
+        for name in ("curl", "Python"):
+            button = page.get_by_role("button", name=f"Copy the {name} line")
+            button.click()
+            expect(page.get_by_role("button", name=f"Copied the {name} line")).to_be_visible()
+            copied[name] = page.evaluate("navigator.clipboard.readText()")
+
+    quiet = copied["curl"].replace("curl ", "curl -s --noproxy '*' ")
+    said = subprocess.run(["sh", "-c", quiet], cwd=tmp_path, capture_output=True, timeout=30)
+    told = subprocess.run(
+        [sys.executable, "-c", copied["Python"]],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=30,
+    )
+
+    assert f'"label":"{best}' in said.stdout.decode()
+    assert best in told.stdout.decode(), told.stderr.decode()
+
+
+def test_a_name_cannot_break_out_of_the_lines(page: "Page") -> None:
+    """Quotes in a file's name are the shell's and Python's own affair."""
+    choose(page, ('it\'s "one".jpg', picture()))
+
+    expect(page.locator("#curl")).to_contain_text("'@it'\\''s \"one\".jpg'")
+    expect(page.locator("#python")).to_contain_text('"it\'s \\"one\\".jpg"')
 
 
 def test_a_script_that_is_not_ours_does_not_run(browser: "Browser", live: Live) -> None:
@@ -200,7 +355,7 @@ def test_a_script_that_is_not_ours_does_not_run(browser: "Browser", live: Live) 
 
 def test_the_documentation_can_be_tried_with_a_key(browser: "Browser", locked: Live) -> None:
     """Swagger UI under a policy that allows nothing inline but what starts it."""
-    with opened(browser, locked, "/docs", f"{REFUSED}|Could not find component") as page:
+    with opened(browser, locked, "/docs", tolerated=f"{REFUSED}|Could not find component") as page:
         page.get_by_role("button", name="Authorize").click()
         page.get_by_label("auth-bearer-value").fill(KEY)
         page.get_by_role("button", name="Apply credentials").first.click()
@@ -209,17 +364,5 @@ def test_the_documentation_can_be_tried_with_a_key(browser: "Browser", locked: L
         page.get_by_role("button", name="Try it out").click()
         page.get_by_role("button", name="Execute").click()
 
-        answer = page.locator(".live-responses-table tbody .response-col_status")
-        sync_api.expect(answer).to_contain_text("400")  # past the door, without a picture
-
-
-def test_the_page_is_made_of_the_right_types_and_refers_to_nothing_external(live: Live) -> None:
-    """HTML, CSS and a JavaScript module, with relative addresses."""
-    kinds = {"/": "text/html", "/static/page.css": "text/css", "/static/page.js": "text/javascript"}
-    for path, kind in kinds.items():
-        answer = live.client.get(path)
-
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith(kind)
-        assert "://" not in answer.text.replace("http://www.w3.org/2000/svg", "")
-        assert live.client.head(path).content == b""
+        status = page.locator(".live-responses-table tbody .response-col_status")
+        expect(status).to_contain_text("400")  # past the door, without a picture

@@ -1,0 +1,74 @@
+// A file -> POST v1/predict -> its answer with the time of each step, or a Refusal.
+// The address is relative to the page, which may live below a proxy's path.
+
+const ATTEMPTS = 6; // at a full server, each after the time that it asks for
+const PATIENCE = 60; // seconds; who is told to wait longer is told so
+
+export class Refusal extends Error {
+  constructor(message, { status = 0, again = false } = {}) {
+    super(message);
+    this.status = status;
+    this.again = again; // whether the same may well succeed later
+  }
+}
+
+const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
+
+export const mediaType = (file) => (file.type.startsWith("image/") ? file.type : "application/octet-stream");
+
+export function address(crops, details) {
+  const found = new URL("v1/predict", document.baseURI);
+  if (crops !== "ten") found.searchParams.set("crops", crops);
+  found.searchParams.set("details", details);
+  return found.href.replace("%2C", ","); // a comma may stand for itself, and reads better
+}
+
+// `read;dur=0.6, run;dur=75.8;desc="batch of 1", total;dur=83.4` -> {read: 0.6, ...} in ms.
+export function timing(header) {
+  const steps = {};
+  for (const [, name, duration] of (header ?? "").matchAll(/([\w-]+);dur=([\d.]+)/g)) {
+    steps[name] = Number(duration);
+  }
+  return steps;
+}
+
+export async function ask(file, { crops, details, key, onWait }) {
+  for (let attempt = 1; ; attempt += 1) {
+    const begun = performance.now();
+    const reply = await send(file, address(crops, details), key);
+    const body = await reply.json().catch(() => null);
+    if (reply.ok && body?.predictions) {
+      const steps = timing(reply.headers.get("Server-Timing"));
+      return { ...body.predictions[0], steps, time: steps.total ?? performance.now() - begun };
+    }
+    const seconds = Number(reply.headers.get("Retry-After") ?? NaN);
+    const full = reply.status === 503 || reply.status === 429;
+    if (!full || !(seconds <= PATIENCE) || attempt === ATTEMPTS) throw refusal(reply, body, full);
+    onWait(Math.max(1, seconds), reply.status);
+    await pause(Math.max(1, seconds));
+  }
+}
+
+async function send(file, url, key) {
+  await file.slice(0, 1).arrayBuffer().catch(() => {
+    throw new Refusal("Your browser cannot read this file. Is it a folder, or has it been moved?");
+  });
+  const limit = Number(document.body.dataset.maxBody);
+  if (file.size > limit) {
+    const [size, most] = [file.size, limit].map((bytes) => (bytes / 2 ** 20).toFixed(1));
+    throw new Refusal(`The file has ${size} MiB, and this server takes ${most} MiB. Send it scaled down.`);
+  }
+  const headers = { "Content-Type": mediaType(file) };
+  if (key) headers.Authorization = `Bearer ${key}`;
+  try {
+    return await fetch(url, { method: "POST", body: file, headers });
+  } catch {
+    throw new Refusal("The server cannot be reached; is it still running?", { again: true });
+  }
+}
+
+function refusal(reply, body, full) {
+  const words = body?.error ?? `The server answered ${reply.status} without saying why.`;
+  const again = full || reply.status >= 500 || reply.status === 408;
+  return new Refusal(words, { status: reply.status, again });
+}

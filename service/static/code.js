@@ -1,0 +1,43 @@
+// The request that the page has made, for a terminal and for Python, to copy.
+
+import { address, mediaType } from "./asking.js";
+import { find, write } from "./elements.js";
+
+const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+// `picture` may be null: nothing was chosen yet.
+export function showCode(picture, { crops, details, keyed }) {
+  const name = picture?.file?.name ?? picture?.name ?? "picture.jpg";
+  const type = picture?.file ? mediaType(picture.file) : "image/jpeg";
+  const key = keyed ? "-H 'Authorization: Bearer KEY' " : "";
+  const curl = [`curl --data-binary ${quoted(`@${name}`)} -H 'Content-Type: ${type}' ${key}'${address(crops, details)}'`];
+  if (picture?.sample) curl.unshift(`curl -O '${new URL(picture.sample, document.baseURI)}'`);
+  write(find("curl"), curl.join("\n"));
+  const server = new URL(".", document.baseURI).href.replace(/\/$/, "");
+  const list = details.split(",").map((detail) => `"${detail}"`).join(", ");
+  const python = [
+    "from service.client import Client",
+    "",
+    `with Client("${server}"${keyed ? ', api_key="KEY"' : ""}) as client:`,
+    `    print(client.classify(${JSON.stringify(name)}, crops="${crops}", details=[${list}]))`,
+  ];
+  write(find("python"), python.join("\n"));
+}
+
+async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  return document.execCommand("copy"); // of what is selected: pages without TLS have no clipboard
+}
+
+export function watchCopies() {
+  for (const button of document.querySelectorAll("[data-copies]")) {
+    button.addEventListener("click", async () => {
+      const code = find(button.dataset.copies);
+      getSelection().selectAllChildren(code);
+      const done = await copy(code.textContent).then((worked) => worked !== false, () => false);
+      const word = button.querySelector("span");
+      write(word, done ? "Copied" : "Selected");
+      setTimeout(() => write(word, "Copy"), 2000);
+    });
+  }
+}

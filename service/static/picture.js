@@ -1,0 +1,40 @@
+// A picture that was given, or a sample: what is known of it.
+
+import { Refusal } from "./asking.js";
+import { prepare } from "./prepared.js";
+
+export class Picture {
+  answers = new Map(); // crops -> its answer, {problem: Refusal}, or {} while it is asked for
+  heats = new Map(); // the same, with heatmaps
+  #prepared = null;
+
+  // `sample` is an address relative to the page.
+  constructor(name, { file = null, sample = null }) {
+    Object.assign(this, { name, file, sample });
+  }
+
+  async open() {
+    if (this.file) return this.file;
+    const reply = await fetch(this.sample).catch(() => null);
+    if (!reply?.ok) {
+      throw new Refusal("The sample cannot be fetched; is the server still running?", { again: true });
+    }
+    const bytes = await reply.blob();
+    this.file = new File([bytes], this.sample.split("/").at(-1), { type: "image/jpeg" });
+    return this.file;
+  }
+
+  // What the network gets of it, or null.
+  get prepared() {
+    this.#prepared ??= this.open().then(prepare, () => null);
+    return this.#prepared;
+  }
+
+  // Forget refusals, to ask again.
+  forget(status = null) {
+    if (!this.file) this.#prepared = null;
+    for (const [crops, { problem }] of this.answers) {
+      if (problem && (status === null || problem.status === status)) this.answers.delete(crops);
+    }
+  }
+}

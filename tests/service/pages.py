@@ -1,0 +1,135 @@
+"""Pages in a real Chromium: they may ask nobody but their server, and must not complain."""
+
+import base64
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+from live import Live
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, FilePayload, Page
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+expect = sync_api.expect
+
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+REFUSED = "Failed to load resource"  # a refusal's status, which the browser itself writes
+PHONE, SMALL_PHONE, DESK = (390, 844), (320, 640), (1280, 800)
+
+GIVE = """([kind, files]) => {
+    const transfer = new DataTransfer();
+    for (const { name, type, text } of files) {
+        const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+        transfer.items.add(new File([bytes], name, { type }));
+    }
+    const about = { bubbles: true, cancelable: true };
+    const where = document.querySelector("footer");
+    if (kind === "paste") {
+        where.dispatchEvent(new ClipboardEvent("paste", { ...about, clipboardData: transfer }));
+    } else {
+        for (const name of ["dragenter", "dragover", "drop"]) {
+            where.dispatchEvent(new DragEvent(name, { ...about, dataTransfer: transfer }));
+        }
+    }
+}"""
+
+
+@contextmanager
+def launched() -> Iterator["Browser"]:
+    """A browser for the tests of a module; each has pages of its own."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no browser at {CHROMIUM}; set CHROMIUM to one")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(
+    browser: "Browser",
+    live: Live,
+    path: str = "/",
+    *,
+    tolerated: str = REFUSED,
+    size: tuple[int, int] = PHONE,
+    scheme: Literal["light", "dark"] = "light",
+    permissions: Sequence[str] = (),
+) -> Iterator["Page"]:
+    """A page of `size` pixels; what it says on the console must match `tolerated`."""
+    with browser.new_context(
+        viewport={"width": size[0], "height": size[1]},
+        color_scheme=scheme,
+        permissions=list(permissions),
+        reduced_motion="reduce",
+    ) as context:
+        shown = context.new_page()
+        complaints: list[str] = []
+        asked: list[str] = []
+        shown.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        shown.on("pageerror", lambda error: complaints.append(str(error)))
+        shown.on("request", lambda request: asked.append(request.url))
+        shown.goto(live.url + path)
+        yield shown
+    unforeseen = [text for text in complaints if not re.search(tolerated, text)]
+    assert unforeseen == [], unforeseen
+    foreign = [url for url in asked if not url.startswith((live.url, "blob:", "data:"))]
+    assert foreign == [], foreign
+
+
+def choose(page: "Page", *files: tuple[str, bytes]) -> None:
+    """Give the page files, as the system's dialogue would."""
+    given: list[FilePayload] = [
+        {"name": name, "mimeType": _type(name), "buffer": data} for name, data in files
+    ]
+    page.set_input_files("#file", given)
+
+
+def give(page: "Page", kind: Literal["drop", "paste"], *files: tuple[str, bytes]) -> None:
+    """Drop files on the page's last line, or paste them there."""
+    told = [
+        {"name": name, "type": _type(name), "text": base64.b64encode(data).decode()}
+        for name, data in files
+    ]
+    page.evaluate(GIVE, [kind, told])
+
+
+def shows(page: "Page", name: str) -> None:
+    """Wait until the page shows what is known of the picture of this name."""
+    expect(page.locator("#whose")).to_contain_text(name)
+
+
+def bars(page: "Page") -> list[dict[str, Any]]:
+    """What the bars say, as text and as drawn."""
+    return [
+        {
+            "label": row.locator(".label").inner_text(),
+            "wordnet": row.locator(".wordnet").inner_text(),
+            "probability": row.locator(".probability").inner_text().replace("\xa0", " "),
+            "width": row.locator(".bar").evaluate("bar => parseFloat(bar.style.width)"),
+        }
+        for row in page.locator("#classes li").all()
+    ]
+
+
+def compared(page: "Page", choices: int = 3) -> None:
+    """Wait until each choice of crops has its answer."""
+    expect(page.locator("#choices .three ol")).to_have_count(choices)
+
+
+def _type(name: str) -> str:
+    kinds = {"jpg": "image/jpeg", "png": "image/png", "txt": "text/plain"}
+    return kinds[name.rpartition(".")[2]]

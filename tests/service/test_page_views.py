@@ -1,0 +1,298 @@
+"""The page's ten views and its heatmap: what is drawn is what was cut, and what was answered."""
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+from conftest import PICTURES, tiny_network
+from live import Live, serving
+from numpy.typing import NDArray
+from pages import DESK, bars, choose, compared, expect, launched, opened, shows
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from model_export import export, views
+from model_export.export import Record
+from model_export.variants import VARIANTS
+from service.image import decode
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CAT = (PICTURES / "cat.jpg").read_bytes()
+GREY = np.array([0.3, 0.59, 0.11])  # of red, green, blue
+
+
+@pytest.fixture(scope="module")
+def live(bundled_model: Path) -> Iterator[Live]:
+    """A server whose answers mean something."""
+    with serving(bundled_model) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """One for all tests; each has pages of its own."""
+    with launched() as one:
+        yield one
+
+
+@pytest.fixture
+def page(browser: "Browser", live: Live) -> Iterator["Page"]:
+    """On a desk, where there is a mouse."""
+    with opened(browser, live, size=DESK) as shown:
+        shows(shown, "Cat")
+        yield shown
+
+
+def answer(live: Live, data: bytes, **query: str) -> dict[str, Any]:
+    """What the API says of a picture."""
+    kind = {"Content-Type": "application/octet-stream"}
+    reply = live.client.post("/v1/predict", content=data, headers=kind, params=query).json()
+    found: dict[str, Any] = reply["predictions"][0]
+    return found
+
+
+def first(found: dict[str, Any]) -> str:
+    """The usual one of a class's names."""
+    name: str = found["label"].split(", ")[0]
+    return name
+
+
+def drawn(page: "Page", selector: str) -> NDArray[np.uint8]:
+    """A canvas's pixels, `(height, width, 3)`."""
+    url = page.locator(selector).evaluate("canvas => canvas.toDataURL()")
+    image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
+    return np.asarray(image)
+
+
+def upright() -> bytes:
+    """As it is."""
+    return CAT
+
+
+def turned() -> bytes:
+    """Stored on its side, with EXIF data that say so."""
+    encoded, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(io.BytesIO(CAT)) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(encoded, "JPEG", exif=exif, quality=95)
+    return encoded.getvalue()
+
+
+def seen_through() -> bytes:
+    """A PNG whose upper half is transparent."""
+    encoded = io.BytesIO()
+    with Image.open(io.BytesIO(CAT)) as image:
+        image.putalpha(255)
+        image.paste((0, 0, 0, 0), (0, 0, image.width, image.height // 2))
+        image.save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def coloured() -> bytes:
+    """A PNG that says it is linear, which the service does not look at."""
+    encoded, chunks = io.BytesIO(), PngInfo()
+    chunks.add(b"gAMA", (100_000).to_bytes(4, "big"))
+    with Image.open(io.BytesIO(CAT)) as image:
+        image.save(encoded, "PNG", pnginfo=chunks)
+    return encoded.getvalue()
+
+
+@pytest.mark.parametrize("make", [upright, turned, seen_through, coloured])
+def test_the_ten_views_are_drawn_as_they_were_cut(page: "Page", live: Live, make: Any) -> None:
+    """Pixel for pixel what the service cuts, to within how browsers scale; mirrored ones are."""
+    data = make()
+    choose(page, ("given.png" if make in (seen_through, coloured) else "given.jpg", data))
+    shows(page, "given")
+
+    square = decode(data, max_pixels=10**7, max_aspect_ratio=32).astype(int)
+    cut = answer(live, data, details="views")["views"]
+    assert len(cut) == 10
+    for number, view in enumerate(cut):
+        left, top, side = view["box"]["left"], view["box"]["top"], view["box"]["side"]
+        expected = square[top : top + side, left : left + side]
+        if view["mirrored"]:
+            expected = expected[:, ::-1]
+        seen = drawn(page, f"[data-view='{number}'] canvas").astype(int)
+        assert np.abs(seen - expected).mean() < 4
+        assert np.abs(seen - expected[:, ::-1]).mean() > 8  # else this test would see nothing
+
+
+def test_each_view_tells_its_own_best_class(page: "Page", live: Live) -> None:
+    """And which of them differ from the answer of all."""
+    page.get_by_role("button", name="Rocket").click()
+    shows(page, "Rocket")
+
+    data = live.client.get("/static/samples/rocket.jpg").content
+    found = answer(live, data, details="views")
+    mine = sum(
+        view["classes"][0]["index"] == found["classes"][0]["index"] for view in found["views"]
+    )
+    assert 0 < mine < 10
+    expect(page.locator(".dissent")).to_have_count(10 - mine)
+    expect(page.locator("#sentence")).to_contain_text(f"{mine} of 10 views")
+    for number, view in enumerate(found["views"]):
+        card = page.locator(f"[data-view='{number}']")
+        expect(card).to_contain_text(first(view["classes"][0]))
+        expect(card).to_contain_text(f"{100 * view['classes'][0]['probability']:.1f}")
+
+
+def test_a_view_that_is_pointed_at_shows_its_box_and_its_own_classes(
+    page: "Page", live: Live
+) -> None:
+    """As long as it is; then the answer of all is back."""
+    view = answer(live, CAT, details="views")["views"][3]
+
+    page.locator("[data-view='3']").hover()
+
+    expect(page.locator("#whose")).to_contain_text("bottom right")
+    assert [bar["label"] for bar in bars(page)] == [first(one) for one in view["classes"]]
+    frame, box = page.locator("#frame").bounding_box(), page.locator("#box").bounding_box()
+    assert frame
+    assert box
+    scale = frame["width"] / 256
+    assert box["x"] - frame["x"] == pytest.approx(view["box"]["left"] * scale, abs=2)
+    assert box["y"] - frame["y"] == pytest.approx(view["box"]["top"] * scale, abs=2)
+    assert box["width"] == pytest.approx(view["box"]["side"] * scale, abs=2)
+
+    page.locator("h1").hover()
+
+    shows(page, "Ten crops")
+    expect(page.locator("#box")).to_be_hidden()
+
+
+def test_a_view_is_chosen_by_keyboard_and_stays(page: "Page") -> None:
+    """The arrow keys go from all of them to the first view, and on."""
+    page.get_by_role("radio", name="All of them").press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+
+    expect(page.get_by_role("radio", name="Top right:")).to_be_checked()
+    expect(page.locator("#whose")).to_contain_text("top right")
+    expect(page.locator("#box")).to_be_visible()
+
+
+def test_the_dots_on_a_bar_are_the_views_own_shares(page: "Page", live: Live) -> None:
+    """Their mean is the bar, which is what averaging does."""
+    found = answer(live, CAT, details="views")
+    best = found["classes"][0]
+
+    dots = page.locator("#classes li").first.locator(".dots i")
+
+    shares = [float(dot.evaluate("dot => parseFloat(dot.style.left)")) for dot in dots.all()]
+    assert len(shares) == 10
+    assert np.mean(shares) == pytest.approx(100 * best["probability"], abs=0.1)
+
+
+def test_one_crop_has_one_view(page: "Page") -> None:
+    """The centre's."""
+    page.locator("[data-crops=one]").click()
+
+    shows(page, "One crop")
+    expect(page.locator("[data-view]:visible")).to_have_count(1)
+    expect(page.locator("[data-view='4']")).to_be_visible()
+
+
+def test_the_evidence_is_drawn_for_the_class_that_is_selected(page: "Page", live: Live) -> None:
+    """The lighter, the more hiding changes; another class, another map; and in words."""
+    maps = answer(live, CAT, details="heatmap")["heatmap"]["classes"]
+    plain = drawn(page, "#picture")
+    grey = (decode(CAT, max_pixels=10**7, max_aspect_ratio=32) @ GREY)[..., np.newaxis]
+
+    page.get_by_role("switch").click()
+
+    expect(page.locator("#heat")).to_be_visible(timeout=20_000)
+    for place in (0, 1):
+        page.locator("#classes li").nth(place).click()
+        values = np.asarray(maps[place]["values"])
+        expect(page.locator("#heathigh")).to_have_text(points(values.max(initial=1e-4)))
+        shade = (drawn(page, "#heat") - 0.3 * grey)[16::32, 16::32] / 0.7  # in the cells' middles
+        change = np.corrcoef((shade @ GREY).ravel(), np.abs(values).ravel())[0, 1]
+        assert change > 0.95
+        strong = np.abs(values) > np.abs(values).max() / 4
+        assert ((shade[..., 0] > shade[..., 2]) == (values > 0))[strong].all()  # warm or cold
+        name = page.locator("#classes .label").nth(place).inner_text()
+        expect(page.locator("#heatwords")).to_contain_text(name)
+    expect(page.locator("#heatlegend")).to_contain_text("points of probability lost when hidden")
+    expect(page.locator("#curl")).to_contain_text("heatmap")
+
+    page.get_by_role("switch").click()
+
+    expect(page.locator("#heat")).to_be_hidden()
+    assert np.array_equal(drawn(page, "#picture"), plain)
+
+
+def points(share: float) -> str:
+    """As the legend writes them."""
+    return f"{100 * share:.1f}" if share < 0.1 else f"{100 * share:.0f}"
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ((1, 4), "upper middle"),
+        ((4, 4), "centre"),
+        ((7, 0), "lower left"),
+        ((3, 7), "middle right"),
+    ],
+)
+def test_where_the_evidence_lies_is_said_in_words(
+    page: "Page", cell: tuple[int, int], words: str
+) -> None:
+    """A ninth of the picture has a name."""
+    values = np.full((8, 8), -0.01)
+    values[cell] = 0.5
+
+    said = page.evaluate(
+        "async (values) => (await import(new URL('static/heat.js', document.baseURI).href))"
+        ".heatWords(values, 'lynx')",
+        values.tolist(),
+    )
+
+    assert said == f"Most of the evidence for lynx lies in the {words}."
+
+
+@pytest.fixture(scope="module")
+def own_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of three classes of one's own, without WordNet ids, accuracy or places of views."""
+    path = tmp_path_factory.mktemp("own") / "own.onnx"
+    real = views.load_pictures(limit=8)
+    model = export.build_model(tiny_network(3), VARIANTS["owt"], precision="fp32", calibration=real)
+    export.describe(
+        model,
+        variant=VARIANTS["owt"],
+        precision="fp32",
+        labels=[(None, "apple"), (None, "pear"), (None, "quince")],
+        record=Record("fruit", {}, []),
+        picture=real[0],
+    )
+    kept = [entry for entry in model.metadata_props if entry.key != "views"]
+    assert len(kept) < len(model.metadata_props)
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    assert isinstance(model, onnx.ModelProto)
+    export.write(model, path, check=lambda file: None)
+    return path
+
+
+def test_a_model_of_ones_own_looks_right(browser: "Browser", own_model: Path) -> None:
+    """Three bars without ids, views without pictures, and no word of an accuracy."""
+    with serving(own_model) as live, opened(browser, live, size=DESK) as page:
+        shows(page, "Cat")
+        compared(page)
+
+        expect(page.locator("#classes li")).to_have_count(3)
+        assert {bar["wordnet"] for bar in bars(page)} == {""}
+        assert {bar["label"] for bar in bars(page)} == {"apple", "pear", "quince"}
+        expect(page.locator("[data-view]")).to_have_count(10)
+        expect(page.locator("[data-view] canvas:visible")).to_have_count(0)
+        page.locator("[data-view='3']").hover()
+        expect(page.locator("#whose")).to_contain_text("bottom right")
+        expect(page.locator("#box")).to_be_hidden()
+        expect(page.locator("#model")).to_contain_text("does not say how often it is right")
+        assert "None" not in page.locator("body").inner_text()
