@@ -145,7 +145,7 @@ class Server(uvicorn.Server):
             ssl_certfile=settings.ssl_certfile,
             ssl_keyfile=settings.ssl_keyfile,
         )
-        with _certificate_read():
+        with _certificate_read(settings):
             config.load()
         self._tls = connections.greet_within_limits(config)
         super().__init__(config)
@@ -177,7 +177,7 @@ class Server(uvicorn.Server):
         if self._running.settings.api_keys_file is not None:
             renewable["key file"] = self._keys.reload
         if self._tls is not None:
-            renewable["certificate"] = _certificate_read()(self._tls.renew)
+            renewable["certificate"] = _certificate_read(self._running.settings)(self._tls.renew)
         return renewable
 
     async def on_tick(self, counter: int) -> bool:
@@ -209,14 +209,16 @@ class Server(uvicorn.Server):
 
 
 @contextmanager
-def _certificate_read() -> Iterator[None]:
+def _certificate_read(settings: Settings) -> Iterator[None]:
     """One sentence for whatever keeps a certificate or its key from being read."""
     try:
         yield
     except OSError as error:  # ssl.SSLError is one
+        key = settings.ssl_keyfile or "the key is in it too"
         raise SettingsInvalid(
-            f"{spelled('ssl_certfile')} and {spelled('ssl_keyfile')} cannot be used "
-            f"({error.strerror or error}); both are PEM, and the key must be the certificate's."
+            f"{spelled('ssl_certfile')} ({settings.ssl_certfile}) and {spelled('ssl_keyfile')} "
+            f"({key}) cannot be used ({error.strerror or error}); both are PEM, and the key must "
+            "be the certificate's."
         ) from error
 
 

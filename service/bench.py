@@ -8,11 +8,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
-
-import typer
+from typing import TYPE_CHECKING, Any, Final
 
 from service.errors import RequestError
+from service.terminal import clean, console
 
 if TYPE_CHECKING:
     from service.load import Observer
@@ -28,52 +27,24 @@ class FileUnreadable(RequestError):
 
 
 def bench(
-    url: Annotated[str, typer.Argument(help="Where the server is, as http://127.0.0.1:8000.")],
-    pictures: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Picture files, or folders of them; by default synthetic photographs."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-    crops: Annotated[
-        str | None, typer.Option(help="A choice that the server offers; its own default.")
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            "--api-key",
-            envvar="ALEXNET_API_KEY",
-            help="One that the server knows, if it asks for keys; rather in the environment, since "
-            "every user of a machine sees flags.",
-            show_envvar=True,
-        ),
-    ] = None,
-    in_flight: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Requests outstanding at any time.")
-    ] = 8,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            max=100_000.0,
-            help="Send so many requests a second at random times instead, answered or not; "
-            "latency then counts from the time intended.",
-        ),
-    ] = None,
-    seconds: Annotated[
-        float, typer.Option(min=0.1, max=86_400.0, help="How long, after the warm-up.")
-    ] = 10.0,
-    warm_up: Annotated[
-        float, typer.Option(min=0.0, max=3600.0, help="Seconds of load that are not counted.")
-    ] = 1.0,
-    timeout: Annotated[
-        float, typer.Option(min=0.001, max=3600.0, help="Seconds until a request has failed.")
-    ] = 30.0,
-    seed: Annotated[int, typer.Option(help="Of the random times.")] = 0,
+    url: str,
+    pictures: Sequence[Path],
+    *,
+    as_json: bool,
+    crops: str | None,
+    key: str | None,
+    in_flight: int,
+    rate: float | None,
+    seconds: float,
+    warm_up: float,
+    timeout: float,
+    seed: int,
 ) -> None:
-    """Put load on a running server: its rate and latencies; status 1 if nothing was answered.
+    """
+    Put load on the server at `url` and print the figures; times are in seconds.
 
-    Without PICTURES it sends 64 distinct JPEGs of 500 x 375, made on the spot: noise with the
-    spectrum, size and decoding time of photographs.
+    Keeps `in_flight` requests outstanding, or with a `rate` sends so many a second.  Raises
+    `LoadImpossible` if there is nothing to measure, or if nothing was answered.
     """
     from service import load
 
@@ -102,7 +73,7 @@ def bench(
         **dataclasses.asdict(figures),
     }
     if as_json:
-        typer.echo(json.dumps(facts))
+        print(json.dumps(facts))
     else:
         _print_figures(facts)
     if not figures.answered:
@@ -136,17 +107,15 @@ def _synthetic() -> list[bytes]:
 @contextmanager
 def _watched(seconds: float, as_json: bool) -> "Iterator[Observer | None]":
     """A bar with the figures of the moment, on a terminal and for people only."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if as_json or not console.is_terminal:
+    screen = console(stderr=True)
+    if as_json or not screen.is_terminal:
         yield None
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
     # Drawn when there is something new: a thread of its own would cost the measurement.
-    with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
+    with Progress(*columns, console=screen, transient=True, auto_refresh=False) as progress:
         task = progress.add_task("", total=seconds)
         began = time.perf_counter()
 
@@ -166,7 +135,6 @@ def _watched(seconds: float, as_json: bool) -> "Iterator[Observer | None]":
 
 
 def _print_figures(facts: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     def counts(each: dict[str, int]) -> str:
@@ -190,5 +158,5 @@ def _print_figures(facts: dict[str, Any]) -> None:
         ("failed", counts(facts["failed"])),
         ("load's own CPU", f"{100 * facts['cpu']:.1f} % of a core"),
     ):
-        table.add_row(heading, text)
-    Console(markup=False).print(table)
+        table.add_row(heading, clean(text))
+    console().print(table)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -29,63 +29,24 @@ ENDINGS: Final = {"--report": ".html", "--output": ".json", "--record": ".json"}
 
 
 def evaluate(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            help="Labelled pictures: FOLDER/CLASS/picture, where CLASS is the WordNet id or the "
-            "name of a class; or files whose names begin with the WordNet id; or with --labels.",
-        ),
-    ],
-    crops: Annotated[
-        str | None,
-        typer.Option(help="One or several, as ten,one; by default all that the model offers."),
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The model file, the bundled one by default; give it again to compare several.",
-            metavar="FILE",
-        ),
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV with the columns file (below FOLDER) and label (WordNet id, name or index).",
-            metavar="CSV",
-        ),
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="Write all of it as one HTML page, with pictures.", metavar="FILE.html"),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="Write all of it as JSON, for programs.", metavar="FILE.json"
-        ),
-    ] = None,
-    record: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the accuracy into this record, which alexnet-export --record puts into a "
-            "model file; what else is in it stays.",
-            metavar="FILE.json",
-        ),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="What the pictures are, in words, for report and record.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, for programs, in place of tables.")
-    ] = False,
-    per_class: Annotated[
-        bool, typer.Option("--per-class", help="Print every class, not only the worst.")
-    ] = False,
-    device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
+    folder: Path,
+    *,
+    crops: str | None,
+    model: Sequence[str],
+    labels: Path | None,
+    report: Path | None,
+    output: Path | None,
+    record: Path | None,
+    data: str | None,
+    as_json: bool,
+    per_class: bool,
+    device: str | None,
 ) -> None:
-    """Measure models on labelled pictures: top-1, top-5, calibration, each with its interval.
+    """
+    Measure each model with each choice of crops on the labelled pictures in `folder`, and print it.
 
-    Several models, or several choices of crops, are compared on the same pictures.
+    Raises a `ServiceError` with a sentence; `KeyboardInterrupt` and SIGTERM end it with a
+    `typer.Exit`.
     """
     from service.evaluation import record as records
     from service.settings import load_settings

@@ -8,6 +8,7 @@ from service.evaluation.mistakes import Class
 from service.evaluation.results import Results, Run
 from service.evaluation.words import between, from_to, percent, points, probability
 from service.scoring.files import text
+from service.terminal import clean, console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,18 +19,16 @@ SKIPPED: Final = 5
 
 def show(results: Results, *, per_class: bool) -> None:
     """Print it; with `per_class` every class, else the worst."""
-    from rich.console import Console
-
-    console = Console(markup=False, emoji=False, highlight=False)
+    screen = console()
     for table in (_runs(results), _comparisons(results)):
         if table.row_count:
-            console.print(table, "")
+            screen.print(table, "")
     run = results.runs[0]
-    console.print(_classes(run, len(run.classes) if per_class else FEW), "")
+    screen.print(_classes(run, len(run.classes) if per_class else FEW), "")
     if run.confusions:
-        console.print(_confusions(run), "")
+        screen.print(_confusions(run), "")
     for line in notes(results):
-        console.print(_clean(line), soft_wrap=True)
+        screen.print(clean(line), soft_wrap=True)
 
 
 def notes(results: Results) -> list[str]:
@@ -137,8 +136,3 @@ def _table(title: str) -> "Table":
     from rich.table import Table
 
     return Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
-
-
-def _clean(line: str) -> str:
-    """Names of files may hold commands for the terminal."""
-    return "".join(sign if sign.isprintable() else "?" for sign in line)

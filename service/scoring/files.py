@@ -1,5 +1,5 @@
 """
-The pictures in folders, as they are found: nothing is listed or sorted before.
+The pictures in folders, as they are found: nothing is listed or sorted before, unless it is asked.
 
 A picture's name is its path below the base, in bytes, as the system has it.  The base is the
 folder, if that is all that was given, else the working directory; a place that was given by its
@@ -8,7 +8,7 @@ whole path keeps that.
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Final
@@ -39,6 +39,7 @@ class Pictures:
     """
 
     places: Sequence[str]
+    in_order: bool = False  # of each folder the pictures by name, then the folders by name
     base: bytes = field(init=False)
     roots: tuple[bytes, ...] = field(init=False)  # the places, as the names begin
     others: int = 0  # files and hidden folders that were passed over in the last walk
@@ -51,7 +52,8 @@ class Pictures:
         self.roots = (b".",) if alone else given
 
     def __iter__(self) -> Iterator[bytes | Skipped]:
-        """Names, in the order in which the system lists them, and folders that it does not."""
+        """Names, in the order in which the system lists them if no other was asked for, and folders
+        that it does not list."""
         self.others = 0
         for name in self.roots:
             if os.path.isdir(os.path.join(self.base, name)):
@@ -74,20 +76,25 @@ class Pictures:
                     continue
                 if is_link:
                     linked.add(identity)
+                deeper = []
                 with os.scandir(path) as entries:
-                    for entry in entries:
+                    for entry in self._sorted(entries):
                         below = os.path.join(name, entry.name)
                         if entry.name.startswith(HIDDEN):
                             self.others += 1
                         elif _is_folder(entry):
-                            folders.append((below, (*above, identity)))
+                            deeper.append((below, (*above, identity)))
                         elif entry.name.lower().endswith(SUFFIXES):
                             yield below
                         else:
                             self.others += 1
+                folders += reversed(deeper)
             except OSError as error:
                 reason = f"The folder cannot be read: {error.strerror}. Its pictures are missing."
                 yield Skipped(name or b".", "folder_unreadable", reason)
+
+    def _sorted(self, entries: Iterable["os.DirEntry[bytes]"]) -> Iterable["os.DirEntry[bytes]"]:
+        return sorted(entries, key=lambda entry: entry.name) if self.in_order else entries
 
 
 def _is_folder(entry: "os.DirEntry[bytes]") -> bool:

@@ -8,9 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from threading import Event, Thread
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from service.scoring.files import Pictures
+from service.terminal import clean, console
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LINE_EVERY: Final = 10.0  # seconds
 DRAW_EVERY: Final = 0.1
@@ -50,11 +54,7 @@ class Progress:
 def say(line: str) -> None:
     """A line for people, if anybody reads; names in it may hold commands for their terminal."""
     with suppress(OSError):
-        print(
-            "".join(sign if sign.isprintable() else "?" for sign in line),
-            file=sys.stderr,
-            flush=True,
-        )
+        print(clean(line), file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:
@@ -62,13 +62,15 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def shown(done: int) -> Iterator[Progress]:
-    """Until the block ends; `done` pictures were done before."""
-    from rich.console import Console
+def shown(done: int, screen: "Console | None" = None) -> Iterator[Progress]:
+    """
+    Until the block ends; `done` pictures were done before.
 
+    `screen` is a terminal that others print on meanwhile, and that keeps nothing of the bar.
+    """
     progress = Progress(done)
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    shared, screen = screen is not None, screen or console(stderr=True)
+    if not screen.is_terminal:
         with _every(LINE_EVERY, lambda: say(str(progress))):
             yield progress
         return
@@ -76,7 +78,10 @@ def shown(done: int) -> Iterator[Progress]:
 
     # The bar gives way where the terminal is narrow.
     columns = rich.BarColumn(bar_width=None), rich.TextColumn("{task.description}", markup=False)
-    with rich.Progress(*columns, console=console, auto_refresh=False) as bar:
+    # Standard output may be no terminal, and is not drawn over.
+    with rich.Progress(
+        *columns, console=screen, auto_refresh=False, redirect_stdout=False, transient=shared
+    ) as bar:
         task = bar.add_task("", total=None)
 
         def draw() -> None:

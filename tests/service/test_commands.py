@@ -1,15 +1,31 @@
 """The `alexnet` command, as a process of its own."""
 
+import hashlib
 import json
+import os
+import platform
+import re
+import shlex
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from live import ROOT, alexnet, environment, picture
+from live import ROOT, Live, alexnet, environment, picture, serving
+from terminals import on_terminal, plain, speaking
 
-from service.settings import Settings
+from service import app as server
+from service.commands.settings_flags import GROUPS
+from service.commands.statuses import MEANINGS, Status
+from service.scoring import job
+from service.settings import SECRETS, Settings
+
+COMMANDS = ("predict", "serve", "evaluate", "bench", "doctor", "inspect")
+GUIDE = (ROOT / "docs" / "commands.md").read_text("utf-8")
 
 
 @pytest.fixture
@@ -38,6 +54,267 @@ def test_every_setting_is_a_flag() -> None:
         assert f"--{name.replace('_', '-')}" in done.stdout.decode()
 
 
+def test_every_setting_has_its_group_and_says_what_to_give() -> None:
+    """Units, files, choices: not the flag's name again."""
+    grouped = [name for names in GROUPS.values() for name in names]
+    text = alexnet("serve", "--help", columns=200).stdout.decode()
+    given = dict(re.findall(r"│ --([\w-]+) +(\S+)", text))
+
+    assert sorted(grouped) == sorted(set(Settings.model_fields) - set(SECRETS))
+    assert given["max-body"] == "BYTES"
+    assert given["timeout"] == given["max-delay"] == "SECONDS"
+    assert given["max-pixels"] == "PIXELS"
+    assert given["model"] == given["ssl-certfile"] == given["api-keys-file"] == "FILE"
+    assert given["log-level"] == "debug|info|warning|error"
+    assert given["tracing"] == "true|false"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches(command: str) -> None:
+    """Purpose, examples, statuses; within 80 columns, and no Python type for people."""
+    done = alexnet(command, "--help")
+    text = done.stdout.decode()
+
+    assert done.returncode == 0
+    assert (done.stderr, text.count("\x1b")) == (b"", 0)
+    assert max(map(len, text.splitlines())) <= 80
+    assert f"alexnet {command} " in text.partition("Examples:")[2]
+    assert re.search(r"Exit status:\s+0 ", text)
+    assert not re.search(r"<bool>|<str>|list\[|<float>|<int", text)
+
+
+def test_alexnet_alone_shows_its_help() -> None:
+    """With the status of a command line that lacks something."""
+    alone, asked = alexnet(), alexnet("--help")
+
+    assert (alone.returncode, asked.returncode) == (2, 0)
+    assert alone.stdout.strip() == asked.stdout.strip()
+    assert all(f"│ {command} " in alone.stdout.decode() for command in COMMANDS)
+
+
+def test_the_examples_of_the_help_work(
+    server_of_tiny: Live, tiny_model: Path, tmp_path: Path
+) -> None:
+    """As they are, in a shell, one after the other; the server's have its port."""
+    lines = [
+        line.strip()
+        for command in ("", *COMMANDS)
+        for line in alexnet(*command.split(), "--help").stdout.decode().splitlines()
+        if re.match(r" {3}(alexnet|ls) ", line)
+    ]
+    ran = 0
+    for line in lines:
+        if re.search(r"FOLDER|alexnet serve|--install|--device cuda|alexnet\.onnx$", line):
+            continue  # needs what is not here; a server does not end by itself
+        line = line.replace("http://127.0.0.1:8000", server_of_tiny.url)
+        line = line.replace("scores.csv", str(tmp_path / "scores.csv"))
+        line = line.replace("alexnet", f"{shlex.quote(sys.executable)} -m service")
+        line += " --seconds 0.2 --warm-up 0" if "bench http" in line else ""
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line],
+            cwd=ROOT,
+            env=plain(model=tiny_model, port=0),
+            capture_output=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr.decode()}"
+        ran += 1
+    assert ran >= 14
+
+
+@pytest.fixture(scope="module")
+def server_of_tiny(tiny_model: Path) -> Iterator[Live]:
+    """One for all that only ask."""
+    with serving(tiny_model) as live:
+        yield live
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("predct", "predict"),
+        ("predict --crop one x.jpg", "--crops"),
+        ("serve --prot 80", "--port"),
+        ("bench http://x --second 3", "--seconds"),
+    ],
+)
+def test_a_typo_gets_a_suggestion(line: str, hint: str) -> None:
+    """In one sentence, and with the command that helps."""
+    done = alexnet(*line.split())
+    as_json = alexnet(*line.split(), "--json")
+
+    text = done.stderr.decode()
+    assert (done.returncode, as_json.returncode) == (2, 2)
+    assert done.stdout == b""
+    assert hint in text
+    assert "--help" in text
+    assert len(text.splitlines()) == 1
+    assert hint in json.loads(as_json.stderr)["error"]
+    assert json.loads(as_json.stderr)["code"] == "usage"
+
+
+@pytest.mark.parametrize(
+    "command", ["inspect gone.onnx", "evaluate gone", "predict gone.jpg --top 5"]
+)
+def test_errors_are_json_where_json_was_asked_for(command: str, tmp_path: Path) -> None:
+    """On standard error, one object; a picture's own error stands in the document."""
+    done = alexnet(*command.split(), "--json")
+
+    assert done.returncode == 1
+    if command.startswith("predict"):
+        assert json.loads(done.stdout)["predictions"][0]["code"] == "file_unreadable"
+        assert done.stderr == b""
+    else:
+        assert set(json.loads(done.stderr)) == {"error", "code"}
+        assert done.stdout == b""
+
+
+def test_colours_are_for_terminals(tiny_model: Path) -> None:
+    """Not for pipes, not with NO_COLOR, no escape sequence at all on a dumb one."""
+    colour = re.compile(r"\x1b\[[\d;]*(3|4|9|10)\d")
+    for command in (("--help",), ("inspect",), ("predict", "tests/pictures/cat.jpg"), ("doctor",)):
+        settings: dict[str, Any] = {"model": tiny_model, "port": 0}
+        _, shown = on_terminal(*command, **settings)
+        _, colourless = on_terminal(*command, about={"NO_COLOR": "1"}, **settings)
+        _, dumb = on_terminal(*command, about={"TERM": "dumb"}, **settings)
+        piped = subprocess.run(
+            [sys.executable, "-m", "service", *command],
+            cwd=ROOT,
+            env=plain(**settings),
+            capture_output=True,
+            timeout=60,
+        )
+
+        assert "\x1b" in shown
+        assert not colour.search(colourless)
+        assert "\x1b" not in dumb
+        assert b"\x1b" not in piped.stdout + piped.stderr
+
+
+def test_force_color_takes_a_pipe_for_a_terminal(tiny_model: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "predict", "tests/pictures/cat.jpg"],
+        cwd=ROOT,
+        env=plain({"FORCE_COLOR": "1"}, model=tiny_model),
+        capture_output=True,
+        timeout=60,
+    )
+
+    assert b"\x1b[" in done.stdout
+
+
+def test_a_full_disk_is_one_sentence(tiny_model: Path) -> None:
+    """Nothing of Python's own at the end."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "service", "inspect", "--json"],
+            cwd=ROOT,
+            env=plain(model=tiny_model),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+
+    assert done.returncode == 1
+    assert json.loads(done.stderr)["code"] == "output_unwritable"
+
+
+def test_the_statuses_are_those_of_the_code_and_of_the_guide() -> None:
+    """One table: what ends a server or a job with 70 is the same 70."""
+    told = re.findall(r"^\| (\d+) \| (.+?) \|$", GUIDE, re.M)
+
+    assert set(MEANINGS) == set(Status)
+    assert {server.CRASHED, job.ENGINE_DEAD} == {Status.CANNOT_GO_ON.value}
+    assert Status.INTERRUPTED == 128 + signal.SIGINT
+    assert Status.TERMINATED == 128 + signal.SIGTERM
+    assert Status.NOBODY_READS == 128 + signal.SIGPIPE
+    assert told == [
+        (str(status.value), meaning.replace("alexnet ... | head -1", "`alexnet ... \\| head -1`"))
+        for status, meaning in MEANINGS.items()
+    ]
+
+
+def test_a_network_that_has_died_ends_predict_with_70(tiny_model: Path) -> None:
+    """It hangs in its first run; nobody waits for it."""
+    code = (
+        "import sys, threading\n"
+        "from service.engine import Engine\n"
+        "Engine.run = lambda *given: threading.Event().wait()\n"
+        "Engine.check = lambda engine: None\n"
+        "sys.argv = ['alexnet', 'predict', 'tests/pictures/cat.jpg']\n"
+        "import service.__main__ as command; command.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(model=tiny_model, run_timeout=0.2),
+        capture_output=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 70, done.stderr.decode()
+    assert done.stderr.startswith(b"alexnet: ")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "words", "told"),
+    [
+        ("http", b"SSH-2.0-OpenSSH_9.9\r\n", "did not answer in HTTP"),
+        ("http", b"", "did not answer in HTTP"),
+        ("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak TLS"),
+    ],
+)
+def test_bench_against_what_is_no_web_server_is_one_sentence(
+    scheme: str, words: bytes, told: str
+) -> None:
+    """Something else listens there, or TLS is asked of a plain server."""
+    with speaking(words) as port:
+        text = sentence(alexnet("bench", f"{scheme}://127.0.0.1:{port}", "tests/pictures/cat.jpg"))
+
+    assert told in text
+
+
+COMPLETION = """\
+eval "$(alexnet --show-completion bash)"
+COMP_WORDS=(alexnet "$@"); COMP_CWORD=$#; COMPREPLY=()
+_alexnet_completion alexnet
+printf '%s\\n' "${COMPREPLY[@]}"
+complete -p alexnet
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["pre"], ["predict"]),
+        (["predict", "--cr"], ["--crops"]),
+        (["predict", "--crops", ""], ["ten", "one", "dense"]),
+        (["predict", "--device", "c"], ["cuda", "cpu"]),
+        (["serve", "--log-level", ""], ["debug", "info", "warning", "error"]),
+        (["predict", "tests/pic"], [""]),  # bash then offers files
+    ],
+)
+def test_bash_completes_commands_flags_and_values(
+    typed: list[str], offered: list[str], tmp_path: Path
+) -> None:
+    """In a real bash, by the script that --show-completion prints."""
+    command = tmp_path / "alexnet"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m service "$@"\n')
+    command.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "--norc", "-c", COMPLETION, "bash", *typed],
+        cwd=ROOT,
+        env=plain({"PATH": f"{tmp_path}:{os.environ['PATH']}"}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    *words, registered = done.stdout.splitlines()
+    assert words == offered, done.stderr
+    assert registered == "complete -o default -F _alexnet_completion alexnet"
+
+
 def test_help_does_not_load_the_runtime() -> None:
     """It comes at once."""
     code = (
@@ -45,7 +322,7 @@ def test_help_does_not_load_the_runtime() -> None:
         "import service.__main__ as command\n"
         "try: command.main()\n"
         "except SystemExit: pass\n"
-        "assert not {'onnxruntime', 'fastapi', 'numpy'} & set(sys.modules)"
+        "assert not {'onnxruntime', 'fastapi', 'numpy', 'aiohttp', 'PIL'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
 
@@ -53,19 +330,22 @@ def test_help_does_not_load_the_runtime() -> None:
 
 
 def test_version_is_one_line() -> None:
-    """`alexnet --version`."""
+    """As JSON also what else decides how it answers."""
     done = alexnet("--version")
+    facts = json.loads(alexnet("--json", "--version").stdout)
 
     assert done.returncode == 0
-    assert done.stdout.decode().startswith("alexnet")
+    assert done.stdout.decode() == f"alexnet {facts['alexnet']}\n"
+    assert facts["python"] == platform.python_version()
+    assert facts["onnxruntime"] or facts["onnxruntime-gpu"]
 
 
 def test_predict_needs_no_server(tiny_model: Path, photo: Path) -> None:
-    """Five bars for a person, each with its WordNet id's class."""
+    """Five classes, the best first."""
     done = alexnet("predict", str(photo), "--model", str(tiny_model))
 
     assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.decode().count(" % ") == 5
+    assert len(done.stdout.splitlines()) == 5
 
 
 def test_predict_json_is_what_the_server_answers(tiny_model: Path, photo: Path) -> None:
@@ -94,7 +374,7 @@ def test_predict_fails_if_any_picture_fails(tiny_model: Path, photo: Path, tmp_p
     done = alexnet("predict", str(text), str(photo), str(missing), model=tiny_model)
 
     assert done.returncode == 1
-    assert done.stdout.decode().count(" % ") == 5
+    assert len(done.stdout.splitlines()) == 5
     lines = done.stderr.decode().splitlines()
     assert [line.partition(": ")[0] for line in lines] == [str(text), str(missing)]
 
@@ -114,7 +394,9 @@ def test_inspect_shows_what_is_in_the_file(tiny_model: Path) -> None:
     assert facts["crops"] == {"ten": 10, "one": 1, "dense": 2}
     assert facts["classes"] > 1
     assert facts["size"] == tiny_model.stat().st_size
-    for wanted in ("variant", "precision", "classes", "weights", "accuracy", "exporter", "version"):
+    assert facts["version"] == facts["sha256"][:12]
+    assert hashlib.sha256(tiny_model.read_bytes()[:-78]).hexdigest() == facts["sha256"]
+    for wanted in ("sha256", "variant", "precision", "classes", "weights", "accuracy", "version"):
         assert wanted in table
         assert wanted in facts
 

@@ -269,17 +269,11 @@ def test_a_place_that_is_not_there_is_one_sentence(tiny_model: Path, folder: Pat
         assert os.listdir(folder.parent) == ["pictures"]
 
 
-def test_a_folder_without_an_output_says_what_to_do(tiny_model: Path, folder: Path) -> None:
-    """Nobody wants bars for a million pictures."""
-    assert "--output scores.parquet" in sentence(predict(folder, model=tiny_model))
-
-
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
         (["-o", "scores.txt"], ".jsonl"),
         (["-o", "no/such/folder/scores.csv"], "no/such/folder"),
-        (["-o", "scores.csv", "--json"], "--json"),
         (["-o", "scores.csv", "-"], "without -"),
         (["-o", "scores.csv", "--crops", "six"], "ten, one"),
         (["-o", "scores.csv", ""], "an empty name"),

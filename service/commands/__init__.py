@@ -1,0 +1,12 @@
+"""
+The commands of `alexnet`, a module for each.
+
+    application   the command itself: help, --version, what becomes of errors
+    statuses      what the shell is told at the end
+    flags         options that several commands share
+    predict       sources -> pictures -> answers
+    doctor        the checks of `checks`, one after the other
+
+The modules of the commands are imported for `--help` too, so what is slow to import (the runtime,
+the framework, numpy) is imported inside the functions that need it.
+"""

@@ -1,0 +1,302 @@
+"""`alexnet predict`: what it takes, and what it prints to whom."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from live import ROOT, alexnet, picture
+from terminals import on_terminal, plain
+
+from service.engine import Engine
+from service.routes.predict import answer_for
+
+PHOTOGRAPHS = "tests/pictures"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Pictures at three levels, a broken one, a hidden one, and what is no picture."""
+    top = tmp_path / "pictures"
+    (top / "b" / "deep").mkdir(parents=True)
+    (top / "a").mkdir()
+    for name in ("z.jpg", "10.jpg", "b/1.jpg", "b/deep/2.PNG", "a/3.webp", ".hidden.jpg"):
+        kind = {".PNG": "PNG", ".webp": "WEBP"}.get(Path(name).suffix, "JPEG")
+        (top / name).write_bytes(picture(kind))
+    (top / "b" / "broken.jpg").write_bytes(picture()[:400])
+    (top / "notes.txt").write_text("nothing to see here")
+    return top
+
+
+ORDER = ["10.jpg", "z.jpg", "a/3.webp", "b/1.jpg", "b/broken.jpg", "b/deep/2.PNG"]
+
+
+def many(folder: Path, number: int) -> Path:
+    """So many names of one picture."""
+    folder.mkdir()
+    (folder / "0000.jpg").write_bytes(picture(size=(256, 256)))
+    for index in range(1, number):
+        os.link(folder / "0000.jpg", folder / f"{index:04}.jpg")
+    return folder
+
+
+def test_a_folder_is_answered_in_the_order_of_its_names(tiny_model: Path, folder: Path) -> None:
+    """Of each folder its pictures, then its folders; a broken one does not stop the others."""
+    done = alexnet("predict", str(folder), "--json", "--top", "1", model=tiny_model)
+
+    assert done.returncode == 1
+    assert done.stderr == b""
+    predictions = json.loads(done.stdout)["predictions"]
+    assert [one["filename"] for one in predictions] == [str(folder / name) for name in ORDER]
+    assert [one["filename"] for one in predictions if "error" in one] == [
+        str(folder / "b/broken.jpg")
+    ]
+
+
+def test_piped_it_prints_fields_for_cut_and_awk(tiny_model: Path, folder: Path) -> None:
+    """Tabs between, no escape sequence; what failed is on the other stream, by its name."""
+    done = alexnet("predict", str(folder), "--top", "2", model=tiny_model)
+
+    lines = [line.split("\t") for line in done.stdout.decode().splitlines()]
+    whole = [name for name in ORDER if "broken" not in name]
+    assert [line[0] for line in lines] == [str(folder / name) for name in whole for _ in range(2)]
+    assert all(len(line) == 4 for line in lines)
+    assert all(0 <= float(line[1]) <= 1 and re.fullmatch(r"n\d{8}", line[2]) for line in lines)
+    assert done.stderr.decode().startswith(f"{folder}/b/broken.jpg: ")
+    assert len(done.stderr.decode().splitlines()) == 1
+
+
+def test_json_lines_have_what_the_document_has(tiny_model: Path, folder: Path) -> None:
+    asked = ("predict", str(folder), "--top", "3", "--crops", "one")
+    lines = alexnet(*asked, "--json-lines", model=tiny_model)
+    document = alexnet(*asked, "--json", model=tiny_model)
+
+    assert [json.loads(line) for line in lines.stdout.splitlines()] == json.loads(document.stdout)[
+        "predictions"
+    ]
+    assert (lines.returncode, lines.stderr) == (1, b"")
+
+
+def test_the_document_is_laid_out_as_the_servers_answer(tiny_model: Path, tmp_path: Path) -> None:
+    """Written piece by piece, it is byte for byte what it would be at once."""
+    file = tmp_path / "a.jpg"
+    file.write_bytes(picture())
+    done = alexnet("predict", str(file), str(file), "--json", "--top", "2", model=tiny_model)
+
+    body = json.loads(done.stdout)
+    head = answer_for(Engine.load(tiny_model, device="cpu"), "ten", [], []).model_dump(mode="json")
+    assert done.stdout.decode() == json.dumps(body, indent=2) + "\n"
+    assert list(body) == list(head)
+    assert body["model"] == head["model"]
+
+
+def test_names_come_from_a_file_or_from_standard_input(tiny_model: Path, folder: Path) -> None:
+    """One a line, folders too."""
+    listed = folder.parent / "names"
+    listed.write_text(f"{folder}/z.jpg\n\n{folder}/a\n")
+    asked = ("--top", "1", "--files-from")
+
+    from_file = alexnet("predict", *asked, str(listed), model=tiny_model)
+    from_input = alexnet("predict", *asked, "-", stdin=listed.read_bytes(), model=tiny_model)
+
+    assert from_file.returncode == 0, from_file.stderr.decode()
+    names = [line.split("\t")[0] for line in from_file.stdout.decode().splitlines()]
+    assert names == [f"{folder}/z.jpg", f"{folder}/a/3.webp"]
+    assert from_input.stdout == from_file.stdout
+
+
+def test_the_output_of_a_command_is_a_picture_too(tiny_model: Path) -> None:
+    """The shell's <(...) is a pipe with a name."""
+    line = f"{sys.executable} -m service predict <(cat {PHOTOGRAPHS}/cat.jpg) --top 1"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=ROOT, env=plain(model=tiny_model), capture_output=True, timeout=60
+    )
+
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.startswith(b"/dev/fd/")
+
+
+def test_a_file_beyond_the_limit_is_refused_by_itself(tiny_model: Path, tmp_path: Path) -> None:
+    """From the disk and from standard input; the others are answered."""
+    small, large = tmp_path / "small.jpg", tmp_path / "large.jpg"
+    small.write_bytes(picture(size=(64, 64)))
+    large.write_bytes(picture(size=(600, 600)) + bytes(100_000))
+
+    done = alexnet(
+        *("predict", str(large), "-", str(small), "--json-lines"),
+        stdin=large.read_bytes(),
+        model=tiny_model,
+        max_body=50_000,
+    )
+
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one.get("code") for one in told] == ["body_too_large", "body_too_large", None]
+    assert "ALEXNET_MAX_BODY" in told[0]["error"]
+
+
+@pytest.mark.parametrize("form", ["--json", "--json-lines", None])
+def test_a_name_is_no_command_for_the_terminal(
+    form: str | None, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Escape sequences, ends of lines, bytes that are no UTF-8."""
+    name = os.path.join(os.fsencode(tmp_path), b"caf\xe9\n\x1b[31m.jpg")
+    with open(name, "wb") as file:
+        file.write(picture())
+    given = ["predict", str(tmp_path), "--top", "1"] + ([form] if form else [])
+
+    done = alexnet(*given, model=tiny_model)
+
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"\x1b" not in done.stdout
+    if form == "--json-lines":
+        assert json.loads(done.stdout)["filename"] == f"{tmp_path}/caf\\xe9\n\x1b[31m.jpg"
+    if form is None:
+        assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_folder_without_pictures_is_one_sentence(tiny_model: Path, tmp_path: Path) -> None:
+    """And in JSON one object."""
+    done = alexnet("predict", str(tmp_path), model=tiny_model)
+    as_json = alexnet("predict", str(tmp_path), "--json", model=tiny_model)
+
+    assert (done.returncode, as_json.returncode) == (1, 1)
+    assert done.stderr.decode().startswith(f"alexnet: there is no picture in {tmp_path};")
+    assert json.loads(as_json.stderr)["code"] == "file_unreadable"
+    assert as_json.stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["-", "--files-from", "-"], "give - once"),
+        (["--files-from", "gone"], "gone cannot be read"),
+        (["-", "--json", "--json-lines"], "choose one"),
+        (["-", "--json", "-o", "scores.csv"], "FILE.jsonl"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_sentence(
+    arguments: list[str], word: str, tiny_model: Path
+) -> None:
+    done = alexnet("predict", *arguments, model=tiny_model)
+
+    assert done.returncode == 1
+    assert word in done.stderr.decode()
+    assert len(done.stderr.decode().splitlines()) == 1
+    assert done.stderr.startswith(b'{"error"' if "--json" in arguments else b"alexnet: ")
+
+
+def test_bars_fit_the_terminal_and_leave_the_labels_whole() -> None:
+    """Also at 60 columns; where there is room, with WordNet ids."""
+    asked = ("predict", f"{PHOTOGRAPHS}/cat.jpg")
+    as_json = alexnet(*asked, "--json")
+    labels = [one["label"] for one in json.loads(as_json.stdout)["predictions"][0]["classes"]]
+    colourless = {"NO_COLOR": "1"}
+
+    for columns in (60, 100):
+        status, sent = on_terminal(*asked, columns=columns, about=colourless)
+        text = re.sub(r"\x1b\[\d*m", "", sent)
+
+        assert status == 0
+        assert all(len(line) <= columns for line in text.splitlines())
+        assert text.count(" % ") == 5
+        assert "━" in text
+        assert all(label in text for label in labels)
+        assert bool(re.search(r"n\d{8}", text)) == (columns == 100)
+
+
+def test_bars_are_ascii_where_the_terminal_is() -> None:
+    _, sent = on_terminal(
+        *("predict", f"{PHOTOGRAPHS}/cat.jpg"),
+        about={"TERM": "dumb", "PYTHONIOENCODING": "ascii"},
+    )
+
+    assert sent.isascii()
+    assert "--" in sent
+
+
+def test_many_pictures_have_a_bar_that_leaves_nothing_behind(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """On standard error, if that is a terminal; what is piped on stays as it is."""
+    folder, output = many(tmp_path / "many", 40), tmp_path / "output"
+    asked = ("predict", str(folder), "--top", "1", "--crops", "one")
+
+    status, sent = on_terminal(*asked, stdout=output, model=tiny_model)
+    _, few = on_terminal("predict", PHOTOGRAPHS, stdout=tmp_path / "few", model=tiny_model)
+    piped = alexnet(*asked, model=tiny_model)
+
+    assert status == 0
+    assert "40/40" in sent
+    assert sent.endswith("\x1b[2K")
+    assert few == ""
+    assert output.read_bytes() == piped.stdout
+    assert piped.stderr == b""
+    assert len(piped.stdout.splitlines()) == 40
+
+
+def test_answers_come_before_the_end(tiny_model: Path, tmp_path: Path) -> None:
+    """A reader that leaves after the first line ends it, quietly, with the status of a pipe."""
+    folder = many(tmp_path / "many", 2000)
+    line = f"{sys.executable} -m service predict {folder} --crops one --top 1 | head -1"
+    done = subprocess.run(
+        ["bash", "-c", line + '; exit "${PIPESTATUS[0]}"'],
+        cwd=ROOT,
+        env=plain(model=tiny_model),
+        capture_output=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 141
+    assert done.stdout.decode().startswith(f"{folder}/0000.jpg\t")
+    assert done.stderr == b""
+
+
+def test_ctrl_c_ends_it_quietly(tiny_model: Path, tmp_path: Path) -> None:
+    """With 130, as the shell counts."""
+    folder = many(tmp_path / "many", 5000)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "predict", str(folder), "--json-lines"],
+        cwd=ROOT,
+        env=plain(model=tiny_model),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    process.stdout.readline()
+
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert complaint == b""
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(tiny_model: Path, tmp_path: Path) -> None:
+    """Neither of the document; each is forgotten when it is printed."""
+    program = (
+        "import resource, sys\n"
+        "from service.__main__ import main\n"
+        "try: main()\n"
+        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+    )
+    taken = []
+    for number in (100, 2000):
+        folder = many(tmp_path / str(number), number)
+        asked = ["predict", str(folder), "--json", "--top", "50", "--crops", "one"]
+        done = subprocess.run(
+            [sys.executable, "-c", program, *asked],
+            cwd=ROOT,
+            env=plain(model=tiny_model, threads=1),
+            capture_output=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        assert len(json.loads(done.stdout)["predictions"]) == number
+        taken.append(int(done.stderr))  # KiB
+
+    # 2000 answers of 50 classes are 10 MB of JSON, and as objects several times as much.
+    assert taken[1] - taken[0] < 10_000

@@ -1,0 +1,287 @@
+"""`alexnet doctor`: each thing that can be wrong is really wrong here."""
+
+import json
+import resource
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live import ROOT, alexnet, certified, environment, serving
+from terminals import on_terminal, speaking
+
+from service.settings import Settings
+
+ALL = {
+    "settings",
+    "python",
+    "packages",
+    "keys",
+    "cores",
+    "files",
+    "runtime",
+    "model",
+    "provider",
+    "memory",
+    "port",
+}
+
+Check = dict[str, Any]
+
+
+def examined(*flags: str, status: int = 0, **settings: Any) -> list[Check]:
+    """What it says as JSON; the port is one that is free."""
+    given: dict[str, Any] = {"port": 0, **settings}
+    done = alexnet("doctor", "--json", *flags, **given)
+    assert done.returncode == status, done.stdout.decode() + done.stderr.decode()
+    told = json.loads(done.stdout)
+    assert told["well"] == (status == 0)
+    checks: list[Check] = told["checks"]
+    return checks
+
+
+def only(checks: list[Check], check: str, verdict: str) -> Check:
+    """The one finding that is not well."""
+    (bad,) = [one for one in checks if one["verdict"] != "ok"]
+    assert (bad["check"], bad["verdict"]) == (check, verdict)
+    assert bad["mend"]
+    return bad
+
+
+def test_all_is_well_with_the_bundled_model() -> None:
+    """Status 0, and every check has looked."""
+    checks = examined()
+
+    assert {one["check"] for one in checks} == ALL
+    assert all(one["verdict"] == "ok" and one["mend"] is None for one in checks), checks
+    (sha256,) = [one["found"] for one in checks if "SHA-256" in one["found"]]
+    assert json.loads(alexnet("inspect", "--json").stdout)["sha256"] in sha256
+
+
+def test_it_takes_the_flags_of_serve() -> None:
+    shown = alexnet("doctor", "--help", columns=1).stdout.decode()
+
+    assert all(f"--{name.replace('_', '-')}" in shown for name in Settings.model_fields)
+
+
+def test_it_goes_on_whatever_is_broken(tmp_path: Path) -> None:
+    """Settings, model, keys, certificate at once: all the other checks are there."""
+    half = tmp_path / "half.onnx"
+    half.write_bytes((ROOT / "service/bundled/alexnet.onnx").read_bytes()[:10_000])
+    broken = {"model": half, "timeout": "soon", "max_queue": 3, "docs": "admin"}
+    keys = tmp_path / "keys"
+    keys.write_text("short\n")
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_text("no certificate")
+
+    checks = examined(status=1, **broken, api_keys_file=keys, ssl_certfile=certificate)
+
+    failed = [one["check"] for one in checks if one["verdict"] == "failed"]
+    assert failed == ["settings"] * 3 + ["keys", "certificate", "model"]
+    assert {one["check"] for one in checks} == (ALL - {"provider"}) | {"certificate"}
+    assert all(one["mend"] for one in checks if one["verdict"] == "failed")
+
+
+def test_a_misspelt_variable_is_a_warning_with_the_right_word(tiny_model: Path) -> None:
+    checks = examined(model=tiny_model, max_bach=3, zzz=1)
+
+    found = [(one["found"], one["mend"]) for one in checks if one["check"] == "settings"]
+    meant = "did you mean ALEXNET_MAX_BATCH?"
+    assert ("ALEXNET_MAX_BACH is no setting, and has no effect", meant) in found
+    assert sum("no setting" in what for what, _ in found) == 2
+
+
+def test_a_model_without_accuracy_is_a_warning(tiny_model: Path) -> None:
+    bad = only(examined(model=tiny_model), "model", "warning")
+
+    assert "--record" in bad["mend"]
+
+
+def test_a_damaged_model_is_named(tmp_path: Path) -> None:
+    """One byte of it."""
+    damaged = tmp_path / "damaged.onnx"
+    data = bytearray((ROOT / "service/bundled/alexnet.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+
+    bad = only(examined(status=1, model=damaged), "model", "failed")
+
+    assert str(damaged) in bad["found"]
+    assert "checksum" in bad["found"]
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    bad = only(examined(status=1, model=tmp_path / "gone.onnx"), "model", "failed")
+
+    assert "gone.onnx" in bad["found"]
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there may be a GPU here")
+def test_cuda_without_a_gpu_is_to_be_mended() -> None:
+    bad = only(examined("--device", "cuda", status=1), "provider", "failed")
+
+    assert "CUDA" in bad["found"]
+
+
+@pytest.mark.parametrize(
+    ("installed", "words"), [(0, "not installed"), (2, "overwrite each other")]
+)
+def test_no_runtime_and_two_runtimes_are_told(installed: int, words: str, tmp_path: Path) -> None:
+    """What does not need one is checked all the same, the model file's checksum too."""
+    if installed:
+        for name in ("onnxruntime", "onnxruntime_gpu"):
+            record = tmp_path / f"{name}-99.0.dist-info" / "METADATA"
+            record.parent.mkdir()
+            record.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.0\n")
+    code = (
+        "import sys\n"
+        f"if not {installed}: sys.modules['onnxruntime'] = None\n"
+        "sys.argv = ['alexnet', 'doctor', '--json']\n"
+        "import service.__main__ as command; command.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(port=0) | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 1, done.stderr.decode()
+    checks = json.loads(done.stdout)["checks"]
+    (bad,) = [one for one in checks if one["verdict"] == "failed"]
+    assert bad["check"] == "runtime"
+    assert words in bad["found"]
+    assert bad["mend"]
+    assert {one["check"] for one in checks} == ALL - {"provider"}
+
+
+def test_a_port_of_another_program_is_to_be_mended(tiny_model: Path) -> None:
+    """One that speaks something else, and one that is bound and does not listen."""
+    with speaking(b"SSH-2.0-OpenSSH_9.9\r\n") as port:
+        checks = examined(status=1, model=tiny_model, port=port)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        silent = examined(status=1, model=tiny_model, port=bound.getsockname()[1])
+
+    for found in (checks, silent):
+        (bad,) = [one for one in found if one["check"] == "port"]
+        assert bad["verdict"] == "failed"
+        assert "--port" in bad["mend"]
+    assert "not this service" in next(one for one in checks if one["check"] == "port")["found"]
+
+
+def test_a_port_where_we_answer_already_is_told_with_its_health(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """A warning: whoever asks beside a running server need not mend anything.  Over TLS too."""
+    certificate, key = certified(tmp_path)
+    secure: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key}
+    for settings in ({}, secure):
+        with serving(tiny_model, **settings) as server:
+            port = int(server.url.rpartition(":")[2])
+            checks = examined(model=tiny_model, port=port, **settings)
+
+        (found,) = [one for one in checks if one["check"] == "port"]
+        assert found["verdict"] == "warning"
+        assert "ready, tiny owt fp32" in found["found"]
+
+
+def test_a_certificate_is_tried_with_its_key(tiny_model: Path, tmp_path: Path) -> None:
+    """Of another, none, and one that ends soon."""
+    certificate, key = certified(tmp_path)
+    _, other = certified(tmp_path, "other")
+
+    pair = examined(model=tiny_model, ssl_certfile=certificate, ssl_keyfile=key)
+    wrong = examined(status=1, model=tiny_model, ssl_certfile=certificate, ssl_keyfile=other)
+    gone = examined(status=1, model=tiny_model, ssl_certfile=tmp_path / "gone.pem")
+
+    found = [
+        next(one for one in checks if one["check"] == "certificate")
+        for checks in (pair, wrong, gone)
+    ]
+    assert [one["verdict"] for one in found] == ["warning", "failed", "failed"]
+    assert "2 days" in found[0]["found"] or "1 day" in found[0]["found"]
+    assert str(certificate) in found[1]["found"]
+    assert "gone.pem" in found[2]["found"]
+
+
+def test_an_expired_certificate_is_to_be_mended(tiny_model: Path, tmp_path: Path) -> None:
+    """The server would start, and no client would take it."""
+    _, key = certified(tmp_path)
+    request, certificate = tmp_path / "request.pem", tmp_path / "old.pem"
+    for command in (
+        f"req -new -key {key} -subj /CN=localhost -out {request}",
+        f"x509 -req -in {request} -signkey {key} -days -1 -out {certificate}",
+    ):
+        subprocess.run(["openssl", *command.split()], check=True, capture_output=True)
+
+    checks = examined(status=1, model=tiny_model, ssl_certfile=certificate, ssl_keyfile=key)
+
+    (found,) = [one for one in checks if one["check"] == "certificate"]
+    assert found["verdict"] == "failed"
+    assert "expired" in found["found"]
+
+
+def test_keys_that_others_may_read_are_a_warning(tiny_model: Path, tmp_path: Path) -> None:
+    """As the server logs it; and a file that holds none is to be mended."""
+    keys = tmp_path / "keys"
+    keys.write_text("alice-0123456789abcdef\n")
+    keys.chmod(0o644)
+
+    checks = examined(model=tiny_model, api_keys_file=keys)
+
+    assert ("keys", "warning", "chmod o= closes it") in [
+        (one["check"], one["verdict"], one["mend"]) for one in checks
+    ]
+
+
+def test_an_open_address_without_keys_is_a_warning(tiny_model: Path) -> None:
+    checks = examined(model=tiny_model, host="0.0.0.0")
+
+    assert next(one for one in checks if one["check"] == "keys")["verdict"] == "warning"
+
+
+def test_too_little_memory_and_too_many_threads_are_warnings(tiny_model: Path) -> None:
+    checks = examined(model=tiny_model, max_uploads=10**15, threads=1000)
+
+    warned = {one["check"]: one for one in checks if one["verdict"] == "warning"}
+    assert "ALEXNET_MAX_UPLOADS" in warned["memory"]["mend"]
+    assert "1000" in warned["cores"]["found"]
+
+
+def test_too_few_files_are_a_warning(tiny_model: Path) -> None:
+    """As the server logs it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "doctor", "--json"],
+        cwd=ROOT,
+        env=environment(model=tiny_model, port=0),
+        capture_output=True,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)),
+    )
+
+    (files,) = [one for one in json.loads(done.stdout)["checks"] if one["check"] == "files"]
+    assert files["verdict"] == "warning"
+    assert "ulimit -n" in files["mend"]
+
+
+def test_people_get_signs_and_what_to_mend(tiny_model: Path) -> None:
+    """In colours on a terminal; ASCII where that is all that can be written."""
+    done = alexnet("doctor", model=tiny_model, port=0)
+    status, sent = on_terminal("doctor", model=tiny_model, port=0)
+    _, ascii_only = on_terminal(
+        "doctor", about={"PYTHONIOENCODING": "ascii"}, model=tiny_model, port=0
+    )
+
+    text = done.stdout.decode()
+    assert (done.returncode, status) == (0, 0)
+    assert "✓  python" in text
+    assert "!  model" in text
+    assert "-> alexnet evaluate" in text
+    assert text.endswith("0 to mend, 1 to look at.\n")
+    assert "\x1b" not in text
+    assert "\x1b[32m✓" in sent
+    assert "✓" not in ascii_only
