@@ -1,5 +1,5 @@
 # Names for the scripts, which hold everything there is to know.
-.PHONY: run test check fix bench bundle fuzz chaos overload soak image smoke
+.PHONY: run test check fix docs bench bundle fuzz chaos overload soak image smoke
 
 run:
 	@scripts/run
@@ -12,6 +12,9 @@ check:
 
 fix:
 	@scripts/fix
+
+docs:
+	@scripts/docs
 
 bench:
 	@scripts/bench

@@ -5,11 +5,7 @@ Two models: `alexnet` takes pixels, `alexnet_image` takes encoded pictures.
 """
 
 import json
-import re
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +19,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import tiny_network
-from live import ROOT, Live, picture, serving
+from live import Live, picture, serving
 from numpy.typing import NDArray
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
@@ -567,36 +563,3 @@ def test_a_full_queue_refuses_before_the_body(tiny_model: Path) -> None:
             assert first.result().status_code == 200
 
     assert refusals == [(503, "overloaded")] * 4
-
-
-def told(printed: str) -> list[str]:
-    """Its lines, without probabilities, which differ a little from processor to processor."""
-    return re.sub(r"0\.\d+", "0", printed).splitlines()
-
-
-@pytest.mark.parametrize(("language", "number"), [("sh", 3), ("python", 2)])
-def test_the_examples_of_the_page_run(
-    bundled_model: Path, language: str, number: int, tmp_path: Path
-) -> None:
-    """Every one of docs/open-inference.md but the installation, in order, in the checkout."""
-    page = (ROOT / "docs" / "open-inference.md").read_text("utf-8")
-    found = re.findall(rf"```{language}\n(.*?)```(?:\n\n```\n(.*?)```)?", page, re.DOTALL)
-    examples = [(example, shown) for example, shown in found if "pip install" not in example]
-    assert len(examples) == number
-    if language == "sh" and shutil.which("curl") is None:
-        pytest.skip("needs the curl command, which every system's packages have")
-    runs = {"sh": ["bash", "-euc"], "python": [sys.executable, "-c"]}[language]
-    with serving(bundled_model) as server:
-        for example, shown in examples:
-            example = example.replace("http://127.0.0.1:8000", server.url)
-            example = example.replace("127.0.0.1:8000", server.url.removeprefix("http://"))
-            example = example.replace("/tmp/", f"{tmp_path}/").replace("curl ", "curl -sSf ")
-            done = subprocess.run(
-                [*runs, example], cwd=ROOT, capture_output=True, text=True, timeout=60
-            )
-            assert done.returncode == 0, example + done.stderr
-            assert done.stdout
-            for line in told(shown):
-                assert line in told(done.stdout)
-            if "base64" in example:
-                assert "tiger cat" in done.stdout
