@@ -2,6 +2,7 @@
 What a query may say, at every door that takes encoded pictures.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, get_args
 
 from fastapi import Query
@@ -13,6 +14,7 @@ from service.errors import ParameterInvalid
 from service.occlusion import WINDOWS
 
 MOST_CLASSES: Final = 1000
+NAMES: Final = ("top", "crops", "details")  # of POST /v1/predict
 DETAILS: Final[tuple[Detail, ...]] = get_args(Detail)
 
 
@@ -60,6 +62,15 @@ DETAILS_PARAMETER: Final[dict[str, Any]] = {
         "minItems": 1,
     },
 }
+
+
+def check_names(given: Iterable[str]) -> None:
+    """`ParameterInvalid` for a name that is none of ours: a misspelt one would change nothing."""
+    for name in given:
+        if name not in NAMES:
+            raise ParameterInvalid(
+                f"there is no parameter {name!r} here; there are {', '.join(NAMES)}"
+            )
 
 
 def details_in(words: str | None) -> frozenset[Detail]:

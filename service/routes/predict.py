@@ -18,7 +18,14 @@ from service.classifier import Answer, Prediction, best_of_each, probabilities_o
 from service.engine import Engine
 from service.routes.details import ClassAnswer, Extra, Heatmap, ViewAnswer, classes, extra
 from service.routes.errors import STATUSES, documented, refusal
-from service.routes.parameters import DETAILS_PARAMETER, Crops, Details, Top, details_in
+from service.routes.parameters import (
+    DETAILS_PARAMETER,
+    Crops,
+    Details,
+    Top,
+    check_names,
+    details_in,
+)
 from service.routes.road import beside, road
 from service.routes.uploads import Upload, uploads
 
@@ -135,6 +142,7 @@ async def predict(
     request: Request, top: Top = 5, crops: Crops = "ten", details: Details = None
 ) -> Response:
     """Bytes -> `top` classes for each picture; one bad picture does not spoil the others."""
+    check_names(request.query_params)
     wanted = details_in(details)
     async with road(request, crops, details=wanted) as way:
         found = await way.read(lambda chunks: uploads(request.headers, chunks, way.settings))

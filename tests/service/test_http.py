@@ -157,6 +157,13 @@ def test_a_top_out_of_range_is_named_with_its_range(live: Live, top: str) -> Non
     assert "from 1 to 1000" in text
 
 
+def test_a_misspelt_parameter_is_refused_not_ignored(live: Live) -> None:
+    answer = live.client.post(PREDICT, params={"crop": "one"}, content=picture(), headers=JPEG)
+
+    text = check_refusal(answer, 422, "parameter_invalid")
+    assert text == "there is no parameter 'crop' here; there are top, crops, details"
+
+
 def test_unknown_crops_are_refused_with_what_the_model_offers(live: Live) -> None:
     """The model says which crops it has."""
     answer = live.client.post(PREDICT, params={"crops": "six"}, content=picture(), headers=JPEG)
