@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from service.errors import RateLimited, SettingsInvalid
+from service.errors import RateLimited, SettingsInvalid, TooManyFiles
 
 # Commas separate keys in the environment, # begins a comment in the file.
 KEY: Final = re.compile(r'[!"$-+\--~]{16,256}')
@@ -98,15 +98,14 @@ class RateLimiter:
         """
         Count a client's `pictures`, `counted` of which have been counted before.
 
-        Raises `RateLimited`, and counts nothing, if they are too many; `retry_after` is when
-        all the `pictures` will fit.
+        Counts nothing if they are too many, and raises `RateLimited`, whose `retry_after` is when
+        all the `pictures` will fit, or `TooManyFiles` if they never will.
         """
         now = self._clock()
         whole_at = max(self._whole_at.get(client, now), now)
         if pictures > self._most:
-            raise RateLimited(
-                f"these are {pictures} pictures at once, but {self._rule}; send fewer in a request",
-                retry_after=_seconds(whole_at - now),
+            raise TooManyFiles(
+                f"these are {pictures} pictures at once, but {self._rule}; send fewer in a request"
             )
         if whole_at + (pictures - counted) * self._each > now + self._period:
             wait = whole_at + pictures * self._each - now - self._period

@@ -43,6 +43,7 @@ __all__ = [
     "cuda_options",
     "gist",
     "inspect",
+    "load_runtime",
     "padded",
     "session_options",
 ]
@@ -115,7 +116,7 @@ class Engine:
     ) -> Self:
         """On CUDA if it is wanted and works, else on the CPU."""
         sha256 = model_file.checksum(path)
-        runtime = _runtime()
+        runtime = load_runtime()
         warning = None
         if device != "cpu":
             try:
@@ -256,7 +257,7 @@ class Engine:
 def inspect(path: Path) -> Model:
     """What a model file says about itself, its checksum verified, its network not run."""
     sha256 = model_file.checksum(path)
-    runtime = _runtime()
+    runtime = load_runtime()
     options = session_options(runtime, threads=1)
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return _model(path, sha256, _session(runtime, path, options, [CPU]))
@@ -278,7 +279,7 @@ def padded(images: NDArray[np.uint8], sizes: Sequence[int]) -> NDArray[np.uint8]
     return filled
 
 
-def _runtime() -> ModuleType:
+def load_runtime() -> ModuleType:
     """ONNX Runtime, imported only when it is needed, so that its absence is one clear sentence."""
     if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
         raise RuntimeMissing(

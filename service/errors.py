@@ -34,6 +34,7 @@ Each class carries the `code` that clients read.  Messages say what is wrong and
 HTTP statuses are not here: they stand in one table at the edge.
 """
 
+from collections.abc import Collection
 from typing import ClassVar
 
 
@@ -213,3 +214,8 @@ class SettingsInvalid(StartError):
     """A setting is unknown, out of range, or contradicts another."""
 
     code = "settings_invalid"
+
+    def __init__(self, message: str, *, settings: Collection[str] = ()) -> None:
+        """`settings` are the fields at fault, where it is known which ones."""
+        super().__init__(message)
+        self.settings = frozenset(settings)

@@ -350,7 +350,7 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        raise SettingsInvalid(_sentence(error)) from error
+        raise SettingsInvalid(_sentence(error), settings=_at_fault(error)) from error
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
@@ -361,6 +361,14 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
         if name.upper().startswith(PREFIX)
         and name.upper().removeprefix(PREFIX).lower() not in {*Settings.model_fields, *OF_OTHERS}
     )
+
+
+def _at_fault(error: ValidationError) -> set[str]:
+    """The fields that the faults are of; a rule between settings names both in its words."""
+    faults = error.errors(include_url=False)
+    named = {str(fault["loc"][0]) for fault in faults if fault["loc"]}
+    rules = " ".join(fault["msg"] for fault in faults if not fault["loc"])
+    return named | {field for field in Settings.model_fields if spelled(field) in rules}
 
 
 def _sentence(error: ValidationError) -> str:

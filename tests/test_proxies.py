@@ -55,9 +55,8 @@ def server(tiny_model: Path) -> Iterator[Live]:
 
 def shown(fence: str, begins: str) -> str:
     """The page's block of this kind that begins so."""
-    return next(
-        block for block in re.findall(rf"```{fence}\n(.*?)```", PAGE, re.S) if begins in block
-    )
+    blocks: list[str] = re.findall(rf"```{fence}\n(.*?)```", PAGE, re.S)
+    return next(block for block in blocks if begins in block)
 
 
 def free_port() -> int:

@@ -12,10 +12,10 @@ import httpx2
 
 from service.client import questions
 from service.client.answers import Health, Model, Prediction
-from service.client.errors import ClientError
+from service.client.errors import ClientError, Refused
 from service.client.pictures import Batch, Picture, read, read_or_error
 from service.client.place import LOOK, Place, may_become_ready, timeouts
-from service.client.questions import Ask, Question, Steps
+from service.client.questions import Ask, Parts, Question
 from service.client.replies import Outcome, Reply
 from service.client.waiting import Deadline, attempts
 
@@ -120,14 +120,12 @@ class AsyncClient:
         try:
             async for picture in _each(pictures):
                 if entries := batch.add(await asyncio.to_thread(read_or_error, picture)):
-                    steps = questions.answered(entries, ask, batch)
-                    asked.append(asyncio.create_task(self._follow(steps)))
+                    asked.append(asyncio.create_task(self._answered(Parts(batch, entries), ask)))
                 if len(asked) >= in_flight:
                     for outcome in await asked[0]:
                         yield outcome
                     asked.popleft()
-            steps = questions.answered(batch.rest(), ask, batch)
-            asked.append(asyncio.create_task(self._follow(steps)))
+            asked.append(asyncio.create_task(self._answered(Parts(batch, batch.rest()), ask)))
             while asked:
                 for outcome in await asked[0]:
                     yield outcome
@@ -137,19 +135,13 @@ class AsyncClient:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
 
-    async def _follow(self, steps: Steps) -> list[Outcome]:
-        """Ask what the steps want to know, and tell them."""
-        try:
-            question = next(steps)
-            while True:
-                try:
-                    outcomes = await self._ask(question)
-                except ClientError as error:
-                    question = steps.throw(error)
-                else:
-                    question = steps.send(outcomes)
-        except StopIteration as end:
-            return list(end.value)
+    async def _answered(self, parts: Parts, ask: Ask) -> list[Outcome]:
+        for part in parts:
+            try:
+                parts.answered(await self._ask(ask(part)))
+            except Refused as refused:
+                parts.refused(part, refused)
+        return parts.outcomes()
 
     async def _ask(
         self, question: Question[T], deadline: Deadline | None = None, retries: int | None = None

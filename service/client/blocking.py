@@ -11,10 +11,10 @@ import httpx2
 
 from service.client import questions
 from service.client.answers import Health, Model, Prediction
-from service.client.errors import ClientError
+from service.client.errors import ClientError, Refused
 from service.client.pictures import Batch, Picture, read, read_or_error
 from service.client.place import LOOK, Place, may_become_ready, timeouts
-from service.client.questions import Ask, Question, Steps
+from service.client.questions import Ask, Parts, Question
 from service.client.replies import Outcome, Reply
 from service.client.waiting import Deadline, attempts
 
@@ -124,22 +124,16 @@ class Client:
     def _many(self, pictures: Iterable[Picture], ask: Ask, batch: Batch) -> Iterator[Outcome]:
         for picture in pictures:
             if entries := batch.add(read_or_error(picture)):
-                yield from self._follow(questions.answered(entries, ask, batch))
-        yield from self._follow(questions.answered(batch.rest(), ask, batch))
+                yield from self._answered(Parts(batch, entries), ask)
+        yield from self._answered(Parts(batch, batch.rest()), ask)
 
-    def _follow(self, steps: Steps) -> list[Outcome]:
-        """Ask what the steps want to know, and tell them."""
-        try:
-            question = next(steps)
-            while True:
-                try:
-                    outcomes = self._ask(question)
-                except ClientError as error:
-                    question = steps.throw(error)
-                else:
-                    question = steps.send(outcomes)
-        except StopIteration as end:
-            return list(end.value)
+    def _answered(self, parts: Parts, ask: Ask) -> list[Outcome]:
+        for part in parts:
+            try:
+                parts.answered(self._ask(ask(part)))
+            except Refused as refused:
+                parts.refused(part, refused)
+        return parts.outcomes()
 
     def _ask(
         self, question: Question[T], deadline: Deadline | None = None, retries: int | None = None

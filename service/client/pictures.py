@@ -49,11 +49,15 @@ def read(picture: Picture) -> Upload:
     if not hasattr(picture, "read"):
         kind = type(picture).__name__
         raise TypeError(f"a picture is a path, bytes or a file opened in binary mode, not {kind}")
-    data = picture.read()
+    given = getattr(picture, "name", None)  # of a file from a descriptor it is a number
+    filename = PurePath(given).name if isinstance(given, str) else None
+    try:
+        data = picture.read()
+    except OSError as error:
+        raise _unreadable(filename or "the file", error, filename) from error
     if not isinstance(data, bytes):
         raise TypeError("the picture's file is opened as text; open it with mode 'rb'")
-    given = getattr(picture, "name", None)  # of a file from a descriptor it is a number
-    return Upload(data, PurePath(given).name if isinstance(given, str) else None)
+    return Upload(data, filename)
 
 
 def read_or_error(picture: Picture) -> Entry:
@@ -69,10 +73,11 @@ def _contents(name: str) -> bytes:
         with open(name, "rb") as file:
             return file.read()
     except OSError as error:
-        reason = error.strerror or error
-        raise FileUnreadable(
-            f"{name} cannot be read: {reason}", filename=PurePath(name).name
-        ) from error
+        raise _unreadable(name, error, PurePath(name).name) from error
+
+
+def _unreadable(name: str, error: OSError, filename: str | None) -> FileUnreadable:
+    return FileUnreadable(f"{name} cannot be read: {error.strerror or error}", filename=filename)
 
 
 class Batch:

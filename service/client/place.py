@@ -14,6 +14,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import TIMEOUT_MAX
 from typing import Any, Final
 
 import httpx2
@@ -45,7 +46,7 @@ class Place:
         address = _address(url)
         if api_key is not None and not KEY.fullmatch(api_key):  # it is not shown
             raise ValueError("api_key: a key is visible ASCII characters without spaces")
-        if timeout is not None and not timeout > 0:
+        if timeout is not None and not 0 < timeout <= TIMEOUT_MAX:
             raise ValueError(
                 f"timeout={timeout}: must be more than 0 seconds, or None for no limit"
             )
@@ -56,7 +57,7 @@ class Place:
         self.retries = retries
         if address.scheme == "http":
             verify = False  # nothing to verify, and to read the authorities takes 50 ms
-        elif verify is True:
+        elif verify is True:  # httpx2's own would pass over SSL_CERT_FILE on this machine
             verify = httpx2.create_ssl_context()
         key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.options: dict[str, Any] = {
@@ -81,6 +82,7 @@ class Place:
         try:
             yield
         except httpx2.ConnectTimeout as error:
+            deadline.left()  # `TimedOut`, where it was the call's own time that ended
             raise ConnectionFailed(
                 f"nothing answers at {self.url}: no connection within {CONNECT:g} s"
             ) from error

@@ -1,12 +1,11 @@
 """
 What is sent, and what to ask next; nothing here sends.
 
-A `Question` is asked by whoever has a connection, blocking or not.  `answered` asks several for
-one batch: it is a generator that yields questions and is sent their answers, or thrown their
-errors.
+A `Question` is asked by whoever has a connection, blocking or not.  `Parts` says about what to ask
+next for one batch.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -17,6 +16,7 @@ from service.client.errors import (
     DeadlineExceeded,
     PictureRefused,
     Refused,
+    RequestRefused,
     ServerFailed,
 )
 from service.client.pictures import Batch, Entry, Upload
@@ -39,7 +39,6 @@ class Question(Generic[T]):
 
 
 Ask = Callable[[Sequence[Upload]], Question[list[Outcome]]]
-Steps = Generator[Question[list[Outcome]], list[Outcome], list[Outcome]]
 
 
 def predict(top: int, crops: str, details: Sequence[str]) -> Ask:
@@ -62,38 +61,51 @@ def predict(top: int, crops: str, details: Sequence[str]) -> Ask:
     return ask
 
 
-def answered(entries: Sequence[Entry], ask: Ask, batch: Batch) -> Steps:
+class Parts:
     """
-    What became of each entry, in order; an error that is there already keeps its place.
+    A batch in parts to ask about, in order: all of it, or halves of what was refused.
 
-    A form that is refused for what may be one picture's fault, or for its size, is sent again in
-    halves.  What any request would meet is raised.
+    An error that is there already keeps its place among the `outcomes`.
     """
-    uploads = [entry for entry in entries if isinstance(entry, Upload)]
-    found: list[Outcome] = []
-    left = [uploads] if uploads else []
-    while left:
-        some = left.pop()
-        try:
-            found += yield ask(some)
-        except Refused as refused:
-            if not _of_some(refused):
-                raise
-            middle = len(some) // 2
-            if middle == 0:
-                found.append(refused)
-                continue
-            if refused.code == "too_many_files":
-                batch.at_most(middle)
-            left += [some[middle:], some[:middle]]
-    outcomes = iter(found)
-    return [entry if isinstance(entry, ClientError) else next(outcomes) for entry in entries]
+
+    def __init__(self, batch: Batch, entries: Sequence[Entry]) -> None:
+        self._batch, self._entries = batch, entries
+        uploads = [entry for entry in entries if isinstance(entry, Upload)]
+        self._left = [uploads] if uploads else []
+        self._found: list[Outcome] = []
+
+    def __iter__(self) -> Iterator[list[Upload]]:
+        while self._left:
+            yield self._left.pop()
+
+    def answered(self, outcomes: list[Outcome]) -> None:
+        """Keep what became of the part that came last."""
+        self._found += outcomes
+
+    def refused(self, part: list[Upload], refused: Refused) -> None:
+        """Halve what was refused for what may be one picture's fault, or for its size; what any
+        request would meet is raised."""
+        if not _of_some(refused):
+            raise refused
+        if len(part) == 1:
+            self._found.append(refused)
+            return
+        middle = len(part) // 2
+        if isinstance(refused, RequestRefused | DeadlineExceeded):  # as the next would be
+            self._batch.at_most(middle)
+        self._left += [part[middle:], part[:middle]]
+
+    def outcomes(self) -> list[Outcome]:
+        """What became of each entry, once all parts are answered."""
+        found = iter(self._found)
+        return [entry if isinstance(entry, ClientError) else next(found) for entry in self._entries]
 
 
 def _of_some(refused: Refused) -> bool:
     """Whether fewer pictures, or others, might be answered."""
+    # 413 is also what a proxy says, in its own words: nginx to all that is over 1 MB.
     kinds = PictureRefused, DeadlineExceeded, ServerFailed
-    return isinstance(refused, kinds) or refused.code in ("too_many_files", "body_too_large")
+    return isinstance(refused, kinds) or refused.status == 413
 
 
 def health() -> Question[Health]:

@@ -146,4 +146,7 @@ def _stranger(reply: Reply) -> AnswerUnreadable:
 def _strange(reply: Reply) -> str:
     if place := reply.headers.get("location"):
         return f"{reply.url} says that it is now at {place}; use that address"
-    return f"{reply.url} answered {reply.status}, but not as our server does; is it another one?"
+    return (
+        f"{reply.url} answered {reply.status}, not in our server's words; is a proxy between, or "
+        "is it another server?"
+    )

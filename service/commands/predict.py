@@ -2,6 +2,7 @@
 `alexnet predict`: pictures here, without a server.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -170,13 +171,12 @@ def _listed(file: str | None) -> list[str]:
     if file is None:
         return []
     try:
-        if file == STANDARD_INPUT:
-            lines = sys.stdin.read().splitlines()
-        else:
-            lines = Path(file).read_text("utf-8", "surrogateescape").splitlines()
+        data = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
     except OSError as error:
         raise FileUnreadable(f"--files-from {file} cannot be read: {error.strerror}") from error
-    return [line for line in lines if line]
+    # Not splitlines() of the text: names may hold U+2028, and bytes that are not UTF-8.
+    lines = (line.removesuffix(b"\r") for line in data.split(b"\n"))
+    return [os.fsdecode(line) for line in lines if line]
 
 
 async def _classify(

@@ -2,7 +2,7 @@
 What a query may say, at every door that takes encoded pictures.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, get_args
 
 from fastapi import Query
@@ -64,13 +64,15 @@ DETAILS_PARAMETER: Final[dict[str, Any]] = {
 }
 
 
-def check_names(given: Iterable[str]) -> None:
-    """`ParameterInvalid` for a name that is none of ours: a misspelt one would change nothing."""
+def check_names(given: Sequence[str]) -> None:
+    """`ParameterInvalid` for a name that is none of ours, or comes twice, and would be ignored."""
     for name in given:
         if name not in NAMES:
             raise ParameterInvalid(
                 f"there is no parameter {name!r} here; there are {', '.join(NAMES)}"
             )
+        if given.count(name) > 1:
+            raise ParameterInvalid(f"{name} is given more than once; give it once")
 
 
 def details_in(words: str | None) -> frozenset[Detail]:

@@ -142,7 +142,7 @@ async def predict(
     request: Request, top: Top = 5, crops: Crops = "ten", details: Details = None
 ) -> Response:
     """Bytes -> `top` classes for each picture; one bad picture does not spoil the others."""
-    check_names(request.query_params)
+    check_names([name for name, _ in request.query_params.multi_items()])
     wanted = details_in(details)
     async with road(request, crops, details=wanted) as way:
         found = await way.read(lambda chunks: uploads(request.headers, chunks, way.settings))

@@ -119,11 +119,19 @@ class Way:
         runs = self._classifier.places(pictures, details)
         try:
             doors.charge(self._request, runs)
-        except errors.RateLimited as error:
+        except (errors.RateLimited, errors.TooManyFiles) as error:
             if runs == pictures:
                 raise
-            told = f"{error} (details=heatmap counts as {runs // pictures} pictures for each)"
-            raise errors.RateLimited(told, retry_after=error.retry_after) from error
+            counts = f"details=heatmap counts as {runs // pictures} pictures for each"
+            if isinstance(error, errors.RateLimited):
+                told = f"{error} ({counts})"
+                raise errors.RateLimited(told, retry_after=error.retry_after) from error
+            if pictures > 1:
+                raise errors.TooManyFiles(f"{error} ({counts})") from error
+            raise errors.ParameterInvalid(
+                f"{counts}, more than the rate allows at once; leave it out, or have "
+                "ALEXNET_RATE_LIMIT raised"
+            ) from error
 
     async def classes(
         self, pictures: Sequence[bytes], top: int

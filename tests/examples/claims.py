@@ -78,7 +78,10 @@ def faults(text: str, *, made: str = "") -> Iterator[str]:
     text = re.sub(r"\\\n\s*", " ", text)
     text = re.sub(r"(kubectl.*) service/\S+", r"\1", text)  # an object of the cluster
     for path in re.findall(rf"(?<![\w/.$~-])(?:{'|'.join(_folders())})/[\w./-]*\w", text):
-        if not (ROOT / path).exists() and not path.startswith(tuple(_made(made))):
+        theirs = any(
+            path == name or path.startswith(f"{name.rstrip('/')}/") for name in _made(made)
+        )
+        if not (ROOT / path).exists() and not theirs:
             yield f"there is no {path}"
     for variable in sorted(set(re.findall(r"\bALEXNET_\w*[A-Z]\b", text)) - _variables()):
         yield f"{variable} is not read by anything"

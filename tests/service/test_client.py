@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import io
+import math
 import pickle
 import ssl
 import subprocess
@@ -279,6 +280,58 @@ def test_a_server_that_takes_fewer_files_is_sent_fewer(either: Either) -> None:
     assert [len(asked.files) for asked in server.asked] == [4, 2, 2, 2, 2, 2, 2]
 
 
+def test_what_a_proxy_finds_too_large_is_sent_in_parts(either: Either) -> None:
+    """It says 413 in words of its own."""
+
+    def at_most_one(handler: Any, asked: Any) -> None:
+        if len(asked.files) <= 1:
+            classifies(handler, asked)
+        else:
+            handler.send_error(413)
+
+    named = [named_bytes(f"{number}.jpg") for number in range(4)]
+    with scripted(at_most_one) as server:
+        found = either(server.url, "classify_many", named, batch=2, **alone(either))
+
+    assert [it.filename for it in found] == [f"{number}.jpg" for number in range(4)]
+    # One alone is no form, but the body itself.
+    assert [len(asked.files) or 1 for asked in server.asked] == [2, 1, 1, 1, 1]
+
+
+def test_a_server_too_slow_for_many_is_asked_for_fewer(either: Either) -> None:
+    """Once, not for every batch."""
+
+    def in_time(handler: Any, asked: Any) -> None:
+        act = classifies if len(asked.files) <= 1 else refuses(504, "deadline_exceeded")
+        act(handler, asked)
+
+    with scripted(in_time) as server:
+        either(server.url, "classify_many", [b"x"] * 4, batch=2, **alone(either))
+
+    assert [len(asked.files) or 1 for asked in server.asked] == [2, 1, 1, 1, 1]
+
+
+def test_a_file_that_fails_while_it_is_read_is_an_error_in_its_place(
+    live: Live, either: Either
+) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    broken, good = either(live.url, "classify_many", [Broken(), picture()])
+
+    assert (broken.code, str(broken)) == (
+        *("file_unreadable", "the file cannot be read: Input/output error"),
+    )
+    assert isinstance(good, Prediction)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.inf, 1e10, math.nan])
+def test_a_time_that_no_clock_can_keep_is_refused(timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout"):
+        Client(NOTHING, timeout=timeout)
+
+
 def named_bytes(name: str, data: bytes = b"x") -> io.BytesIO:
     """A file in memory that has a name."""
     file = io.BytesIO(data)
@@ -549,7 +602,7 @@ def test_an_answer_that_is_not_our_servers_is_not_believed(either: Either, act: 
 
     assert type(error) is AnswerUnreadable
     assert server.url in str(error)
-    assert "is it another one?" in str(error)
+    assert "is it another server?" in str(error)
 
 
 def test_another_servers_refusal_is_known_by_its_status(either: Either) -> None:

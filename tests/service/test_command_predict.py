@@ -109,6 +109,18 @@ def test_names_come_from_a_file_or_from_standard_input(tiny_model: Path, folder:
     assert from_input.stdout == from_file.stdout
 
 
+def test_names_are_bytes_that_end_with_a_line(tiny_model: Path, tmp_path: Path) -> None:
+    """One that is not UTF-8, and one that holds what only Python takes for a line's end."""
+    names = [os.fsencode(tmp_path) + name for name in (b"/caf\xe9.jpg", "/a\u2028b.jpg".encode())]
+    for name in names:
+        Path(os.fsdecode(name)).write_bytes(picture())
+
+    done = alexnet("predict", "--files-from", "-", stdin=b"\r\n".join(names), model=tiny_model)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len({line.split(b"\t")[0] for line in done.stdout.splitlines()}) == 2
+
+
 def test_the_output_of_a_command_is_a_picture_too(tiny_model: Path) -> None:
     """The shell's <(...) is a pipe with a name."""
     line = f"{sys.executable} -m service predict <(cat {PHOTOGRAPHS}/cat.jpg) --top 1"

@@ -93,6 +93,17 @@ def test_a_misspelt_variable_is_a_warning_with_the_right_word(tiny_model: Path) 
     assert sum("no setting" in what for what, _ in found) == 2
 
 
+def test_a_value_that_is_called_like_a_setting_is_no_setting(tiny_model: Path) -> None:
+    """The port is checked that was given, though a wrong device is called like it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        found = examined(status=1, model=tiny_model, device="ALEXNET_PORT", port=port)
+
+    bad = {one["check"]: one["found"] for one in found if one["verdict"] == "failed"}
+    assert list(bad) == ["settings", "port"]
+    assert str(port) in bad["port"]
+
+
 def test_a_model_without_accuracy_is_a_warning(tiny_model: Path) -> None:
     bad = only(examined(model=tiny_model), "model", "warning")
 

@@ -22,7 +22,7 @@ from service import access
 from service.access import Keys, RateLimiter, network_of
 from service.app import create_app
 from service.engine import Engine
-from service.errors import RateLimited, SettingsInvalid
+from service.errors import RateLimited, SettingsInvalid, TooManyFiles
 from service.settings import load_settings
 
 PREDICT = "/v1/predict"
@@ -283,7 +283,7 @@ def test_more_pictures_than_the_limit_are_told_that_waiting_does_not_help() -> N
     limiter = RateLimiter("5/minute", Clock())
     limiter.charge("a")
 
-    with pytest.raises(RateLimited, match=r"6 pictures at once.*5 pictures per minute.*fewer"):
+    with pytest.raises(TooManyFiles, match=r"6 pictures at once.*5 pictures per minute.*fewer"):
         limiter.charge("a", 6, counted=1)
 
     limiter.charge("a", 5, counted=1)
@@ -483,7 +483,7 @@ def test_the_pictures_of_a_form_are_counted_each(open_live: Live) -> None:
     assert check_refusal(refused, 429, "rate_limited")
     assert 1100 <= int(refused.headers["retry-after"]) <= 2400
     assert post(3, "192.0.2.1").status_code == 200
-    assert "4 pictures at once" in check_refusal(post(4, "192.0.2.2"), 429, "rate_limited")
+    assert "4 pictures at once" in check_refusal(post(4, "192.0.2.2"), 413, "too_many_files")
 
 
 def test_an_address_that_a_stranger_writes_is_not_believed(
@@ -695,7 +695,7 @@ def test_metrics_count_what_passes_under_few_names(open_live: Live, admin: httpx
 
     requests = 'alexnet_http_requests_total{method="%s",route="%s",status="%s"}'
     assert requests % ("other", "other", 404) + " 5.0" in text
-    assert requests % ("GET", "/static/{name}", 200) in text
+    assert requests % ("GET", "/static/{name:path}", 200) in text
     assert requests % ("POST", PREDICT, 400) in text
     assert "coffee" not in text
     for line in (
@@ -808,7 +808,7 @@ def test_an_address_in_a_request_is_never_fetched(unlimited: Live) -> None:
                     ({}, {"files": {"file": (address, picture())}}),
                 )
             ]
-            assert [answer.status_code for answer in answers] == [415, 400, 415, 415, 415, 200]
+            assert [answer.status_code for answer in answers] == [415, 422, 415, 415, 415, 200]
         trap.settimeout(0.3)
 
         with pytest.raises(TimeoutError):

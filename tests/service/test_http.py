@@ -157,6 +157,15 @@ def test_a_top_out_of_range_is_named_with_its_range(live: Live, top: str) -> Non
     assert "from 1 to 1000" in text
 
 
+def test_a_parameter_given_twice_is_refused(live: Live) -> None:
+    twice = f"{PREDICT}?details=views&details=heatmap"
+
+    answer = live.client.post(twice, content=picture(), headers=JPEG)
+
+    text = check_refusal(answer, 422, "parameter_invalid")
+    assert text == "details is given more than once; give it once"
+
+
 def test_a_misspelt_parameter_is_refused_not_ignored(live: Live) -> None:
     answer = live.client.post(PREDICT, params={"crop": "one"}, content=picture(), headers=JPEG)
 

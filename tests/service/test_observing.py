@@ -101,9 +101,9 @@ def said(tiny_model: Path) -> dict[str, list[str]]:
         with serving(tiny_model, log_format=kind) as server:
             for path in ("/livez", "/nothing?here=1"):
                 server.client.get(path, headers={"x-request-id": path.strip("/")[:7]})
-            for name, data in (("good", picture()), ("bad", b"no picture")):
+            for top, name, data in ((1, "good", picture()), (2, "bad", b"no picture")):
                 asked = {**JPEG, "x-request-id": name}
-                server.client.post(PREDICT, params={"of": name}, content=data, headers=asked)
+                server.client.post(PREDICT, params={"top": top}, content=data, headers=asked)
             files = {"a": picture(), "b": picture(), "c": b"bad"}
             server.client.post(PREDICT, files=files, headers={"x-request-id": "form"})
             ended(server)
@@ -130,7 +130,7 @@ def record_of(said: dict[str, list[str]], name: str) -> dict[str, Any]:
 def test_a_line_for_people_has_status_and_the_times_of_each_step(said: Any) -> None:
     line = line_of(said, "good")
 
-    assert line.groups()[:3] == ("POST", f"{PREDICT}?of=good", "200")
+    assert line.groups()[:3] == ("POST", f"{PREDICT}?top=1", "200")
     assert re.fullmatch(TIMES, line[4])
 
 
@@ -177,7 +177,7 @@ def test_a_record_of_an_answer_has_a_field_for_each_thing(said: Any) -> None:
     assert re.fullmatch(r"127\.0\.0\.1:\d+", record["client"])
     assert {
         "method": "POST",
-        "path": f"{PREDICT}?of=good",
+        "path": f"{PREDICT}?top=1",
         "http_version": "1.1",
         "status": 200,
         "batch": 1,

@@ -3,7 +3,6 @@ The settings, as flags and environment give them, and the files of keys that the
 """
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 
@@ -32,11 +31,11 @@ def usable_settings(flags: Mapping[str, str | None]) -> tuple[Settings, list[str
             return load_settings(**given), faults
         except SettingsInvalid as error:
             faults.append(str(error))
-            named = set(re.findall(rf"\b{PREFIX}[A-Z_]+", str(error)))
-            for variable in [name for name in os.environ if name.upper() in named]:
+            variables = {f"{PREFIX}{name.upper()}" for name in error.settings}
+            for variable in [name for name in os.environ if name.upper() in variables]:
                 del os.environ[variable]
-            for name in named:
-                given.pop(name.removeprefix(PREFIX).lower(), None)
+            for name in error.settings:
+                given.pop(name, None)
 
 
 def settings(faults: list[str], environment: Mapping[str, str]) -> Iterator[Finding]:

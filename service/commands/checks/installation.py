@@ -61,9 +61,9 @@ def _fault(name: str, wanted: str) -> str | None:
 
 def runtime() -> Iterator[Finding]:
     """ONNX Runtime, and whether it can be imported."""
-    from service.engine import _runtime
+    from service.engine import load_runtime
 
-    module = _runtime()
+    module = load_runtime()
     name = next((name for name in RUNTIMES if _installed(name)), None)
     built = RUNTIMES[name] if name else "of another build"
     yield ok("runtime", f"ONNX Runtime {module.__version__}, {built}")

@@ -92,7 +92,8 @@ def _available() -> tuple[int | None, str]:
     limit = memory_limit()
     if limit is not None and (free is None or limit < free):
         return limit, "the container's limit is"
-    return free, "this machine has free"
+    # What this process, which is one like the server's, has taken already is no longer free.
+    return free and free + _peak(), "this machine has free"
 
 
 def _peak() -> int:

@@ -2,14 +2,12 @@
 The address: free, or who answers there.
 """
 
-import json
 import socket
-import ssl
 from collections.abc import Iterator
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Any, Final
+from typing import Final
 
-from service.commands.addresses import listener, reached
+from service.client import Client, ClientError, Health
+from service.commands.addresses import in_url, listener, reached
 from service.commands.checks import Finding, failed, ok, warning
 from service.settings import Settings, spelled
 
@@ -39,11 +37,11 @@ def _port(host: str, port: int, setting: str, *, tls: bool) -> Iterator[Finding]
             f"stop it, or choose another with {spelled(setting)}",
         )
         return
-    model = health["model"]
+    model = health.model
     yield warning(
         check,
-        f"this service answers at {address} already: {health['status']}, {model['name']} "
-        f"{model['variant']} {model['precision']} on {health['provider']}",
+        f"this service answers at {address} already: {health.status}, {model.name} "
+        f"{model.variant} {model.precision} on {health.provider}",
         f"nothing, if that is the one; another needs another {spelled(setting)}",
     )
 
@@ -59,23 +57,12 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def _health(host: str, port: int, *, tls: bool) -> dict[str, Any] | None:
+def _health(host: str, port: int, *, tls: bool) -> Health | None:
     """What our server says of itself there; None if it is another's."""
-    # Its certificate may be for another name, and nothing is told to it.
-    anybody = ssl._create_unverified_context() if tls else None
-    connection = (
-        HTTPSConnection(reached(host), port, timeout=PATIENCE, context=anybody)
-        if tls
-        else HTTPConnection(reached(host), port, timeout=PATIENCE)
-    )
+    url = f"{'https' if tls else 'http'}://{in_url(host)}:{port}"
     try:
-        connection.request("GET", "/health")
-        found = json.loads(connection.getresponse().read(2**20))
-        ours = {"status", "provider"} <= found.keys() and {"name", "variant", "precision"} <= (
-            found["model"].keys()
-        )
-    except (OSError, HTTPException, ValueError, KeyError, AttributeError):
+        # Its certificate may be for another name, and nothing is told to it.
+        with Client(url, timeout=PATIENCE, retries=0, verify=False) as client:
+            return client.health()
+    except (ClientError, ValueError):  # the latter for a name that cannot be one
         return None
-    finally:
-        connection.close()
-    return dict(found) if ours else None
