@@ -163,6 +163,11 @@ class Settings(BaseSettings):
         "at 12 megapixels, but up to 11 grey levels away, which changes 1 to 3 best classes in "
         "100.",
     )
+    heatmaps: bool = Field(
+        default=True,
+        description="Whether a request may ask for heatmaps (details=heatmap); each runs the "
+        "network for 65 pictures.",
+    )
     timeout: float = Field(
         default=30.0,
         gt=0.0,

@@ -6,7 +6,7 @@ carries one or more and is the convenient one.  Both keep the upload in memory, 
 ALEXNET_MAX_BODY and ALEXNET_MAX_UPLOADS, and both drop the work when the client hangs up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from service import errors
-from service.classifier import Answer, Prediction, best_of_each, probabilities_of
+from service.classifier import Answer, Detail, Prediction, best_of_each, probabilities_of
 from service.engine import Engine
 from service.routes.details import ClassAnswer, Extra, Heatmap, ViewAnswer, classes, extra
 from service.routes.errors import STATUSES, documented, refusal
@@ -32,6 +32,9 @@ from service.routes.uploads import Upload, uploads
 PATHS: Final = ("/v1/predict",)  # that a full queue refuses
 # How many times as long as a class takes to write what belongs to it.
 SIZES: Final = {"classes": 1, "views": 10, "heatmap": 10}
+# Classes in an answer with details: as many as 64 pictures, the default of ALEXNET_MAX_FILES, have
+# without.  Each takes about 1 kB of memory while it is written.
+MOST_IN_ANSWER: Final = 64_000
 
 
 class ModelAnswer(BaseModel):
@@ -145,7 +148,12 @@ async def predict(
     check_names([name for name, _ in request.query_params.multi_items()])
     wanted = details_in(details)
     async with road(request, crops, details=wanted) as way:
+        if "heatmap" in wanted and not way.settings.heatmaps:
+            raise errors.ParameterInvalid(
+                "details=heatmap is switched off here; leave it out, or have ALEXNET_HEATMAPS set"
+            )
         found = await way.read(lambda chunks: uploads(request.headers, chunks, way.settings))
+        size = _size(len(found), top, wanted)
         outcomes = await way.answers([upload.data for upload in found], wanted)
     if refused := _all_refused(found, outcomes):
         return refused
@@ -159,8 +167,19 @@ async def predict(
         ]
         return answer_for(way.engine, crops, names, best, extras).model_dump_json()
 
-    size = len(found) * top * sum(SIZES[detail] for detail in ("classes", *wanted))
     return Response(await beside(size, body), media_type="application/json")
+
+
+def _size(pictures: int, top: int, details: Collection[Detail]) -> int:
+    """How long an answer is, in classes; `ParameterInvalid` if its details make it too long."""
+    size = pictures * top * sum(SIZES[part] for part in ("classes", *details))
+    if details and size > MOST_IN_ANSWER:
+        raise errors.ParameterInvalid(
+            f"an answer for {pictures} pictures with top={top} and details={','.join(details)} "
+            f"would be as long as {size} classes, and {MOST_IN_ANSWER} are the most; send fewer "
+            "pictures in a request, or ask for a lower top"
+        )
+    return size
 
 
 def answer_for(

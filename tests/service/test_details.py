@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -327,6 +328,34 @@ def test_a_heatmap_counts_against_the_rate_by_what_it_runs(tiny_model: Path) -> 
     assert statuses == [200, 429, 200]
     assert (never.status_code, never.json()["code"]) == (422, "parameter_invalid")
     assert "details=heatmap counts as 65 pictures" in never.json()["error"]
+
+
+def test_an_answer_that_would_be_too_long_is_refused(tiny_model: Path) -> None:
+    """Before the network runs: the views of many pictures with all classes take much memory."""
+    files = [("file", (f"{number}.jpg", picture())) for number in range(6)]
+    with serving(tiny_model) as live:
+        query = {"top": "1000", "details": "views"}
+        fits = live.client.post(PREDICT, params=query, files=files[:5])
+        refused = live.client.post(PREDICT, params=query, files=files)
+        counted = live.client.get("/metrics").text
+
+    assert fits.status_code == 200
+    assert (refused.status_code, refused.json()["code"]) == (422, "parameter_invalid")
+    assert "66000 classes, and 64000 are the most; send fewer" in refused.json()["error"]
+    assert re.search(r'alexnet_pictures_total\{outcome="answered".*\} 5\.0', counted)
+
+
+def test_heatmaps_can_be_switched_off(tiny_model: Path) -> None:
+    """The views, which cost nothing, stay."""
+    with serving(tiny_model, heatmaps="false") as live:
+        refused = live.client.post(PREDICT, params={"details": "heatmap"}, content=picture())
+        answered = live.client.post(PREDICT, params={"details": "views"}, content=picture())
+        page = live.client.get("/").text
+
+    assert (refused.status_code, refused.json()["code"]) == (422, "parameter_invalid")
+    assert "ALEXNET_HEATMAPS" in refused.json()["error"]
+    assert answered.status_code == 200
+    assert '<label class="switch" hidden>' in page
 
 
 def play(model: Path, scene: Callable[[Classifier], Awaitable[T]]) -> T:
