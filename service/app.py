@@ -49,7 +49,7 @@ VERSION: Final = "1"  # of the HTTP interface, the 1 of /v1
 DESCRIPTION: Final = """\
 Send a picture, get its best ImageNet classes from AlexNet, averaged over ten crops.
 
-    curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/v1/predict
+    curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' http://HOST:PORT/v1/predict
 
 Whatever is refused is answered with `{"error": "...", "code": "..."}`.
 """
