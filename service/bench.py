@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from service.errors import RequestError
+from service.errors import FileUnreadable
 from service.terminal import clean, console
 
 if TYPE_CHECKING:
@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from service.tally import Tally
 
 PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
-
-
-class FileUnreadable(RequestError):
-    """A picture that cannot be read from the disk."""
-
-    code = "file_unreadable"
 
 
 def bench(

@@ -24,6 +24,7 @@ Everything that can go wrong, drawn once.  Whose fault it is is the first fork.
   + RunFailed                  we are at fault, with this picture
   + NotReady                   we are starting, or stopping
   + DeadlineExceeded           the answer would come too late
+  + FileUnreadable             a command was given a file that cannot be read; no client meets it
   + StartError                 our installation is at fault; raised at start-up only
     - RuntimeMissing
     - ModelUnusable
@@ -184,6 +185,12 @@ class DeadlineExceeded(ServiceError):
     """The time that the request allowed has passed."""
 
     code = "deadline_exceeded"
+
+
+class FileUnreadable(ServiceError):
+    """A picture, or a list of them, that cannot be read from the disk; only commands do that."""
+
+    code = "file_unreadable"
 
 
 class StartError(ServiceError):

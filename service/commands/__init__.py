@@ -4,6 +4,8 @@ The commands of `alexnet`, a module for each.
     application   the command itself: help, --version, what becomes of errors
     statuses      what the shell is told at the end
     flags         options that several commands share
+    completion    the shells' scripts for the TAB key
+    installed     versions of what pip knows
     predict       sources -> pictures -> answers
     doctor        the checks of `checks`, one after the other
 

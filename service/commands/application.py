@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from difflib import get_close_matches
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -19,6 +19,8 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from service.commands import bench, doctor, evaluate, inspect, predict, serve
+from service.commands.completion import Install, Show
+from service.commands.installed import DISTRIBUTION, RUNTIMES, installed
 from service.commands.statuses import Status, lesson
 from service.errors import NotReady, ServiceError
 
@@ -26,24 +28,21 @@ if TYPE_CHECKING:
     from typer._click.core import Context as TyperContext
     from typer._click.core import Parameter
 
-DISTRIBUTION: Final = "alexnet-service"
+CLOSE: Final = 0.75  # how alike two options are from which on one is meant for the other
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-RUNTIMES: Final = ("onnxruntime", "onnxruntime-gpu")
 
 LESSON: Final = lesson(
     {
         "alexnet predict tests/pictures/cat.jpg": "what is in this picture?",
         "alexnet serve": "the same over HTTP, and a page to try it on",
         "alexnet predict --help": "each command has its own help, with examples",
-        "alexnet --install-completion": "the TAB key then completes commands and flags",
+        "alexnet --install-completion bash": "the TAB key then completes commands and flags",
     },
-    {
-        Status.DONE: "done",
-        Status.FAILED: "something failed; standard error says what, and what to do",
-        Status.USAGE: "the command line cannot be read",
-        Status.CANNOT_GO_ON: "the network hangs or has died: start it again",
-        Status.INTERRUPTED: "Ctrl-C",
-    },
+    Status.DONE,
+    Status.FAILED,
+    Status.USAGE,
+    Status.CANNOT_GO_ON,
+    Status.INTERRUPTED,
 )
 
 
@@ -78,6 +77,8 @@ def _in_words(parameter: "Parameter") -> "Parameter":
 app = typer.Typer(
     cls=Commands,
     epilog=LESSON,
+    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     no_args_is_help=True,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
@@ -95,26 +96,21 @@ def alexnet(
             help="With --version: JSON, with the versions of Python and ONNX Runtime.",
         ),
     ] = False,
+    install_completion: Install = None,
+    show_completion: Show = None,
 ) -> None:
     """Tell what is in pictures, with AlexNet: here, or over HTTP."""
     if show_version:
         versions = {
-            "alexnet": _version(DISTRIBUTION),
+            "alexnet": installed(DISTRIBUTION),
             "python": platform.python_version(),
-            **{name: _version(name) for name in RUNTIMES},
+            **{name: installed(name) for name in RUNTIMES},
         }
         told = f"alexnet {versions['alexnet'] or 'from a checkout that is not installed'}"
         typer.echo(json.dumps(versions) if as_json else told)
         raise typer.Exit
     if context.invoked_subcommand is None:
         raise typer.BadParameter("give --version, or a command", ctx=context, param_hint="--json")
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
 
 
 def _add(panel: str, command: Callable[..., None], lesson: str) -> None:
@@ -134,11 +130,19 @@ _add("Look", inspect.inspect, inspect.LESSON)
 
 def main() -> None:
     """Run a command, and end the process with its status."""
+    # Python has none of those that whoever started us had closed.
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  for as long as the process is
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     as_json = _wants_json(sys.argv[1:])
     try:
         status = _status(as_json=as_json)
         sys.stdout.flush()
     except BrokenPipeError:
+        status = Status.NOBODY_READS
+    except SystemExit as ended:  # rich's, for a help that nobody reads to its end
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
         status = Status.NOBODY_READS
     except OSError as error:
         if error.errno not in FULL:
@@ -172,12 +176,20 @@ def _status(*, as_json: bool) -> int:
         _tell(str(error), error.code, as_json=as_json)
         return Status.FAILED
     except typer.TyperException as error:
+        _keep_close(error)
         if reason := error.format_message().rstrip("."):  # without: the help has been printed
             context = getattr(error, "ctx", None)
             asked = context.command_path if context else "alexnet"
             end = " " if reason.endswith("?") else "; "
             _tell(f"{reason}{end}{asked} --help shows what there is", "usage", as_json=as_json)
         return Status.USAGE
+
+
+def _keep_close(error: typer.TyperException) -> None:
+    """Of the options that a misspelt one resembles, the one that may be meant."""
+    if found := getattr(error, "possibilities", None):
+        option = getattr(error, "option_name", "")
+        error.possibilities = get_close_matches(option, found, 1, CLOSE)  # type: ignore[attr-defined]
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:

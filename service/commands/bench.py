@@ -17,12 +17,10 @@ LESSON: Final = lesson(
         "alexnet bench http://127.0.0.1:8000 --rate 20": "how long does one wait at 20 a second?",
         "alexnet bench http://127.0.0.1:8000 tests/pictures --seconds 3": "with your own pictures",
     },
-    {
-        Status.DONE: "the server answered; how often not, the figures say",
-        Status.FAILED: "there is no server, it is another one, or it answered nothing",
-        Status.USAGE: "the command line cannot be read",
-        Status.INTERRUPTED: "Ctrl-C",
-    },
+    Status.USAGE,
+    Status.INTERRUPTED,
+    done="the server answered; how often not, the figures say",
+    failed="there is no server, it is another one, or it answered nothing",
 )
 LOAD: Final = "How much load"
 

@@ -2,11 +2,10 @@
 `alexnet doctor`: would a server start here, and what is to be mended?
 """
 
-import inspect
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +13,7 @@ import typer
 
 from service.commands.engines import engine_for
 from service.commands.flags import AsJson
-from service.commands.settings_flags import settings_flags
+from service.commands.settings_flags import takes_settings
 from service.commands.statuses import Status, lesson
 from service.errors import ProviderUnusable, RuntimeMissing, ServiceError
 from service.terminal import clean, console
@@ -30,11 +29,9 @@ LESSON: Final = lesson(
         "alexnet doctor --port 8080 --device cuda": "and with these flags?",
         "alexnet doctor --json": "for programs",
     },
-    {
-        Status.DONE: "it would start, and be usable; there may be warnings",
-        Status.FAILED: "something must be mended",
-        Status.USAGE: "the command line cannot be read",
-    },
+    Status.USAGE,
+    done="it would start, and be usable; there may be warnings",
+    failed="it would not, or nobody could use it; below it is what to do",
 )
 WIDEST: Final = 10_000  # columns, where nobody has a terminal to be filled
 SIGNS: Final = {
@@ -63,12 +60,7 @@ def doctor(as_json: bool = False, **given: str | None) -> None:
         raise typer.Exit(Status.FAILED)
 
 
-flags = settings_flags()
-json_flag = inspect.Parameter(
-    "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson
-)
-doctor.__signature__ = inspect.Signature([*flags, json_flag])  # type: ignore[attr-defined]
-doctor.__annotations__ = {flag.name: flag.annotation for flag in [*flags, json_flag]}
+takes_settings(doctor, as_json=AsJson)
 
 
 def _examined(given: dict[str, str | None]) -> Iterator["Finding"]:
@@ -86,34 +78,35 @@ def _examined(given: dict[str, str | None]) -> Iterator["Finding"]:
     yield from _checked("cores", lambda: machine.cores(its))
     yield from _checked("files", lambda: machine.files(its))
     yield from _checked("runtime", installation.runtime)
-    engines: list[Engine] = []
-    yield from _loaded(its, engines)
-    engine = engines[0] if engines else None
+    engine = yield from _loaded(its)
     yield from _checked("memory", lambda: machine.memory(its, engine))
     yield from _checked("port", lambda: port.ports(its))
 
 
-def _loaded(its: "Settings", engines: list["Engine"]) -> Iterator["Finding"]:
-    """The model and what computes; the engine goes into `engines` if there is one."""
+def _loaded(its: "Settings") -> Generator["Finding", None, "Engine | None"]:
+    """The model and what computes; returns the engine if there is one."""
     from service.commands.checks import model
 
-    whole = list(_checked("model", lambda: model.file(its.model)))
+    whole = _checked("model", lambda: model.file(its.model))
     yield from whole
     if any(finding.verdict == "failed" for finding in whole):
-        return
+        return None
+    engine: Engine | None = None
 
     def load() -> Iterator["Finding"]:
+        nonlocal engine
         try:
-            engines.append(engine_for(its))
+            engine = engine_for(its)
         except RuntimeMissing:  # told already
             return
         except ProviderUnusable as error:
             yield _finding("provider", error)
-        for engine in engines:
-            yield from model.network(engine)
-            yield from model.provider(engine)
+            return
+        yield from model.network(engine)
+        yield from model.provider(engine)
 
     yield from _checked("model", load)
+    return engine
 
 
 def _checked(check: str, look: Callable[[], Iterable["Finding"]]) -> list["Finding"]:

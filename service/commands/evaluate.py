@@ -16,12 +16,10 @@ LESSON: Final = lesson(
         "alexnet evaluate FOLDER --crops ten --model a.onnx --model b.onnx": "two models",
         "alexnet evaluate FOLDER --report report.html": "with pictures of the worst mistakes",
     },
-    {
-        Status.DONE: "measured; what was left out is counted in the output",
-        Status.FAILED: "no labelled pictures, no such model, or a file that cannot be written",
-        Status.USAGE: "the command line cannot be read",
-        Status.INTERRUPTED: "Ctrl-C: nothing was written (143: SIGTERM)",
-    },
+    Status.USAGE,
+    done="measured; what was left out is counted in the output",
+    failed="no labelled pictures, no such model, or a file that cannot be written",
+    interrupted="Ctrl-C: nothing was written (143: SIGTERM)",
 )
 
 

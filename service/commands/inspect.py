@@ -15,12 +15,12 @@ LESSON: Final = lesson(
     {
         "alexnet inspect": "the bundled model",
         "alexnet inspect alexnet.onnx": "another file",
+        "alexnet inspect | grep sha256": "in a pipe: a fact a line, a tab behind its name",
         "alexnet inspect --json": "the same as JSON",
     },
-    {
-        Status.DONE: "the file is whole, and this service can read it",
-        Status.FAILED: "it is missing, damaged, or no model file of ours",
-    },
+    Status.USAGE,
+    done="the file is whole, and this service can read it",
+    failed="it is missing, damaged, or no model file of ours",
 )
 
 
@@ -33,8 +33,9 @@ def inspect(
 ) -> None:
     """Show what is in a model file: its network, its classes, its accuracy, its checksum.
 
-    Prints one fact a line. The checksum is verified, the network is not run. The version
-    that the server's answers bear is the first 12 digits of the checksum.
+    Prints one fact a line, in a pipe with a tab behind its name. The checksum is
+    verified, the network is not run. The version that the server's answers bear is the
+    first 12 digits of the checksum.
     """
     from service.engine import inspect as read
     from service.model_file import checksum
@@ -65,14 +66,18 @@ def _print_facts(facts: dict[str, Any]) -> None:
     from rich.table import Table
 
     facts["size"] = f"{facts['size'] / 1e6:.1f} MB"
-    facts["crops"] = ", ".join(f"{name} ({views})" for name, views in facts["crops"].items())
+    facts["crops"] = ", ".join(facts["crops"])
+    lines = [line for name, value in facts.items() for line in _lines(name, value)]
+    screen = console()
+    if not screen.is_terminal:
+        print(*map("\t".join, lines), sep="\n")
+        return
     table = Table(box=None, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in facts.items():
-        for heading, text in _lines(name, value):
-            table.add_row(heading, text)
-    console().print(table)
+    for heading, text in lines:
+        table.add_row(heading, text)
+    screen.print(table)
 
 
 def _lines(name: str, value: Any) -> list[tuple[str, str]]:

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from service.bench import FileUnreadable
 from service.commands.engines import engine_for
 from service.commands.flags import OUTPUT, AsJson, Crops, Device, ModelPath, Top
 from service.commands.statuses import Status, lesson
-from service.errors import SettingsInvalid
+from service.errors import FileUnreadable, SettingsInvalid
 from service.terminal import console, watched
 
 if TYPE_CHECKING:
@@ -34,14 +33,12 @@ LESSON: Final = lesson(
         "alexnet predict tests/pictures --json-lines": "for programs, a line for each picture",
         "alexnet predict tests/pictures -o scores.csv": "a folder of any size, into one table",
     },
-    {
-        Status.DONE: "every picture was classified (with --output: at least one)",
-        Status.FAILED: "one of them was not, or nothing could begin; standard error says why",
-        Status.USAGE: "the command line cannot be read",
-        Status.CANNOT_GO_ON: "the network hangs or has died: start it again",
-        Status.INTERRUPTED: "Ctrl-C (143: SIGTERM); with --output, the same command goes on",
-        Status.NOBODY_READS: "the reader of our output has gone: alexnet predict ... | head -1",
-    },
+    Status.USAGE,
+    Status.CANNOT_GO_ON,
+    Status.NOBODY_READS,
+    done="every picture was classified (with --output: at least one)",
+    failed="one of them was not, or nothing could begin; standard error says why",
+    interrupted="Ctrl-C (143: SIGTERM); with --output, the same command goes on",
 )
 STANDARD_INPUT: Final = "-"
 FEW: Final = 5  # pictures without a bar that says how far it is

@@ -2,7 +2,6 @@
 `alexnet serve`: from the settings to a server that answers.
 """
 
-import inspect
 import logging
 import os
 import signal
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from service.commands.addresses import in_url, listener
 from service.commands.engines import engine_for
-from service.commands.settings_flags import settings_flags
+from service.commands.settings_flags import takes_settings
 from service.commands.statuses import Status, lesson
 
 if TYPE_CHECKING:
@@ -29,12 +28,10 @@ LESSON: Final = lesson(
         "alexnet serve --host 0.0.0.0 --api-keys-file keys.txt": "open to the network, with keys",
         "alexnet doctor --port 8080": "whether a server with these flags would start",
     },
-    {
-        Status.DONE: "stopped by SIGTERM or Ctrl-C, after the last answers",
-        Status.FAILED: "it could not start; standard error says why and what to do",
-        Status.USAGE: "there is no such flag",
-        Status.CANNOT_GO_ON: "the network hangs or has died: start it again",
-    },
+    Status.USAGE,
+    Status.CANNOT_GO_ON,
+    done="stopped by SIGTERM or Ctrl-C, after the last answers",
+    failed="it could not start; standard error says why and what to do",
 )
 
 
@@ -67,9 +64,7 @@ def serve(**given: str | None) -> None:
     os._exit(status)
 
 
-flags = settings_flags()
-serve.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
-serve.__annotations__ = {flag.name: flag.annotation for flag in flags}
+takes_settings(serve)
 
 
 def _run(settings: "Settings", *, as_json: bool) -> int:

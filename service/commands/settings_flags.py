@@ -5,6 +5,7 @@ Its text is parsed by `Settings`, as the environment's is; `Settings` has its de
 """
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final, get_args
 
@@ -16,7 +17,14 @@ from service.settings import SECRETS, Settings
 GROUPS: Final = {
     "Model and device": ("model", "device", "threads", "gpu_memory_limit"),
     "Addresses": ("host", "port", "admin_port", "admin_host", "docs", "metrics"),
-    "Batches and queue": ("max_batch", "max_delay", "max_queue", "max_files", "run_timeout"),
+    "Batches and queue": (
+        "max_batch",
+        "max_delay",
+        "max_queue",
+        "max_files",
+        "heatmaps",
+        "run_timeout",
+    ),
     "Pictures": (
         "formats",
         "max_pixels",
@@ -51,9 +59,13 @@ METAVARS: Final = {
 UNITS: Final = ("Seconds", "Bytes", "Pixels", "Images", "Pictures")
 
 
-def settings_flags() -> list[inspect.Parameter]:
-    """Parameters of a command, each a `str | None`; secrets are no flags."""
-    return [
+def takes_settings(command: Callable[..., None], **more: object) -> None:
+    """
+    Give a command a flag for each setting, each a `str | None`; secrets are no flags.
+
+    `more` are its switches beside them: names and annotations.
+    """
+    flags = [
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
@@ -64,6 +76,12 @@ def settings_flags() -> list[inspect.Parameter]:
         for name in names
         if name not in SECRETS
     ]
+    flags += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in more.items()
+    ]
+    command.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
+    command.__annotations__ = {flag.name: flag.annotation for flag in flags}
 
 
 def _option(name: str, panel: str) -> object:

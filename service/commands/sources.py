@@ -13,10 +13,9 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from service.bench import FileUnreadable
 from service.budget import Budget
 from service.classifier import Classifier, Prediction
-from service.errors import BodyTooLarge, ServiceError
+from service.errors import BodyTooLarge, FileUnreadable, ServiceError
 from service.scoring.files import Pictures, Skipped, read
 from service.scoring.scorer import SMALL
 
@@ -30,6 +29,7 @@ class Source(NamedTuple):
 
     name: str
     error: ServiceError | None = None
+    named: bool = True  # and not found
 
 
 def walk(places: Iterable[str]) -> Iterator[Source]:
@@ -44,7 +44,7 @@ def walk(places: Iterable[str]) -> Iterator[Source]:
                 name, error = found.name, FileUnreadable(found.error)
                 yield Source(os.path.join(place, os.fsdecode(name)), error)
             else:
-                yield Source(os.path.join(place, os.fsdecode(found)))
+                yield Source(os.path.join(place, os.fsdecode(found)), named=False)
 
 
 class Asker:
@@ -88,8 +88,10 @@ class Asker:
                 name, task = under_way.popleft()
                 yield name, await task
         finally:
-            for _, task in under_way:
+            tasks = [task for _, task in under_way]
+            for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _one(self, source: Source) -> Outcome:
         """Small files at once, large ones within the budget."""
@@ -97,14 +99,14 @@ class Asker:
             return source.error
         if source.name == STANDARD_INPUT:
             return await self._classified(self._standard_input)
-        data = await self._read(source.name, min(SMALL, self._most))
+        data = await self._read(source, min(SMALL, self._most))
         if not isinstance(data, int) or data > self._most:
             return await self._classified(data)
         async with self._large.taken(data):
-            return await self._classified(await self._read(source.name, self._most))
+            return await self._classified(await self._read(source, self._most))
 
-    async def _read(self, name: str, at_first: int) -> bytes | int | ServiceError:
-        return await asyncio.to_thread(_read, name, self._most, at_first)
+    async def _read(self, source: Source, at_first: int) -> bytes | int | ServiceError:
+        return await asyncio.to_thread(_read, source, self._most, at_first)
 
     async def _classified(self, data: bytes | int | ServiceError) -> Outcome:
         if isinstance(data, ServiceError):
@@ -123,13 +125,14 @@ def standard_input(most: int) -> bytes:
     return sys.stdin.buffer.read(most + 1)
 
 
-def _read(name: str, most: int, at_first: int) -> bytes | int | ServiceError:
+def _read(source: Source, most: int, at_first: int) -> bytes | int | ServiceError:
     """The file's bytes if it has no more than `at_first`, else how many it has."""
     try:
-        if stat.S_ISFIFO(os.stat(name).st_mode):  # the shell's <(command)
-            with open(name, "rb") as pipe:
+        # The shell's <(command); who waits for one that lies in a folder may wait for ever.
+        if source.named and stat.S_ISFIFO(os.stat(source.name).st_mode):
+            with open(source.name, "rb") as pipe:
                 return pipe.read(most + 1)
-        found = read(os.fsencode(name), at_first)
+        found = read(os.fsencode(source.name), at_first)
     except OSError as error:
         return FileUnreadable(f"The file cannot be read: {error.strerror}.")
     except ValueError:

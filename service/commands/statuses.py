@@ -20,19 +20,24 @@ class Status(IntEnum):
 
 
 MEANINGS: Final[Mapping[Status, str]] = {
-    Status.DONE: "Done. A server: stopped as it was asked to, by SIGTERM or Ctrl-C.",
-    Status.FAILED: "Something failed, or could not start; standard error says what.",
-    Status.USAGE: "The command line cannot be read: a command or an option that there is not, "
-    "something missing, a number out of range.",
-    Status.CANNOT_GO_ON: "The network hangs or has died: start it again.",
-    Status.INTERRUPTED: "Ctrl-C.",
-    Status.NOBODY_READS: "Whoever read the output has gone, as in alexnet ... | head -1.",
-    Status.TERMINATED: "SIGTERM.",
+    Status.DONE: "done",
+    Status.FAILED: "something failed; standard error says what, and what to do",
+    Status.USAGE: "the command line cannot be read",
+    Status.CANNOT_GO_ON: "the network hangs or has died: start it again",
+    Status.INTERRUPTED: "Ctrl-C",
+    Status.NOBODY_READS: "whoever read the output has gone: alexnet ... | head -1",
+    Status.TERMINATED: "SIGTERM",
 }
 
 
-def lesson(examples: Mapping[str, str], statuses: Mapping[Status, str]) -> str:
-    """The end of a command's help: what to try, and what its exit status means."""
+def lesson(examples: Mapping[str, str], *usual: Status, **own: str) -> str:
+    """
+    The end of a command's help: what to try, and what its exit status means.
+
+    `usual` statuses mean what they always do; `own`, by name, what they mean of this command.
+    """
+    meanings = {status: MEANINGS[status] for status in usual}
+    meanings |= {Status[name.upper()]: what for name, what in own.items()}
     shown = "\n".join(f"  {line}\n      {what}" for line, what in examples.items())
-    meant = "\n".join(f"  {status.value:<3} {what}" for status, what in statuses.items())
+    meant = "\n".join(f"  {status.value:<3} {meanings[status]}" for status in sorted(meanings))
     return f"Examples:\n{shown}\n\nExit status:\n{meant}"

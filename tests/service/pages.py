@@ -1,4 +1,8 @@
-"""Pages in a real Chromium: they may ask nobody but their server, and must not complain."""
+"""
+Pages in a real Chromium: they may ask nobody but their server, and must not complain.
+
+A module makes a fixture its own by a name: `browser = a_browser`.
+"""
 
 import base64
 import os
@@ -9,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-from live import Live
+from live import Live, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, FilePayload, Page
@@ -26,6 +30,7 @@ ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
+KEY = "alice-0123456789"
 REFUSED = "Failed to load resource"  # a refusal's status, which the browser itself writes
 PHONE, SMALL_PHONE, DESK = (390, 844), (320, 640), (1280, 800)
 
@@ -58,6 +63,20 @@ def launched() -> Iterator["Browser"]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def a_browser() -> Iterator["Browser"]:
+    """One for all tests; each has pages of its own."""
+    with launched() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def a_locked_server(tiny_model: Path) -> Iterator[Live]:
+    """A server that asks for a key."""
+    with serving(tiny_model, api_keys=KEY) as server:
+        yield server
+
+
 @contextmanager
 def opened(
     browser: "Browser",
@@ -68,6 +87,7 @@ def opened(
     size: tuple[int, int] = PHONE,
     scheme: Literal["light", "dark"] = "light",
     permissions: Sequence[str] = (),
+    touch: bool = False,
 ) -> Iterator["Page"]:
     """A page of `size` pixels; what it says on the console must match `tolerated`."""
     with browser.new_context(
@@ -75,6 +95,8 @@ def opened(
         color_scheme=scheme,
         permissions=list(permissions),
         reduced_motion="reduce",
+        has_touch=touch,
+        is_mobile=touch,
     ) as context:
         shown = context.new_page()
         complaints: list[str] = []

@@ -1,5 +1,6 @@
 """`alexnet predict`: what it takes, and what it prints to whom."""
 
+import asyncio
 import json
 import os
 import re
@@ -7,13 +8,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from live import ROOT, alexnet, picture
 from terminals import on_terminal, plain
 
+from service.classifier import Classifier
+from service.commands.sources import Asker
 from service.engine import Engine
 from service.routes.predict import answer_for
+from service.settings import Settings, limits
 
 PHOTOGRAPHS = "tests/pictures"
 
@@ -130,6 +135,36 @@ def test_the_output_of_a_command_is_a_picture_too(tiny_model: Path) -> None:
 
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.startswith(b"/dev/fd/")
+
+
+def test_a_pipe_that_lies_in_a_folder_is_not_waited_for(tiny_model: Path, tmp_path: Path) -> None:
+    """Nobody may ever write into it."""
+    (tmp_path / "a.jpg").write_bytes(picture())
+    os.mkfifo(tmp_path / "b.jpg")
+
+    done = alexnet("predict", str(tmp_path), model=tiny_model)
+
+    assert done.returncode == 1
+    assert b"a.jpg" in done.stdout
+    assert b"b.jpg: This is not a regular file" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_stream_that_is_closed_is_an_empty_one(tiny_model: Path, closed: str) -> None:
+    """Whoever starts us need not give us any."""
+    line = f"{sys.executable} -m service predict - {PHOTOGRAPHS}/cat.jpg {closed}"
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=ROOT,
+        env=plain(model=tiny_model),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 1  # no picture comes from an empty input
+    assert b"Traceback" not in done.stderr
+    assert (b"cat.jpg" in done.stdout) == (closed != ">&-")
 
 
 def test_a_file_beyond_the_limit_is_refused_by_itself(tiny_model: Path, tmp_path: Path) -> None:
@@ -265,6 +300,25 @@ def test_answers_come_before_the_end(tiny_model: Path, tmp_path: Path) -> None:
     assert done.returncode == 141
     assert done.stdout.decode().startswith(f"{folder}/0000.jpg\t")
     assert done.stderr == b""
+
+
+def test_answers_that_are_broken_off_leave_nothing_under_way(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Not a task that would end, or fail, when nobody looks any more."""
+    folder = many(tmp_path / "many", 40)
+
+    async def after_the_first() -> set[asyncio.Task[Any]]:
+        its = limits(Settings(device="cpu"))
+        async with Classifier(Engine.load(tiny_model, device="cpu"), its) as classifier:
+            before = asyncio.all_tasks()
+            asker = Asker(classifier, crops="one", top=1, window=16, most=10**6, at_once=10**6)
+            outcomes = asker.outcomes([str(folder)])
+            await anext(outcomes)
+            await outcomes.aclose()
+            return asyncio.all_tasks() - before
+
+    assert asyncio.run(after_the_first()) == set()
 
 
 def test_ctrl_c_ends_it_quietly(tiny_model: Path, tmp_path: Path) -> None:

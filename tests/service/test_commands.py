@@ -1,8 +1,10 @@
 """The `alexnet` command, as a process of its own."""
 
 import hashlib
+import importlib
 import json
 import os
+import pkgutil
 import platform
 import re
 import shlex
@@ -18,9 +20,13 @@ import pytest
 from live import ROOT, Live, alexnet, environment, picture, serving
 from terminals import on_terminal, plain, speaking
 
+import service
 from service import app as server
+from service.commands.completion import SHELLS
 from service.commands.settings_flags import GROUPS
 from service.commands.statuses import MEANINGS, Status
+from service.errors import NotReady, ServiceError
+from service.routes.errors import STATUSES
 from service.scoring import job
 from service.settings import SECRETS, Settings
 
@@ -132,10 +138,10 @@ def server_of_tiny(tiny_model: Path) -> Iterator[Live]:
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
-        ("predct", "predict"),
-        ("predict --crop one x.jpg", "--crops"),
-        ("serve --prot 80", "--port"),
-        ("bench http://x --second 3", "--seconds"),
+        ("predct", "'predict'"),
+        ("predict --crop one x.jpg", ": --crops)"),
+        ("serve --prot 80", ": --port)"),
+        ("bench http://x --second 3", ": --seconds)"),
     ],
 )
 def test_a_typo_gets_a_suggestion(line: str, hint: str) -> None:
@@ -151,6 +157,63 @@ def test_a_typo_gets_a_suggestion(line: str, hint: str) -> None:
     assert len(text.splitlines()) == 1
     assert hint in json.loads(as_json.stderr)["error"]
     assert json.loads(as_json.stderr)["code"] == "usage"
+
+
+def test_what_resembles_no_option_gets_no_suggestion() -> None:
+    """--bogus has four signs of --docs."""
+    done = alexnet("serve", "--bogus")
+
+    assert done.returncode == 2
+    assert done.stderr.decode() == (
+        "alexnet: No such option: --bogus; alexnet serve --help shows what there is\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["", "predict"])
+def test_h_is_help(command: str) -> None:
+    short, long = (alexnet(*command.split(), option) for option in ("-h", "--help"))
+
+    assert (short.returncode, short.stdout) == (0, long.stdout)
+
+
+def test_the_guide_has_every_code_that_a_command_can_end_with() -> None:
+    """All that the service raises on purpose, but for what an answer of the server has."""
+    for module in pkgutil.walk_packages(service.__path__, "service."):
+        if module.name != "service.ray_app":  # needs Ray
+            importlib.import_module(module.name)
+    raised = {kind.code for kind in raisable(ServiceError)} - {kind.code for kind in STATUSES}
+    table = GUIDE.partition("| code | |")[2].partition("\n\n")[0]
+    told = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (.+?) \|", table, re.M)))
+
+    assert len(raised) > 10
+    assert sorted(told) == sorted(raised | {"usage", "output_unwritable"})
+    assert f"`{NotReady.code}`" in GUIDE
+
+
+def raisable(kind: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    """Those of the service's errors that have no children; tests have some of their own."""
+    children = [one for one in kind.__subclasses__() if one.__module__.startswith("service.")]
+    if not children:
+        yield kind
+    for child in children:
+        yield from raisable(child)
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("evaluate gone", "settings_invalid"),
+        ("evaluate tests/pictures", "evaluation_failed"),
+        ("inspect gone.onnx", "model_unusable"),
+        ("predict --files-from gone --top 1", "file_unreadable"),
+        ("bench http://127.0.0.1:9", "load_impossible"),
+        ("bench", "usage"),
+    ],
+)
+def test_commands_end_with_the_codes_of_the_guide(command: str, code: str) -> None:
+    done = alexnet(*command.split(), "--json")
+
+    assert json.loads(done.stderr)["code"] == code
 
 
 @pytest.mark.parametrize(
@@ -221,17 +284,16 @@ def test_a_full_disk_is_one_sentence(tiny_model: Path) -> None:
 
 def test_the_statuses_are_those_of_the_code_and_of_the_guide() -> None:
     """One table: what ends a server or a job with 70 is the same 70."""
-    told = re.findall(r"^\| (\d+) \| (.+?) \|$", GUIDE, re.M)
+    told = dict(re.findall(r"^\| (\d+) \| (.+?) \|$", GUIDE.replace("\\|", "|"), re.M))
 
     assert set(MEANINGS) == set(Status)
     assert {server.CRASHED, job.ENGINE_DEAD} == {Status.CANNOT_GO_ON.value}
     assert Status.INTERRUPTED == 128 + signal.SIGINT
     assert Status.TERMINATED == 128 + signal.SIGTERM
     assert Status.NOBODY_READS == 128 + signal.SIGPIPE
-    assert told == [
-        (str(status.value), meaning.replace("alexnet ... | head -1", "`alexnet ... \\| head -1`"))
-        for status, meaning in MEANINGS.items()
-    ]
+    assert set(told) == {str(status.value) for status in Status}
+    for status, meaning in MEANINGS.items():  # the guide may say more
+        assert told[str(status.value)].replace("`", "").startswith(meaning)
 
 
 def test_a_network_that_has_died_ends_predict_with_70(tiny_model: Path) -> None:
@@ -313,6 +375,55 @@ def test_bash_completes_commands_flags_and_values(
     *words, registered = done.stdout.splitlines()
     assert words == offered, done.stderr
     assert registered == "complete -o default -F _alexnet_completion alexnet"
+
+
+def test_each_shell_has_its_own_script(tmp_path: Path) -> None:
+    """The one that is named, whichever runs here; what is printed is what is installed."""
+    shown = {}
+    for shell in SHELLS:
+        installing = subprocess.run(
+            [sys.executable, "-m", "service", "--install-completion", shell],
+            cwd=ROOT,
+            env=plain({"HOME": str(tmp_path)}),
+            capture_output=True,
+            timeout=60,
+        )
+        shown[shell] = alexnet("--show-completion", shell).stdout.decode().strip()
+        assert installing.returncode == 0, installing.stderr.decode()
+    installed = {path.read_text().strip() for path in tmp_path.rglob("*alexnet*")}
+
+    assert shown["zsh"].startswith("#compdef alexnet")
+    assert "complete -o default -F" in shown["bash"]
+    assert shown["fish"].startswith("complete --command alexnet")
+    assert installed == set(shown.values())
+
+
+@pytest.mark.parametrize("option", ["--install-completion", "--show-completion"])
+def test_other_shells_and_none_are_refused(option: str, tmp_path: Path) -> None:
+    """In a sentence that has the ones there are; nothing is written."""
+    for shell in ("tcsh", ""):
+        done = alexnet(option, shell)
+
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert f"{shell!r} is none of bash, zsh, fish" in done.stderr.decode()
+    assert alexnet(option).returncode == 2
+
+
+def test_a_reader_of_the_help_may_leave() -> None:
+    """Status 141, as for all other output."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "serve", "--help"],
+        cwd=ROOT,
+        env=plain(),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    os.close(writing)
+
+    assert (done.returncode, done.stderr) == (Status.NOBODY_READS, b"")
 
 
 def test_help_does_not_load_the_runtime() -> None:
@@ -399,6 +510,17 @@ def test_inspect_shows_what_is_in_the_file(tiny_model: Path) -> None:
     for wanted in ("sha256", "variant", "precision", "classes", "weights", "accuracy", "version"):
         assert wanted in table
         assert wanted in facts
+
+
+def test_inspect_in_a_pipe_has_a_fact_a_line(tiny_model: Path) -> None:
+    """However long it is; what a crop is called, not what the graph's input takes for it."""
+    lines = alexnet("inspect", str(tiny_model)).stdout.decode().splitlines()
+    facts = json.loads(alexnet("inspect", str(tiny_model), "--json").stdout)
+    given = dict(line.split("\t") for line in lines)
+
+    assert given["sha256"] == facts["sha256"]
+    assert given["crops"] == "ten, one, dense"
+    assert not any(line.endswith(" ") for line in lines)
 
 
 def test_a_port_that_is_taken_is_one_sentence(tiny_model: Path) -> None:

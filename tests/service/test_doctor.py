@@ -12,6 +12,7 @@ import pytest
 from live import ROOT, alexnet, certified, environment, serving
 from terminals import on_terminal, speaking
 
+from service.commands.checks import configuration
 from service.settings import Settings
 
 ALL = {
@@ -91,6 +92,15 @@ def test_a_misspelt_variable_is_a_warning_with_the_right_word(tiny_model: Path) 
     meant = "did you mean ALEXNET_MAX_BATCH?"
     assert ("ALEXNET_MAX_BACH is no setting, and has no effect", meant) in found
     assert sum("no setting" in what for what, _ in found) == 2
+
+
+def test_none_in_the_environment_means_none() -> None:
+    """Not beside one that is misspelt."""
+    none = list(configuration.settings([], {}))
+    misspelt = list(configuration.settings([], {"ALEXNET_PRT": "80"}))
+
+    assert [one.found for one in none] == ["none in the environment"]
+    assert [one.verdict for one in misspelt] == ["warning"]
 
 
 def test_a_value_that_is_called_like_a_setting_is_no_setting(tiny_model: Path) -> None:
@@ -187,16 +197,18 @@ def test_a_port_of_another_program_is_to_be_mended(tiny_model: Path) -> None:
 def test_a_port_where_we_answer_already_is_told_with_its_health(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    """A warning: whoever asks beside a running server need not mend anything.  Over TLS too."""
+    """And no other would start there.  Over TLS too."""
     certificate, key = certified(tmp_path)
     secure: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key}
     for settings in ({}, secure):
         with serving(tiny_model, **settings) as server:
             port = int(server.url.rpartition(":")[2])
-            checks = examined(model=tiny_model, port=port, **settings)
+            checks = examined(status=1, model=tiny_model, port=port, **settings)
+            starting = alexnet("serve", model=tiny_model, port=port, **settings)
 
         (found,) = [one for one in checks if one["check"] == "port"]
-        assert found["verdict"] == "warning"
+        assert (found["verdict"], starting.returncode) == ("failed", 1)
+        assert found["mend"].startswith("nothing, if that is the one you want; ")
         assert "ready, tiny owt fp32" in found["found"]
 
 

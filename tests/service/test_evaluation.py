@@ -256,7 +256,7 @@ def test_a_model_file_with_the_record_shows_the_accuracy(
     assert Engine.load(path, device="cpu").model.accuracy == [entry]
     for name in ("top1", "top5", "ece"):
         low, high = entry[f"{name}_interval"]
-        assert re.search(rf"accuracy, {name}_interval +{low} to {high}", shown)
+        assert re.search(rf"accuracy, {name}_interval\t{low} to {high}", shown)
 
 
 def test_pictures_that_are_left_out_are_counted_and_named(

@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from conftest import PICTURES, write_tiny
 from live import ROOT, Live, picture, serving
-from pages import REFUSED, bars, choose, compared, expect, give, launched, opened, shows, sync_api
+from pages import (
+    KEY,
+    REFUSED,
+    a_browser,
+    a_locked_server,
+    bars,
+    choose,
+    compared,
+    expect,
+    give,
+    opened,
+    shows,
+    sync_api,
+)
 
 from model_export.variants import VARIANTS
 
@@ -20,7 +33,7 @@ if TYPE_CHECKING:
 
 CAT = (PICTURES / "cat.jpg").read_bytes()
 TEXT = b"nothing but text in this file"
-KEY = "alice-0123456789"
+browser, locked = a_browser, a_locked_server
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +41,6 @@ def live(tiny_model: Path) -> Iterator[Live]:
     """A server for the page."""
     with serving(tiny_model) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def locked(tiny_model: Path) -> Iterator[Live]:
-    """A server that asks for a key."""
-    with serving(tiny_model, api_keys=KEY) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    """One for all tests; each has pages of its own."""
-    with launched() as one:
-        yield one
 
 
 @pytest.fixture
@@ -90,11 +89,13 @@ def test_the_page_has_something_to_show_at_once(page: "Page", live: Live) -> Non
 
 def test_a_page_that_nobody_runs_asks_for_nothing(live: Live) -> None:
     """A probe that fetches the page costs no run of the network."""
+    live.client.post("/v1/predict", content=picture())
     before = live.client.get("/metrics").text
 
     live.client.get("/")
 
-    count = re.compile(r"^alexnet_images_total.*$", re.MULTILINE)
+    count = re.compile(r"^alexnet_(?:pictures_total|batch_pictures_count).*$", re.MULTILINE)
+    assert len(count.findall(before)) >= 2
     assert count.findall(before) == count.findall(live.client.get("/metrics").text)
 
 
@@ -274,17 +275,20 @@ def test_a_server_that_has_gone_is_told_and_can_be_tried_again(page: "Page") -> 
 
 
 def test_a_key_is_asked_for_where_one_is_needed(browser: "Browser", locked: Live) -> None:
-    """Not before; a wrong one is told so; a right one is kept in memory alone, shown nowhere."""
+    """At once, and in the page's words; a right one is kept in memory alone, shown nowhere."""
     with opened(browser, locked) as page:
-        door, error = page.locator("#door"), page.locator("#error")
-        expect(door).to_be_hidden()
+        door = page.locator("#door")
+        expect(door).to_contain_text("This server needs an API key.")
+        expect(page.locator("#sentence")).to_contain_text("First the key")
         expect(page.locator("#classes li")).to_have_count(0)  # no sample either
         choose(page, ("gradient.jpg", picture()))
-        expect(door).to_be_visible()
-        expect(error).to_contain_text("needs an API key")
+        expect(page.locator("#best")).to_have_text("No answer yet")
+        expect(page.get_by_label("API key")).to_be_focused()
         page.get_by_label("API key").fill("bob-0123456789012")
         page.get_by_role("button", name="Use it").click()
-        expect(error).to_contain_text("not one of ours")
+        expect(door).to_contain_text("That key is not one of this server")
+        expect(page.locator("#error")).to_be_hidden()
+        assert "curl" not in page.locator("#answer").inner_text()
 
         page.get_by_label("API key").fill(KEY)
         page.get_by_label("API key").press("Enter")
@@ -296,6 +300,16 @@ def test_a_key_is_asked_for_where_one_is_needed(browser: "Browser", locked: Live
         assert page.evaluate("localStorage.length + sessionStorage.length") == 0
         assert KEY not in page.content()
         assert KEY not in page.url
+
+
+def test_a_key_that_is_given_first_is_tried_on_a_sample(browser: "Browser", locked: Live) -> None:
+    """Whoever has no picture yet sees at once that it is right."""
+    with opened(browser, locked) as page:
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_role("button", name="Use it").click()
+
+        shows(page, "Cat")
+        expect(page.locator("#door")).to_be_hidden()
 
 
 def test_the_lines_to_copy_are_copied_and_true(
@@ -327,6 +341,39 @@ def test_the_lines_to_copy_are_copied_and_true(
 
     assert f'"label":"{best}' in said.stdout.decode()
     assert best in told.stdout.decode(), told.stderr.decode()
+    assert len(told.stdout.splitlines()) == 5  # for people to read
+
+
+def test_details_that_nobody_wants_are_not_in_the_lines(page: "Page") -> None:
+    """Neither as an empty list nor as an empty parameter."""
+    page.evaluate(
+        "async () => (await import(new URL('static/code.js', document.baseURI).href))"
+        ".showCode(null, { crops: 'ten', details: '', keyed: false })"
+    )
+
+    expect(page.locator("#python")).not_to_contain_text("details")
+    expect(page.locator("#curl")).not_to_contain_text("details")
+
+
+def test_many_pictures_are_decoded_two_at_a_time(page: "Page") -> None:
+    """A photograph takes 48 MB while it is."""
+    compared(page)
+    page.evaluate(
+        """() => {
+            window.most = window.now = 0;
+            const decode = createImageBitmap;
+            window.createImageBitmap = async (...given) => {
+                most = Math.max(most, ++now);
+                try { return await decode(...given); } finally { now -= 1; }
+            };
+        }"""
+    )
+
+    choose(page, *[(f"{number}.jpg", CAT) for number in range(12)])
+
+    expect(page.locator("#mine .said", has_text="%")).to_have_count(12)
+    page.wait_for_function("now === 0")
+    assert page.evaluate("most") == 2
 
 
 def test_a_name_cannot_break_out_of_the_lines(page: "Page") -> None:

@@ -10,10 +10,11 @@ from live import Live, serving
 from pages import (
     DESK,
     SMALL_PHONE,
+    a_browser,
+    a_locked_server,
     choose,
     compared,
     expect,
-    launched,
     opened,
     shows,
 )
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 CAT = (PICTURES / "cat.jpg").read_bytes()
-KEY = "alice-0123456789"
 LONG = "a-photograph-with-a-name-that-nobody-would-want-to-read-to-its-end.jpg"
+
+browser, locked = a_browser, a_locked_server
 
 FOCUSED = """() => {
     const { activeElement: it } = document;
@@ -45,20 +47,6 @@ def live(bundled_model: Path) -> Iterator[Live]:
     """A server with the bundled model, whose answers have long names."""
     with serving(bundled_model) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def locked(tiny_model: Path) -> Iterator[Live]:
-    """A server that asks for a key."""
-    with serving(tiny_model, api_keys=KEY) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    """One for all tests; each has pages of its own."""
-    with launched() as one:
-        yield one
 
 
 def sound(page: "Page") -> None:

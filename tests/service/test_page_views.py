@@ -12,7 +12,7 @@ import pytest
 from conftest import PICTURES, tiny_network
 from live import Live, serving
 from numpy.typing import NDArray
-from pages import DESK, bars, choose, compared, expect, launched, opened, shows
+from pages import DESK, a_browser, bars, choose, compared, expect, opened, shows
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 CAT = (PICTURES / "cat.jpg").read_bytes()
+browser = a_browser
+
 GREY = np.array([0.3, 0.59, 0.11])  # of red, green, blue
 
 
@@ -33,13 +35,6 @@ def live(bundled_model: Path) -> Iterator[Live]:
     """A server whose answers mean something."""
     with serving(bundled_model) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    """One for all tests; each has pages of its own."""
-    with launched() as one:
-        yield one
 
 
 @pytest.fixture
@@ -136,7 +131,12 @@ def test_each_view_tells_its_own_best_class(page: "Page", live: Live) -> None:
     )
     assert 0 < mine < 10
     expect(page.locator(".dissent")).to_have_count(10 - mine)
-    expect(page.locator("#sentence")).to_contain_text(f"{mine} of 10 views")
+    assert mine == 3
+    mean = f"{100 * found['classes'][0]['probability']:.1f}"
+    expect(page.locator("#sentence")).to_have_text(
+        "4 of 10 views say missile, 3 obelisk, 3 mosque; "
+        f"averaged, obelisk is ahead with {mean}\xa0%."
+    )
     for number, view in enumerate(found["views"]):
         card = page.locator(f"[data-view='{number}']")
         expect(card).to_contain_text(first(view["classes"][0]))
@@ -168,13 +168,20 @@ def test_a_view_that_is_pointed_at_shows_its_box_and_its_own_classes(
 
 
 def test_a_view_is_chosen_by_keyboard_and_stays(page: "Page") -> None:
-    """The arrow keys go from all of them to the first view, and on."""
+    """The arrow keys go from all of them to the first view, and on; Escape goes back."""
     page.get_by_role("radio", name="All of them").press("ArrowRight")
     page.keyboard.press("ArrowRight")
 
     expect(page.get_by_role("radio", name="Top right:")).to_be_checked()
     expect(page.locator("#whose")).to_contain_text("top right")
     expect(page.locator("#box")).to_be_visible()
+
+    page.keyboard.press("Escape")
+
+    expect(page.get_by_role("radio", name="All of them")).to_be_focused()
+    expect(page.get_by_role("radio", name="All of them")).to_be_checked()
+    shows(page, "Ten crops")
+    expect(page.locator("#box")).to_be_hidden()
 
 
 def test_the_dots_on_a_bar_are_the_views_own_shares(page: "Page", live: Live) -> None:
@@ -255,6 +262,22 @@ def test_where_the_evidence_lies_is_said_in_words(
     )
 
     assert said == f"Most of the evidence for lynx lies in the {words}."
+
+
+@pytest.mark.parametrize(("least", "told"), [(0, False), (-0.0001, False), (-0.2, True)])
+def test_a_scale_tells_what_less_than_nothing_means(page: "Page", least: float, told: bool) -> None:
+    """Where it has such values, and only there."""
+    page.get_by_role("switch").click()
+    expect(page.locator("#heat")).to_be_visible(timeout=20_000)
+
+    page.evaluate(
+        "async (values) => (await import(new URL('static/heat.js', document.baseURI).href))"
+        ".drawScale(values)",
+        [[least, 0.5]],
+    )
+
+    said = page.get_by_text("negative: more probable without it")
+    expect(said).to_be_visible(visible=told)
 
 
 @pytest.fixture(scope="module")

@@ -43,19 +43,21 @@ def settings(faults: list[str], environment: Mapping[str, str]) -> Iterator[Find
     for fault in faults:
         yield failed("settings", fault.rstrip("."), "correct it, or leave it out for its default")
     known = [f"{PREFIX}{name.upper()}" for name in (*Settings.model_fields, *OF_OTHERS)]
-    for name in unknown_variables(environment):
+    unknown = unknown_variables(environment)
+    for name in unknown:
         close = get_close_matches(name.upper(), known, 1)
         yield warning(
             "settings",
             f"{name} is no setting, and has no effect",
             f"did you mean {close[0]}?" if close else "alexnet serve --help lists them",
         )
-    if not faults:
-        chosen = sorted(
-            name.removeprefix(PREFIX).lower() for name in environment if name.upper() in known
-        )
-        told = f"{len(chosen)} from the environment: {', '.join(chosen)}" if chosen else ""
-        yield ok("settings", told or "none in the environment")
+    chosen = sorted(
+        name.removeprefix(PREFIX).lower() for name in environment if name.upper() in known
+    )
+    if chosen and not faults:
+        yield ok("settings", f"{len(chosen)} from the environment: {', '.join(chosen)}")
+    elif not faults and not unknown:
+        yield ok("settings", "none in the environment")
 
 
 def keys(its: Settings) -> Iterator[Finding]:

@@ -4,14 +4,13 @@ Python, the packages, and exactly one ONNX Runtime.
 
 import platform
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires
 from typing import Final
 
 from service.commands.checks import Finding, failed, ok, warning
+from service.commands.installed import DISTRIBUTION, RUNTIMES, installed
 
-DISTRIBUTION: Final = "alexnet-service"
 INSTALL: Final = "install it again: scripts/install run"
-RUNTIMES: Final = {"onnxruntime": "for CPUs", "onnxruntime-gpu": "for NVIDIA GPUs and CPUs"}
 
 
 def python() -> Iterator[Finding]:
@@ -50,13 +49,12 @@ def packages() -> Iterator[Finding]:
 def _fault(name: str, wanted: str) -> str | None:
     from packaging.specifiers import SpecifierSet
 
-    try:
-        installed = version(name)
-    except PackageNotFoundError:
+    found = installed(name)
+    if found is None:
         return f"{name} is not installed, and {name}{wanted} is needed"
-    if SpecifierSet(wanted).contains(installed, prereleases=True):
+    if SpecifierSet(wanted).contains(found, prereleases=True):
         return None
-    return f"{name} {installed} is installed, but {name}{wanted} is needed"
+    return f"{name} {found} is installed, but {name}{wanted} is needed"
 
 
 def runtime() -> Iterator[Finding]:
@@ -64,13 +62,6 @@ def runtime() -> Iterator[Finding]:
     from service.engine import load_runtime
 
     module = load_runtime()
-    name = next((name for name in RUNTIMES if _installed(name)), None)
+    name = next((name for name in RUNTIMES if installed(name)), None)
     built = RUNTIMES[name] if name else "of another build"
     yield ok("runtime", f"ONNX Runtime {module.__version__}, {built}")
-
-
-def _installed(name: str) -> bool:
-    try:
-        return bool(version(name))
-    except PackageNotFoundError:
-        return False

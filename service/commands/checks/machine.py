@@ -53,13 +53,16 @@ def memory(its: Settings, engine: "Engine | None") -> Iterator[Finding]:
         free = f"{whose} {megabytes(have)}; " if have is not None else ""
         yield ok("memory", f"{free}what a server takes is not known, since no model is loaded")
         return
-    _run(engine, min(its.max_batch, SAMPLE))
-    ready = _peak()
-    busy = ready + its.max_uploads + its.max_decoding_pixels * DECODING + its.max_queue * SQUARE
-    told = f"{megabytes(ready)} when ready, {megabytes(busy)} at the very most when busy"
+    batch = min(its.max_batch, SAMPLE)
+    _run(engine, batch)
+    after = _peak()
+    busy = after + its.max_uploads + its.max_decoding_pixels * DECODING + its.max_queue * SQUARE
+    told = (
+        f"{megabytes(after)} after a batch of {batch}, {megabytes(busy)} at the very most when busy"
+    )
     if have is None:
         yield ok("memory", told)
-    elif have < ready:
+    elif have < after:
         yield failed("memory", f"{told}; {whose} {megabytes(have)}", f"give it {megabytes(busy)}")
     elif have < busy:
         yield warning(

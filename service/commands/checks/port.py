@@ -8,7 +8,7 @@ from typing import Final
 
 from service.client import Client, ClientError, Health
 from service.commands.addresses import in_url, listener, reached
-from service.commands.checks import Finding, failed, ok, warning
+from service.commands.checks import Finding, failed, ok
 from service.settings import Settings, spelled
 
 PATIENCE: Final = 3.0  # seconds for somebody on this machine to answer
@@ -38,11 +38,11 @@ def _port(host: str, port: int, setting: str, *, tls: bool) -> Iterator[Finding]
         )
         return
     model = health.model
-    yield warning(
+    yield failed(
         check,
         f"this service answers at {address} already: {health.status}, {model.name} "
         f"{model.variant} {model.precision} on {health.provider}",
-        f"nothing, if that is the one; another needs another {spelled(setting)}",
+        f"nothing, if that is the one you want; another needs another {spelled(setting)}",
     )
 
 
