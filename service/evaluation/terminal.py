@@ -50,7 +50,8 @@ def notes(results: Results) -> list[str]:
         if len(results.left_out) > SKIPPED:
             lines.append("  ...")
     if results.others:
-        lines.append(f"{results.others} other files passed over.")
+        files = "file" if results.others == 1 else "files"
+        lines.append(f"{results.others} other {files} passed over.")
     return lines
 
 

@@ -111,6 +111,7 @@ def facts(service: Running) -> dict[str, Any]:
         "accuracy": accuracy(model),
         "samples": SAMPLES,
         "docs": settings.docs == "main",
+        "heatmaps": settings.heatmaps,
         "keyed": bool(settings.api_keys or settings.api_keys_file),
         "max_body": settings.max_body,
     }

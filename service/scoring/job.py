@@ -185,9 +185,10 @@ def _finish(job: Job, journal: Journal) -> None:
 def _report(job: Job, journal: Journal) -> None:
     """What was done, for people."""
     before = f", {journal.before} of them before" if journal.before else ""
+    files = "file" if job.pictures.others == 1 else "files"
     lines = [
         f"{job.output}: {journal.scored} pictures scored{before}; {journal.skipped} skipped; "
-        f"{job.pictures.others} other files passed over"
+        f"{job.pictures.others} other {files} passed over"
     ]
     if journal.skipped:
         reasons = ", ".join(f"{number} {code}" for code, number in journal.reasons().items())

@@ -19,7 +19,7 @@ export const mediaType = (file) => (file.type.startsWith("image/") ? file.type :
 export function address(crops, details) {
   const found = new URL("v1/predict", document.baseURI);
   if (crops !== "ten") found.searchParams.set("crops", crops);
-  found.searchParams.set("details", details);
+  if (details) found.searchParams.set("details", details);
   return found.href.replace("%2C", ","); // a comma may stand for itself, and reads better
 }
 
@@ -43,7 +43,7 @@ export async function ask(file, { crops, details, key, onWait }) {
     }
     const seconds = Number(reply.headers.get("Retry-After") ?? NaN);
     const full = reply.status === 503 || reply.status === 429;
-    if (!full || !(seconds <= PATIENCE) || attempt === ATTEMPTS) throw refusal(reply, body, full);
+    if (!full || !(seconds <= PATIENCE) || attempt === ATTEMPTS) throw refusal(reply, body, { full, key });
     onWait(Math.max(1, seconds), reply.status);
     await pause(Math.max(1, seconds));
   }
@@ -67,7 +67,11 @@ async function send(file, url, key) {
   }
 }
 
-function refusal(reply, body, full) {
+function refusal(reply, body, { full, key }) {
+  if (reply.status === 401) {
+    // The API's own words tell how to send one; here there is a field for it.
+    return new Refusal(key ? "That key is not one of this server’s." : "This server needs an API key.", { status: 401 });
+  }
   const words = body?.error ?? `The server answered ${reply.status} without saying why.`;
   const again = full || reply.status >= 500 || reply.status === 408;
   return new Refusal(words, { status: reply.status, again });

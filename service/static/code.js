@@ -13,14 +13,19 @@ export function showCode(picture, { crops, details, keyed }) {
   const curl = [`curl --data-binary ${quoted(`@${name}`)} -H 'Content-Type: ${type}' ${key}'${address(crops, details)}'`];
   if (picture?.sample) curl.unshift(`curl -O '${new URL(picture.sample, document.baseURI)}'`);
   write(find("curl"), curl.join("\n"));
+  const python = ["from service.client import Client", ""];
+  if (picture?.sample) {
+    python.unshift("from urllib.request import urlretrieve", "");
+    python.push(`urlretrieve("${new URL(picture.sample, document.baseURI)}", ${JSON.stringify(name)})`);
+  }
   const server = new URL(".", document.baseURI).href.replace(/\/$/, "");
   const list = details.split(",").map((detail) => `"${detail}"`).join(", ");
-  const python = [
-    "from service.client import Client",
-    "",
+  python.push(
     `with Client("${server}"${keyed ? ', api_key="KEY"' : ""}) as client:`,
-    `    print(client.classify(${JSON.stringify(name)}, crops="${crops}", details=[${list}]))`,
-  ];
+    `    answer = client.classify(${JSON.stringify(name)}, crops="${crops}"${details ? `, details=[${list}]` : ""})`,
+    "for found in answer.classes:",
+    '    print(f"{found.probability:.1%}  {found.label}")',
+  );
   write(find("python"), python.join("\n"));
 }
 

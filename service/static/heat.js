@@ -56,8 +56,10 @@ export function drawScale(values) {
     context.fillRect(x, 0, 1, 1);
   }
   const points = (share) => (100 * share).toFixed(Math.abs(share) < 0.1 ? 1 : 0).replace("-", "−");
-  write(find("heatlow"), least < 0 ? points(least) : "0");
-  write(find("heathigh"), points(Math.max(most, 0)));
+  const negative = least <= -0.0005; // what is less reads as 0.0
+  write(find("heatlow"), negative ? points(least) : "0");
+  write(find("heathigh"), points(most));
+  find("heatnegative").hidden = !negative;
 }
 
 // The ninth of the picture that holds most of the evidence, in words.

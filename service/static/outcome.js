@@ -14,7 +14,7 @@ export function showOutcome({ picture, answer, prepared }) {
   showPicture(picture.name, prepared);
   write(find("wrong"), problem?.message ?? "");
   find("again").hidden = !problem?.again;
-  find("error").hidden = !problem;
+  find("error").hidden = !problem || problem.status === 401; // the door says that
   find("evidence").hidden = Boolean(problem);
   showViews(problem ? { views: [] } : answer, prepared);
   showSteps(answer);
@@ -25,7 +25,7 @@ export function showOutcome({ picture, answer, prepared }) {
 // if it is to be seen.
 export function showPlace({ picture, answer, prepared }, { place, maps, chosenClass, over }) {
   if (answer.problem) {
-    showWords({ over: picture.name, best: "No answer", sentence: "" });
+    showWords({ over: picture.name, best: answer.problem.status === 401 ? "No answer yet" : "No answer", sentence: "" });
     showBars([]);
     showBox(null);
     return showHeat(null, null);

@@ -24,7 +24,7 @@ let selected = null; // the picture to show once it has its answer
 let shown = null; // {picture, crops, answer}: what the page shows now
 let place = null; // of the view that is shown by itself
 let chosenClass = null; // its index, for the evidence
-let keyed = false; // whether the server has asked for a key
+let keyed = document.body.dataset.keyed === "true"; // whether the server wants a key
 let looking = 0; // the timer of the word that we wait
 
 const wantsHeat = () => find("heatswitch").checked;
@@ -51,7 +51,7 @@ async function answerOf(picture, crops, details) {
     if (!(problem instanceof Refusal)) throw problem;
     if (problem.status === 401) {
       keyed = true;
-      openDoor();
+      openDoor(problem.message);
     }
     return { problem };
   }
@@ -71,6 +71,7 @@ function rank(picture, crops) {
 
 function select(picture) {
   selected = picture;
+  picture.urgent = true;
   chooseAll();
   place = null;
   show();
@@ -162,7 +163,8 @@ watchViews((at) => {
 });
 watchDoor(() => {
   for (const picture of [...given, ...samples.values()]) picture.forget(401);
-  show();
+  if (selected) show();
+  else example?.click();
 });
 watchCopies();
 find("again").addEventListener("click", () => {
@@ -183,7 +185,7 @@ const begin = () => {
   example?.click();
 };
 show();
-if (document.body.dataset.keyed === "false") {
+if (!keyed) {
   document.addEventListener("visibilitychange", begin);
   begin();
 }

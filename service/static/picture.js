@@ -1,11 +1,15 @@
 // A picture that was given, or a sample: what is known of it.
 
 import { Refusal } from "./asking.js";
+import { Line } from "./line.js";
 import { prepare } from "./prepared.js";
+
+const line = new Line(2); // a photograph of 12 megapixels takes 48 MB while it is decoded
 
 export class Picture {
   answers = new Map(); // crops -> its answer, {problem: Refusal}, or {} while it is asked for
   heats = new Map(); // the same, with heatmaps
+  urgent = false; // whether somebody waits to see it
   #prepared = null;
 
   // `sample` is an address relative to the page.
@@ -26,7 +30,10 @@ export class Picture {
 
   // What the network gets of it, or null.
   get prepared() {
-    this.#prepared ??= this.open().then(prepare, () => null);
+    this.#prepared ??= new Promise((done) => {
+      const work = async () => done(await this.open().then(prepare, () => null));
+      line.add(work, () => (this.urgent ? 0 : 1));
+    });
     return this.#prepared;
   }
 

@@ -6,6 +6,7 @@ import { names, percent } from "./words.js";
 const list = find("mine");
 const samples = [...document.querySelectorAll("#samples button")];
 const made = new Map(); // picture -> its list item
+let seen = null; // the picture that was selected last, and brought into sight
 
 function make(picture, onPick) {
   const item = element("li");
@@ -28,7 +29,7 @@ function words(picture, crops) {
   if (answer?.problem) return "no answer";
   if (!answer?.classes) return "…";
   const [{ label, probability }] = answer.classes;
-  return `${names(label).first} ${percent(probability)}`;
+  return `${names(label).first}\n${percent(probability)}`;
 }
 
 export function showStrip(pictures, selected, crops, onPick) {
@@ -48,6 +49,8 @@ export function showStrip(pictures, selected, crops, onPick) {
     item.querySelector("button").setAttribute("aria-pressed", picture === selected);
   }
   list.hidden = pictures.length === 0;
+  if (selected !== seen) made.get(selected)?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  seen = selected;
   for (const button of samples) {
     button.setAttribute("aria-pressed", selected?.sample === `static/samples/${button.dataset.file}`);
   }

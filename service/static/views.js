@@ -51,7 +51,7 @@ function explain(views) {
 }
 
 // Calls `onShow` with a view's place in the answer, or null for all of them: while it is pointed
-// at, and for as long as it is chosen.
+// at, and for as long as it is chosen; Escape ends that.
 export function watchViews(onShow) {
   const chosen = () => fieldset.querySelector("input:checked").value;
   const shown = (value) => {
@@ -64,6 +64,12 @@ export function watchViews(onShow) {
     if (event.pointerType === "mouse") onShow(shown(card ? card.querySelector("input").value : chosen()));
   });
   fieldset.addEventListener("pointerleave", () => onShow(shown(chosen())));
+  addEventListener("keydown", ({ key }) => {
+    if (key !== "Escape" || chosen() === "") return;
+    chooseAll();
+    if (fieldset.contains(document.activeElement)) fieldset.querySelector("input").focus();
+    onShow(null);
+  });
 }
 
 export function chooseAll() {

@@ -10,7 +10,7 @@ export function time(milliseconds) {
 // WordNet's names are lists, the usual word first: "tabby, tabby cat".
 export function names(label) {
   const [first, ...others] = label.split(", ");
-  return { first, others: others.join(", ") };
+  return { first: first || label, others: others.join(", ") };
 }
 
 export const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
@@ -22,18 +22,19 @@ export function agreement({ classes, views }) {
   const name = names(best.label).first;
   if (views.length < 2) return `One look at the centre: ${name}, ${mean}.`;
   const votes = new Map();
-  for (const view of views) {
-    const { label } = view.classes[0];
-    votes.set(label, (votes.get(label) ?? 0) + 1);
+  for (const { classes: [{ index, label }] } of views) {
+    votes.set(index, { index, label, number: (votes.get(index)?.number ?? 0) + 1 });
   }
-  const mine = votes.get(best.label) ?? 0;
+  const mine = votes.get(best.index)?.number ?? 0;
   if (mine === views.length) return `All ${mine} views say ${name}; their mean is ${mean}.`;
-  votes.delete(best.label);
-  const ranked = [...votes].sort((one, other) => other[1] - one[1]);
-  const said = ranked.slice(0, 3).map(([label, number]) => `${number} ${names(label).first}`);
-  const rest = ranked.length > 3 ? ", …" : "";
-  if (mine === 0) return `No view says ${name} first (${said.join(", ")}${rest}), yet all together do: ${mean}.`;
-  const verb = mine === 1 ? "says" : "say";
-  const others = `${said.join(", ")}${rest}`;
-  return `${mine} of ${views.length} views ${verb} ${name}, ${others}; the mean of all is ${mean}.`;
+  const isBest = ({ index }) => index === best.index;
+  const ranked = [...votes.values()].sort((one, other) => other.number - one.number || isBest(other) - isBest(one));
+  const told = ranked.filter((vote, place) => place < 4 || isBest(vote));
+  const rest = ranked.length > told.length ? ", …" : "";
+  const said = (vote) => `${vote.number} ${names(vote.label).first}`;
+  if (mine === 0) return `No view says ${name} first (${told.map(said).join(", ")}${rest}), yet all together do: ${mean}.`;
+  const [lead, ...others] = told;
+  const verb = lead.number === 1 ? "says" : "say";
+  const start = `${lead.number} of ${views.length} views ${verb} ${names(lead.label).first}, ${others.map(said).join(", ")}${rest}`;
+  return isBest(lead) ? `${start}; the mean of all is ${mean}.` : `${start}; averaged, ${name} is ahead with ${mean}.`;
 }

@@ -346,6 +346,8 @@ def test_the_lines_to_copy_are_copied_and_true(
 
 def test_details_that_nobody_wants_are_not_in_the_lines(page: "Page") -> None:
     """Neither as an empty list nor as an empty parameter."""
+    compared(page)  # the page itself writes no more
+
     page.evaluate(
         "async () => (await import(new URL('static/code.js', document.baseURI).href))"
         ".showCode(null, { crops: 'ten', details: '', keyed: false })"
