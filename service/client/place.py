@@ -57,7 +57,7 @@ class Place:
         self.retries = retries
         if address.scheme == "http":
             verify = False  # nothing to verify, and to read the authorities takes 50 ms
-        elif verify is True:  # httpx2's own would pass over SSL_CERT_FILE on this machine
+        elif verify is True:  # httpx2's own passes over SSL_CERT_FILE without trust_env
             verify = httpx2.create_ssl_context()
         key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.options: dict[str, Any] = {

@@ -432,7 +432,7 @@ def gpu_runtime(
         preload_dlls=lambda: None,
         InferenceSession=create,
     )
-    monkeypatch.setattr("service.engine._runtime", lambda: runtime)
+    monkeypatch.setattr("service.engine.load_runtime", lambda: runtime)
     return made
 
 
