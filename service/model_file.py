@@ -62,7 +62,7 @@ class Model:
     name: str
     variant: str
     precision: str
-    version: str  # the first 12 hex digits of the file's checksum
+    sha256: str  # the file's checksum, 64 hex digits
     labels: tuple[Label, ...]
     crops: dict[str, int]  # what a client may ask for -> what the graph's input takes
     weights: dict[str, Any]
@@ -72,6 +72,11 @@ class Model:
     views: tuple[View, ...]  # ten of them; one crop is the centre's, `CENTRE`
     path: Path
     size_bytes: int
+
+    @property
+    def version(self) -> str:
+        """What answers bear: the first 12 digits of the checksum."""
+        return self.sha256[:12]
 
     def golden_picture(self) -> NDArray[np.uint8]:
         """The start-up picture, `(1, 256, 256, 3)`: a thumb with every pixel repeated 8 x 8."""
@@ -149,7 +154,7 @@ def read(path: Path, sha256: str, metadata: Mapping[str, str]) -> Model:
         name=_name(path, metadata, "name"),
         variant=_name(path, metadata, "variant"),
         precision=_name(path, metadata, "precision"),
-        version=sha256[:12],
+        sha256=sha256,
         labels=_labels(path, metadata),
         crops=crops,
         weights=_entry(path, metadata, "weights", dict),

@@ -38,14 +38,13 @@ def inspect(
     first 12 digits of the checksum.
     """
     from service.engine import inspect as read
-    from service.model_file import checksum
     from service.settings import load_settings
 
     found = read(load_settings(model=model).model)
     facts: dict[str, Any] = {
         "file": str(found.path),
         "size": found.size_bytes,
-        "sha256": checksum(found.path),
+        "sha256": found.sha256,
         "name": found.name,
         "variant": found.variant,
         "precision": found.precision,

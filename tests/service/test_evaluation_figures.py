@@ -29,7 +29,7 @@ metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
 def model(*names: str, path: str = "a.onnx") -> Model:
     """A model's record with classes of these names; `n...` are WordNet ids."""
     labels = tuple(Label(name if name.startswith("n0") else None, name) for name in names)
-    told = {"name": "m", "variant": "owt", "precision": "fp32", "version": "0" * 12}
+    told = {"name": "m", "variant": "owt", "precision": "fp32", "sha256": "0" * 64}
     return Model(
         **told,
         labels=labels,
