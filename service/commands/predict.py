@@ -211,8 +211,9 @@ def _watched(places: Sequence[str], answers: "Answers") -> "Iterator[Progress | 
     """How far it is, for whoever waits: beyond a few pictures, on a terminal."""
     from service.commands.sources import walk
 
-    few = len(list(islice(walk(places), FEW + 1))) <= FEW
-    if few or not watched() or (answers.screen is None and sys.stdout.isatty()):
+    seen = watched() and (answers.screen is not None or not sys.stdout.isatty())
+    # Only then: the names of a large folder would be listed and sorted twice.
+    if not seen or len(list(islice(walk(places), FEW + 1))) <= FEW:
         yield None
         return
     from service.scoring.files import Pictures
