@@ -11,6 +11,7 @@ import io
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,11 +70,13 @@ def contents(repository: Path, wanted: Sequence[Entry]) -> Iterator[tuple[Entry,
         assert git.stdin is not None
         assert git.stdout is not None
         for entry in wanted:
-            git.stdin.write(entry.blob.encode() + b"\n")
-            git.stdin.flush()
+            with suppress(BrokenPipeError):  # git has ended, and then there is no header
+                git.stdin.write(entry.blob.encode() + b"\n")
+                git.stdin.flush()
             header = git.stdout.readline().split()
             if not header or header[-1] == b"missing":
-                git.stdin.close()
+                with suppress(BrokenPipeError):
+                    git.stdin.close()
                 raise TrainingError(
                     f"{entry.path} is not in {repository}: it is no whole clone, or a damaged one; "
                     "delete it, and it is fetched again"

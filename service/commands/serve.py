@@ -9,6 +9,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from service.commands.addresses import in_url, listener
@@ -68,21 +69,23 @@ takes_settings(serve)
 
 
 def _run(settings: "Settings", *, as_json: bool) -> int:
-    # Bound before anything slow: a port that is taken is said at once.
-    listeners = [listener(settings.host, settings.port, "port")]
-    if settings.admin_port is not None:
-        listeners.append(listener(settings.admin_host, settings.admin_port, "admin_port"))
+    with ExitStack() as bound:
+        # Before anything slow: a port that is taken is said at once.
+        listeners = [bound.enter_context(listener(settings.host, settings.port, "port"))]
+        if settings.admin_port is not None:
+            second = listener(settings.admin_host, settings.admin_port, "admin_port")
+            listeners.append(bound.enter_context(second))
 
-    from service.app import create_app
-    from service.app import serve as run
+        from service.app import create_app
+        from service.app import serve as run
 
-    web = create_app(settings, engine_for(settings))
-    return run(
-        web,
-        listeners,
-        lambda: _announce(settings, listeners, as_json=as_json),
-        load=lambda current: engine_for(settings, current),
-    )
+        web = create_app(settings, engine_for(settings))
+        return run(
+            web,
+            listeners,
+            lambda: _announce(settings, listeners, as_json=as_json),
+            load=lambda current: engine_for(settings, current),
+        )
 
 
 def _announce(settings: "Settings", listeners: Sequence[socket.socket], *, as_json: bool) -> None:

@@ -155,7 +155,8 @@ class Traced:
 def _tell(tracer: Tracer, parent: Span, journal: Journal, answered: float) -> None:
     """Spans of the steps of a request's pictures."""
     inside = trace.set_span_in_context(parent)
-    since_epoch = time.time_ns() - time.monotonic_ns()
+    # A pause between the two readings would set all steps back, before the request's beginning.
+    since_epoch = max(time.time_ns() - time.monotonic_ns() for _ in range(3))
     outcomes = journal.outcomes or [journal.code] * len(journal.pictures)
     for number, (steps, code) in enumerate(zip(journal.pictures, outcomes, strict=True)):
         told = stretches(steps, answered)
