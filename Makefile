@@ -1,11 +1,14 @@
-# Names for the scripts, which hold everything there is to know.
-.PHONY: run test check fix docs bench bundle fuzz chaos overload soak image smoke
+# Shortcuts for the scripts in scripts/.
+.PHONY: run test test-all check fix docs bench bundle fuzz chaos overload soak image smoke
 
 run:
 	@scripts/run
 
 test:
 	@scripts/test
+
+test-all:
+	@scripts/test-all
 
 check:
 	@scripts/check

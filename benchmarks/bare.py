@@ -1,7 +1,7 @@
 """
 The roof: what the runtime alone, and decoding alone, can do on this machine.
 
-    python benchmarks/bare.py MODEL DEVICE
+    python -m benchmarks.bare MODEL DEVICE
 
 A process of its own that loads the model file once.  Reads one question a line, JSON, and answers
 each with a line; ends with its standard input.  `raw` is onnxruntime.InferenceSession with its own
@@ -27,12 +27,13 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from processes import killed_after, started
 
 from service.cores import usable_cores
 from service.engine import Engine
 from service.image import decode
 from service.settings import Settings
+
+from .processes import killed_after, started
 
 Run = Callable[[NDArray[np.uint8], int], object]
 LIMITS = {name: Settings.model_fields[name].default for name in ("max_pixels", "max_aspect_ratio")}
@@ -67,7 +68,7 @@ class Bare:
 @contextmanager
 def bare(model: Path, device: str) -> Iterator[Bare]:
     """Such a process, until the block ends."""
-    command = [sys.executable, __file__, str(model), device]
+    command = [sys.executable, "-m", __name__, str(model), device]
     with started(command, stdin=subprocess.PIPE) as process:
         yield Bare(process)
 

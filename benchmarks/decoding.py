@@ -1,7 +1,7 @@
 """
 Decoding: the service's way against plain Pillow, in speed and in pixels.
 
-    python benchmarks/decoding.py [FOLDER]
+    python -m benchmarks.decoding [FOLDER]
 
 FOLDER holds JPEGs (model_export/pictures).  They are scaled to 500x375, eight of them to 4000x3000
 too, and all the pictures join in one mosaic of 4000x3000, sharper than any photograph.  Prints for

@@ -1,7 +1,7 @@
 """
 Model files on a GPU: is it truly in use, are the answers right, how fast, bare and served?
 
-    python benchmarks/gpu.py MODEL... [--part PART]... [-o gpu.json]
+    python -m benchmarks.gpu MODEL... [--part PART]... [-o gpu.json]
 
     provider   Engine.load's own check; which nodes ran where, from the runtime's profile
     answers    the device against the CPU, on pictures, for every choice of crops
@@ -42,11 +42,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from processes import ROOT, load, serving
 
 from service.cores import usable_cores
 from service.engine import CPU, CUDA, Engine, cuda_options, gist, session_options
 from service.image import decode
+
+from .processes import ROOT, load, serving
 
 PICTURES = ROOT / "model_export" / "pictures"
 PARTS = ("provider", "answers", "bare", "served")

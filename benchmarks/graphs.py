@@ -1,7 +1,7 @@
 """
 What the form of the graph is worth: ten crops one by one, shared, dense and one, in fp32 and int8.
 
-    python benchmarks/graphs.py [--weights FILE] [--batch 8] [--rounds 7]
+    python -m benchmarks.graphs [--weights FILE] [--batch 8] [--rounds 7]
 
 The bare runtime only, all forms alternating in one process, on all cores: medians, and the medians
 of each round's ratio to plain ten crops in fp32.  `xN` is the same graph in a session of one
@@ -19,8 +19,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import machine
-import models
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -30,6 +28,8 @@ from model_export.graph import CROPS, serving_graph
 from model_export.precision import PRECISIONS
 from model_export.variants import VARIANTS
 from service.cores import usable_cores
+
+from . import machine, models
 
 Run = Callable[[], None]
 FORMS = {"plain": ("ten",), "shared": ("ten", "dense", "one")}

@@ -1,8 +1,8 @@
 """
 Which way of hiding parts of a picture finds the evidence: the forms compared, by RISE's measure.
 
-    python benchmarks/heatmaps.py FOLDER [--pictures 100] [--crops one] [--model FILE]
-    python benchmarks/heatmaps.py FOLDER --cost http://127.0.0.1:8000
+    python -m benchmarks.heatmaps FOLDER [--pictures 100] [--crops one] [--model FILE]
+    python -m benchmarks.heatmaps FOLDER --cost http://127.0.0.1:8000
 
 For each photograph, and the class that the network finds most probable, each form makes a map of
 8 x 8 cells from 64 runs.  Then the cells are removed, those of most evidence first (deletion), or

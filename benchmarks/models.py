@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from processes import ROOT
+from .processes import ROOT
 
 BUNDLED = ROOT / "service" / "bundled" / "alexnet.onnx"
 

@@ -1,7 +1,7 @@
 """
 bench.json -> throughput against latency, one panel a model, as SVG.
 
-    python benchmarks/plot.py bench.json -o serving.svg
+    python -m benchmarks.plot bench.json -o serving.svg
 
 A line joins the closed loops of one choice of crops, from 1 to 32 in flight: p50 solid, p99 dashed.
 Text and axes take the page's light or dark scheme, the lines are readable on both.

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bare import Bare, bare
-from photographs import Photographs
-from processes import Server, load, serving
-
 from service.engine import inspect
 from service.settings import Settings
+
+from .bare import Bare, bare
+from .photographs import Photographs
+from .processes import Server, load, serving
 
 MAX_BATCH: Final = int(Settings.model_fields["max_batch"].default)
 IN_FLIGHT: Final = (1, 8, 32)

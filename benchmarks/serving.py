@@ -21,16 +21,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
-import machine
-import models
-import photographs
-import summary
 import typer
 from rich.console import Console
 from rich.table import Table
-from rounds import Plan, measure
 
 from service.errors import ServiceError
+
+from . import machine, models, photographs, summary
+from .rounds import Plan, measure
 
 progress = Console(stderr=True, highlight=False, soft_wrap=True)
 

@@ -1,7 +1,7 @@
 """
 Start to ready, and memory, of the service with its bundled model; Linux.
 
-    python benchmarks/startup.py [RUNS]
+    python -m benchmarks.startup [RUNS]
 
 Prints the median over RUNS (5) of the seconds from starting the process to the first 200 of
 /readyz, the resident memory then, and after ten-crop requests (MB of 10^6 bytes).
@@ -12,9 +12,9 @@ from __future__ import annotations
 import statistics
 import sys
 
-from processes import ROOT, serving
-
 from service.client import Client
+
+from .processes import ROOT, serving
 
 CAT = ROOT / "tests" / "pictures" / "cat.jpg"
 

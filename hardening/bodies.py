@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import photographs
+from benchmarks import photographs
 
 BOUNDARY: Final = "7d1f0c1e9a3b45c8"
 HEADERS: Final[Mapping[str, str]] = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}

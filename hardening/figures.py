@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from client import Record
-from prober import Probe
-from server import Usage
 
 from service.tally import percentiles
+
+from .client import Record
+from .prober import Probe
+from .server import Usage
 
 PROMPT: Final = 0.05  # seconds in which a refusal should come
 

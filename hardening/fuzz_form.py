@@ -17,12 +17,13 @@ import atheris
 with atheris.instrument_imports(include=["starlette.formparsers", "python_multipart"]):
     import starlette.formparsers  # noqa: F401
 
-import harness
 from starlette.datastructures import Headers
 
 from service.errors import ServiceError
 from service.routes.road import limited
 from service.routes.uploads import uploads
+
+from . import harness
 
 MAX_FILES = 4
 MAX_BODY = 4096

@@ -16,17 +16,12 @@ import atheris
 with atheris.instrument_imports(include=["PIL", "service.image"]):
     from service.image import decode
 
-import sys
-
-import harness
-
 from service.errors import BodyEmpty, ImageError
+from tests.support import traps
+
+from . import harness
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "service"))
-
-import traps  # noqa: E402
-
 PNG = b"\x89PNG\r\n\x1a\n"
 SEEDS = {name: make() for name, make in traps.SMALL.items()}
 

@@ -21,12 +21,13 @@ with atheris.instrument_imports(include=["service.routes.open_inference"]):
     from service.routes.open_inference import answers, encodings, wire
     from service.routes.open_inference.models import MODELS
 
-import harness
 import numpy as np
 
 from service.errors import RequestError
 from service.model_file import Label
 from service.routes.errors import STATUSES
+
+from . import harness
 
 MAX_ROWS = 4
 MAX_BODY = 2**20

@@ -1,8 +1,8 @@
 """
 What the fuzzers share: seeds, the run, and the replay that looks for memory that never returns.
 
-    python hardening/fuzz_image.py CORPUS [libFuzzer's options, such as -runs=1000]
-    python hardening/fuzz_image.py CORPUS --replay
+    python -m hardening.fuzz_image CORPUS [libFuzzer's options, such as -runs=1000]
+    python -m hardening.fuzz_image CORPUS --replay
 
 CORPUS is a folder; what the fuzzer finds interesting is kept there, what breaks the rules in its
 sibling `CORPUS.broken`.  The replay runs the whole corpus several times in a fresh process, and

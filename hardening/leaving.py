@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
-from client import Ask
+from .client import Ask
 
 UPLOADING, WAITING, CUT_OFF = WAYS = ("in the upload", "waiting", "cut off by the server")
 AT_ONCE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST

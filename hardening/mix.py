@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bodies import form
-from client import JPEG, Ask, Record
 from PIL import Image
+
+from .bodies import form
+from .client import JPEG, Ask, Record
 
 CHOICES: Final = ("ten", "one")
 CLOSE: Final = 1e-3  # of probability: classes this near to the best may change places

@@ -23,17 +23,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import figures
-import machine
 import typer
-from bodies import form, singles
-from client import Ask, Client, Record, connected, keep, offer
-from figures import Claim
-from prober import Probe, probing
-from server import ServerDied, Tried, Usage, end_politely, serving, watched
 
+from benchmarks import machine
 from service.load import LoadImpossible, probe, run
 from service.tally import rate_of
+
+from . import figures
+from .bodies import form, singles
+from .client import Ask, Client, Record, connected, keep, offer
+from .figures import Claim
+from .prober import Probe, probing
+from .server import ServerDied, Tried, Usage, end_politely, serving, watched
 
 LOOK: Final = 0.5  # seconds between two looks at the server's memory
 RAMP: Final = 5.0  # seconds, at most a quarter of a step, in which the queue fills

@@ -1,5 +1,5 @@
 """
-    python prober.py URL     a line per probe, until it is ended: began path status seconds
+    python -m hardening.prober URL    a line per probe, until it is ended: began path status seconds
 
 Asks /livez and /readyz as orchestrators do, each over a connection of its own every 100 ms, from
 connecting to the last byte.  It is a process by itself, so that what the load generator has to do
@@ -19,7 +19,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-import processes
+from benchmarks import processes
 
 PATHS: Final = ("/livez", "/readyz")
 EVERY: Final = 0.1  # seconds
@@ -39,7 +39,7 @@ class Probe(NamedTuple):
 def probing(url: str) -> Iterator[list[Probe]]:
     """A list that grows by what a prober of its own process finds."""
     found: list[Probe] = []
-    command = [sys.executable, __file__, url]
+    command = [sys.executable, "-m", __name__, url]
     with processes.started(command, stderr=subprocess.DEVNULL) as process:
         output = process.stdout
         assert output is not None

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NamedTuple
 
-import processes
+from benchmarks import processes
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")  # per second, of the CPU times in /proc
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")  # bytes

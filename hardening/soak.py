@@ -24,18 +24,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import figures
-import machine
 import typer
-from bodies import singles
-from client import Ask, Client, Record, connected, keep, offer
-from figures import Claim
-from leaving import WAYS, leave
-from mix import CHOICES, Mix, best, fault
-from server import ServerDied, Tried, Usage, end_politely, serving, watched
 
+from benchmarks import machine
 from service.load import LoadImpossible, run
 from service.tally import rate_of
+
+from . import figures
+from .bodies import singles
+from .client import Ask, Client, Record, connected, keep, offer
+from .figures import Claim
+from .leaving import WAYS, leave
+from .mix import CHOICES, Mix, best, fault
+from .server import ServerDied, Tried, Usage, end_politely, serving, watched
 
 LOOK: Final = 10.0  # seconds between two looks at the server's process; shorter in a short run
 MINUTE: Final = 60.0  # seconds a line of figures covers; shorter in a short run

@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
@@ -159,17 +160,18 @@ class Server(uvicorn.Server):
                 f"cannot listen: {error.strerror}; another server has just taken the port, choose "
                 "another with --port or --admin-port"
             ) from error
-        reloader = Reloader(self._running, self._load, self._renewable())
-        if hasattr(signal, "SIGHUP"):  # Windows has none
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up, reloader)
+        self.reloader = Reloader(self._running, self._load, self._renewable())
+        # Windows has no SIGHUP; and as uvicorn's own signals, it is the main thread's alone.
+        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
         self._announce()
 
-    def _hang_up(self, reloader: Reloader) -> None:
+    def _hang_up(self) -> None:
         """SIGHUP is the wish to reload; unless the terminal that we were started from is gone."""
         if self._on_terminal and not _is_terminal():
             self.should_exit = True
         else:
-            reloader.request()
+            self.reloader.request()
 
     def _renewable(self) -> dict[str, Callable[[], object]]:
         """What is read again on SIGHUP beside the model."""

@@ -46,10 +46,7 @@ def install(level: str, *, as_json: bool) -> None:
 
     As JSON, also what Python would print there of itself: warnings, and what nobody caught.
     """
-    handler = logging.StreamHandler()
-    handler.addFilter(_about)
-    handler.setFormatter(Json() if as_json else Text(TEXT))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.basicConfig(level=level.upper(), handlers=[handler(sys.stderr, as_json=as_json)])
     if as_json:
         logging.captureWarnings(True)
         sys.excepthook = lambda kind, error, trace: _uncaught("The process", kind, error, trace)
@@ -62,6 +59,14 @@ def install(level: str, *, as_json: bool) -> None:
             it.exc_value,
             it.exc_traceback,
         )
+
+
+def handler(stream: TextIO, *, as_json: bool) -> logging.Handler:
+    """What writes the records of the log to a stream, a line each."""
+    written = logging.StreamHandler(stream)
+    written.addFilter(_about)
+    written.setFormatter(Json() if as_json else Text(TEXT))
+    return written
 
 
 def _uncaught(where: str, kind: Any, error: Any, trace: Any) -> None:

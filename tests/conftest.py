@@ -1,66 +1,74 @@
-"""Fixtures: a tiny model with the real front and back, made by the real exporter."""
+"""Fixtures: the model files of tests/models, and the one that ships; and what is said of tests
+that need minutes or another program."""
 
-from __future__ import annotations
-
+import signal
+from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from torch import nn
+from hypothesis import HealthCheck, settings
 
-from model_export import export, views
-from model_export.alexnet import AlexNet
-from model_export.export import Record
-from model_export.variants import VARIANTS, Variant
+from tests.support import models
 
-PICTURES = Path(__file__).parent / "pictures"
+# The same examples in every run, however slow the machine is.
+settings.register_profile(
+    "tests", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
-
-def tiny_network(classes: int = 1000) -> AlexNet:
-    """A network of two small convolutions that still tells colours and places apart: ten crops
-    share the first one."""
-    torch.manual_seed(0)
-    features = nn.Sequential(
-        nn.Conv2d(3, 8, 16, stride=16),  # (N, 8, 14, 14)
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(7),  # (N, 8, 2, 2)
-    )
-    linear = nn.Linear(8 * 2 * 2, classes)
-    nn.init.normal_(linear.weight, std=1.0)
-    return AlexNet(features, nn.Sequential(linear)).eval()
-
-
-def write_tiny(variant: Variant, path: Path) -> Path:
-    """The tiny network as a model file of a few kilobytes, prepared as a variant is."""
-    real = views.load_pictures(limit=8)
-    model = export.build_model(tiny_network(), variant, precision="fp32", calibration=real)
-    export.describe(
-        model,
-        variant=variant,
-        precision="fp32",
-        labels=export.imagenet_labels(),
-        record=Record("tiny", {"name": "random", "licence": "none"}, []),
-        picture=real[0],
-    )
-    export.write(model, path, check=lambda file: None)
-    return path
+# Where the tests were started by `&`, they and all that they start would ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_model() -> Path:
     """Ten crops, one and dense, normalisation, softmax, mean, metadata."""
-    return write_tiny(VARIANTS["owt"], tmp_path_factory.mktemp("model") / "tiny.onnx")
+    return models.TINY
 
 
 @pytest.fixture(scope="session")
-def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def other_model() -> Path:
     """The tiny network prepared in another way: another file, another version."""
-    return write_tiny(VARIANTS["caffe"], tmp_path_factory.mktemp("other") / "other.onnx")
+    return models.CAFFE
 
 
 @pytest.fixture(scope="session")
 def bundled_model() -> Path:
     """The model that ships with the package."""
     return Path(__file__).parents[1] / "service" / "bundled" / "alexnet.onnx"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """With `--dist loadscope` a file is a worker's, whose fixtures it shares; Ray's two are one's,
+    with one cluster, and each page of the documentation is its own."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            if "test_the_examples_of_a_page" in nodeid:
+                return nodeid
+            return "ray" if file.endswith(("test_ray_serve.py", "test_scoring_ray.py")) else file
+
+    return ByFile(config, log) if config.getoption("dist") == "loadscope" else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A line for each file with external tests: how many, how they ended, how long they took."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for outcome in ("passed", "skipped", "failed", "error"):
+        for report in terminalreporter.getreports(outcome):
+            if "external" in report.keywords:
+                counts[report.location[0]][outcome] += 1
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and "external" in report.keywords:
+                seconds[report.location[0]] += report.duration
+    if counts:
+        terminalreporter.section("external: what needs minutes or another program")
+    for file, outcomes in sorted(counts.items()):
+        told = ", ".join(f"{number} {outcome}" for outcome, number in outcomes.items())
+        terminalreporter.line(f"{file:<44} {seconds[file]:5.0f} s  {told}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,21 +10,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-import models
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks import models
+
 ROOT = Path(__file__).parents[1]
-BENCHMARKS = ROOT / "benchmarks"
 QUICK = ("--quick", "--device", "cpu", "--seconds", "0.1", "--crops", "one")
 
 
 def script(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run one of the benchmarks to its end."""
     return subprocess.run(
-        [sys.executable, BENCHMARKS / name, *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-m", f"benchmarks.{name}", *arguments],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
@@ -36,7 +35,7 @@ def script(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str
 def measured(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one short round wrote."""
     output = tmp_path_factory.mktemp("bench") / "bench.json"
-    done = script("serving.py", "--model", tiny_model, *QUICK, "-o", output, "--markdown")
+    done = script("serving", "--model", tiny_model, *QUICK, "-o", output, "--markdown")
     assert done.returncode == 0, done.stderr
     output.with_suffix(".md").write_text(done.stdout)
     return output
@@ -48,6 +47,7 @@ def rows(measured: Path) -> list[dict[str, Any]]:
     return list(json.loads(measured.read_text())["rows"])
 
 
+@pytest.mark.external
 def test_the_machine_and_the_pictures_are_told(measured: Path) -> None:
     """A figure without them says nothing."""
     found = json.loads(measured.read_text())
@@ -59,6 +59,7 @@ def test_the_machine_and_the_pictures_are_told(measured: Path) -> None:
     assert found["rounds"] == 1
 
 
+@pytest.mark.external
 def test_every_load_has_its_row(rows: list[dict[str, Any]]) -> None:
     """Closed, with large pictures among them, open; one model, one choice of crops."""
     loads = [(row["kind"], row["amount"]) for row in rows if "amount" in row]
@@ -70,6 +71,7 @@ def test_every_load_has_its_row(rows: list[dict[str, Any]]) -> None:
     ]
 
 
+@pytest.mark.external
 def test_a_closed_row_holds_both_sides_and_their_ratio(rows: list[dict[str, Any]]) -> None:
     """The service, the raw runtime, the service's engine; nothing lost on the way."""
     for row in rows:
@@ -82,6 +84,7 @@ def test_a_closed_row_holds_both_sides_and_their_ratio(rows: list[dict[str, Any]
             assert row["cpu"] > 0
 
 
+@pytest.mark.external
 def test_an_open_row_is_a_share_of_the_best_closed_one(rows: list[dict[str, Any]]) -> None:
     """Of the same round."""
     best = max(row["rate"] for row in rows if row["kind"] == "closed")
@@ -91,6 +94,7 @@ def test_an_open_row_is_a_share_of_the_best_closed_one(rows: list[dict[str, Any]
             assert 0 < row["p50"] <= row["p95"] <= row["p99"]
 
 
+@pytest.mark.external
 def test_what_the_service_adds_to_a_lone_request_is_told(rows: list[dict[str, Any]]) -> None:
     """Served, less the bare run, less decoding."""
     (row,) = (row for row in rows if row["kind"] == "alone")
@@ -98,6 +102,7 @@ def test_what_the_service_adds_to_a_lone_request_is_told(rows: list[dict[str, An
     assert row["extra_ms"] == pytest.approx(row["p50"] - row["raw_ms"] - row["decode_ms"])
 
 
+@pytest.mark.external
 def test_start_memory_and_decoding_are_measured(rows: list[dict[str, Any]]) -> None:
     """Seconds, MB, pictures/s, ms."""
     (server,) = (row for row in rows if row["kind"] == "model")
@@ -109,6 +114,7 @@ def test_start_memory_and_decoding_are_measured(rows: list[dict[str, Any]]) -> N
     assert 0 < decoding["typical_ms"] < decoding["large_ms"]
 
 
+@pytest.mark.external
 def test_the_tables_are_markdown_on_request(measured: Path) -> None:
     """Each row of a table has as many cells as its heading."""
     text = measured.with_suffix(".md").read_text()
@@ -119,11 +125,12 @@ def test_the_tables_are_markdown_on_request(measured: Path) -> None:
         assert len({line.count("|") for line in lines}) == 1, lines
 
 
+@pytest.mark.external
 def test_the_plot_is_drawn(measured: Path, tmp_path: Path) -> None:
     """An SVG whose text takes the page's colours."""
     drawn = tmp_path / "serving.svg"
 
-    done = script("plot.py", measured, "-o", drawn)
+    done = script("plot", measured, "-o", drawn)
 
     assert done.returncode == 0, done.stderr
     svg = drawn.read_text()
@@ -134,17 +141,18 @@ def test_the_plot_is_drawn(measured: Path, tmp_path: Path) -> None:
 
 def test_a_name_that_no_case_has_is_said(tiny_model: Path) -> None:
     """Rather than an empty table."""
-    done = script("serving.py", "--model", tiny_model, *QUICK, "--only", "eleven crops")
+    done = script("serving", "--model", tiny_model, *QUICK, "--only", "eleven crops")
 
     assert done.returncode == 1
     assert "--only" in done.stderr
 
 
+@pytest.mark.external
 def test_the_processes_end_with_the_benchmark(tiny_model: Path) -> None:
     """SIGTERM in the middle leaves no server behind."""
     process = subprocess.Popen(
-        [sys.executable, BENCHMARKS / "serving.py", "--model", tiny_model, "--device", "cpu"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-m", "benchmarks.serving", "--model", tiny_model, "--device", "cpu"],
+        cwd=ROOT,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -164,7 +172,7 @@ def test_the_processes_end_with_the_benchmark(tiny_model: Path) -> None:
 
     assert len(running) >= 3
     assert status == 128 + signal.SIGTERM
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (alive := _session(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert alive == []

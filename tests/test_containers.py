@@ -1,14 +1,14 @@
-"""What docs/containers.md says of the image and of compose.yaml, as far as no engine is needed; and
-docker/smoke.sh, where there is one and it is asked for."""
+"""
+What docs/containers.md says of the image and of compose.yaml, as far as no engine is needed; and
+docker/smoke.sh, where there is one and it is asked for.
+"""
 
 import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from string import Template
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import yaml
 
 from service.settings import Settings
-
-sys.path.append(str(Path(__file__).parent / "service"))
-from live import Live, certified, picture, serving
+from tests.support.images import picture
+from tests.support.servers import PATIENCE, Live, certified, environment, serving
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"
@@ -239,6 +239,7 @@ def docker_compose() -> list[str]:
     pytest.skip("needs Docker Compose 2 or later: https://docs.docker.com/compose/install/")
 
 
+@pytest.mark.external
 @pytest.mark.parametrize("profiles", [["cpu"], ["gpu"], ["cpu", "monitoring"]], ids="+".join)
 def test_docker_compose_reads_the_file_as_it_is_meant(profiles: list[str]) -> None:
     chosen = [f"--profile={name}" for name in profiles]
@@ -258,41 +259,47 @@ def test_docker_compose_reads_the_file_as_it_is_meant(profiles: list[str]) -> No
 
 def health_check(**settings: object) -> int:
     """The status with which the image's health check ends where the service has these settings."""
-    given = {f"ALEXNET_{name.upper()}": str(value) for name, value in settings.items()}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
-    command = [sys.executable, str(DOCKER / "healthcheck.py")]
-    return subprocess.run(command, env=kept | given, stderr=subprocess.DEVNULL).returncode
+    file = DOCKER / "healthcheck.py"
+    patient = re.sub(
+        r"^TIMEOUT = [\d.]+", f"TIMEOUT = {PATIENCE}", file.read_text("utf-8"), flags=re.M
+    )
+    names: dict[str, Any] = {"__name__": "__main__"}
+    with patch.dict(os.environ, environment(**settings), clear=True):
+        try:
+            exec(compile(patient, file, "exec"), names)
+        except SystemExit as end:
+            return int(end.code or 0)
+        except OSError:
+            return 1  # as Python ends
+        finally:
+            names["connection"].close()
+    return 0
 
 
 def port_of(server: Live) -> int:
     return int(server.url.rpartition(":")[2])
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 def test_the_health_check_fails_while_the_service_drains(tiny_model: Path) -> None:
     """Accepted work is still done, but nobody should be sent here."""
-    with serving(tiny_model, max_delay=5) as server, ThreadPoolExecutor() as pool:
+    with serving(tiny_model) as server, ThreadPoolExecutor() as pool, server.gate.closed() as gate:
         before = health_check(host="0.0.0.0", port=port_of(server))
         accepted = pool.submit(server.client.post, "/v1/predict", content=picture())
-        until(server, "/health", lambda health: health["queue"]["pending"] == 1)
+        gate.until_held()
 
-        server.process.send_signal(signal.SIGTERM)
-        until(server, "/readyz", lambda readiness: readiness["status"] == "draining")
+        server.terminate()
+        until_draining(server)
         during = health_check(host="0.0.0.0", port=port_of(server))
 
+        gate.open()
         assert accepted.result().status_code == 200
         assert (before, during) == (0, 1)
     assert health_check(port=port_of(server)) == 1
 
 
-def until(server: Live, path: str, holds: Any) -> None:
-    end = time.monotonic() + 30
-    while not holds(server.client.get(path).json()):
+def until_draining(server: Live) -> None:
+    end = time.monotonic() + PATIENCE
+    while server.client.get("/readyz").json()["status"] != "draining":
         assert time.monotonic() < end
         time.sleep(0.02)
 
@@ -300,11 +307,12 @@ def until(server: Live, path: str, holds: Any) -> None:
 def test_the_health_check_asks_the_second_port_where_there_is_one(tiny_model: Path) -> None:
     """All connections of the main one are taken."""
     with (
-        serving(tiny_model, max_connections=1, admin_port=(admin := free_port())) as server,
+        serving(tiny_model, max_connections=1, admin_port=0) as server,
         socket.create_connection(("127.0.0.1", port_of(server))) as caller,
     ):
         caller.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
         main = health_check(port=port_of(server))
+        admin = server.app.state.running.admin_port
         second = health_check(port=port_of(server), admin_port=admin)
 
     assert (main, second) == (1, 0)
@@ -321,6 +329,7 @@ def test_the_health_check_believes_a_certificate_of_any_name(
         assert health_check(port=port) == 1
 
 
+@pytest.mark.external
 @pytest.mark.skipif(
     os.environ.get(ASKED) != "1",
     reason=f"set {ASKED}=1 to build and run the cpu image: needs a Docker engine, or as root "

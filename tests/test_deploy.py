@@ -5,13 +5,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from socket import create_server
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -21,9 +19,11 @@ import pytest
 import yaml
 
 from service.settings import PREFIX, Settings, load_settings
+from tests.support.images import picture
+from tests.support.servers import PATIENCE, Live, certified, serving, serving_process
 
-sys.path.append(str(Path(__file__).parent / "service"))
-from live import Live, certified, picture, serving
+# kubectl builds each overlay once for all of them.
+pytestmark = pytest.mark.external
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -262,45 +262,54 @@ def test_variables_that_kubernetes_makes_up_for_a_service_do_not_become_settings
         assert service["spec"]["predictor"]["enableServiceLinks"] is False
 
 
-def free_ports() -> tuple[int, int]:
-    with create_server(("127.0.0.1", 0)) as first, create_server(("127.0.0.1", 0)) as second:
-        return first.getsockname()[1], second.getsockname()[1]
-
-
-@contextmanager
-def running(
-    given: dict[str, str], arguments: list[str], model: Path, **moved: object
-) -> Iterator[tuple[Live, dict[int, httpx2.Client]]]:
-    """The service as a pod runs it, at other addresses: and a client for each port that it has
-    there.  `moved` are settings whose files are elsewhere here."""
+def moved(given: dict[str, str], **files: object) -> dict[str, Any]:
+    """A pod's settings at addresses of this machine, without a GPU.  `files` are elsewhere here."""
     settings: dict[str, Any] = {
         name.removeprefix(PREFIX).lower(): value
         for name, value in given.items()
         if name.startswith(PREFIX)
     }
-    settings |= moved
-    asked = [int(settings[name]) for name in ("port", "admin_port") if name in settings]
-    ports = dict(zip(asked, free_ports(), strict=False))
-    settings |= {"host": "127.0.0.1", "port": ports[asked[0]]}
-    if len(ports) > 1:
-        settings |= {"admin_host": "127.0.0.1", "admin_port": ports[asked[1]]}
-    if settings["device"] == "cuda":
-        settings["device"] = "cpu"
+    settings |= {"host": "127.0.0.1", "port": 0, "device": "cpu", **files}
+    if "admin_port" in settings:
+        settings |= {"admin_host": "127.0.0.1", "admin_port": 0}
     settings.pop("model", None)
-    assert 'ENTRYPOINT ["alexnet"]' in DOCKERFILE
-    with serving(model, program=("-m", "service", *arguments), **settings) as live:
-        scheme = live.url.partition(":")[0]
+    return settings
+
+
+@contextmanager
+def running(
+    given: dict[str, str], arguments: list[str], model: Path, **files: object
+) -> Iterator[tuple[Live, dict[int, httpx2.Client]]]:
+    """The service as a pod runs it, and a client for each port that it has there."""
+    assert arguments == ["serve"]
+    with ExitStack() as block:
+        live = block.enter_context(serving(model, **moved(given, **files)))
+        scheme, _, here = live.url.partition(":")
+        ports = {given[f"{PREFIX}PORT"]: here.rpartition(":")[2]}
+        if f"{PREFIX}ADMIN_PORT" in given:
+            ports[given[f"{PREFIX}ADMIN_PORT"]] = live.app.state.running.admin_port
         clients = {
-            port: httpx2.Client(
-                base_url=f"{scheme}://127.0.0.1:{here}", trust_env=False, verify=False
+            int(port): block.enter_context(
+                httpx2.Client(
+                    base_url=f"{scheme}://127.0.0.1:{here}",
+                    trust_env=False,
+                    verify=False,
+                    timeout=PATIENCE,
+                )
             )
             for port, here in ports.items()
         }
-        try:
-            yield live, clients
-        finally:
-            for client in clients.values():
-                client.close()
+        yield live, clients
+
+
+def test_the_image_runs_what_the_container_is_given(tiny_model: Path) -> None:
+    objects = built("cpu")
+    arguments = container(pod_of(objects))["args"]
+
+    assert 'ENTRYPOINT ["alexnet"]' in DOCKERFILE
+    settings = moved(environment_of(objects))
+    with serving_process(tiny_model, program=("-m", "service", *arguments), **settings) as live:
+        assert live.client.get("/readyz").status_code == 200
 
 
 def probes(its: Object) -> Iterator[tuple[str, int, str]]:
@@ -323,9 +332,9 @@ def test_a_pod_answers_its_probes_and_shows_its_metrics_on_the_second_port_alone
     keys = tmp_path / "api-keys"
     keys.write_text("a-key-that-nobody-has\n")
     keys.chmod(0o600)
-    moved = {"api_keys_file": keys} if "ALEXNET_API_KEYS_FILE" in given else {}
+    files = {"api_keys_file": keys} if "ALEXNET_API_KEYS_FILE" in given else {}
 
-    with running(given, its["args"], tiny_model, **moved) as (_, clients):
+    with running(given, its["args"], tiny_model, **files) as (_, clients):
         answers = [clients[port].get(path) for path, port, _ in probes(its)]
         assert [answer.status_code for answer in answers] == [200, 200, 200]
         told = of_kind(objects, "Deployment")["spec"]["template"]["metadata"]["annotations"]
@@ -335,7 +344,7 @@ def test_a_pod_answers_its_probes_and_shows_its_metrics_on_the_second_port_alone
         asked = clients[int(given["ALEXNET_PORT"])].post(
             "/v1/predict", content=picture(), headers={"Content-Type": "image/jpeg"}
         )
-        assert asked.status_code == (401 if moved else 200)
+        assert asked.status_code == (401 if files else 200)
 
 
 def test_with_tls_the_probes_speak_it_too(tiny_model: Path, tmp_path: Path) -> None:
@@ -744,15 +753,6 @@ def test_under_kserve_prometheus_is_led_to_the_second_port() -> None:
 # The page
 
 
-def test_every_path_that_the_page_names_is_there() -> None:
-    page = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
-    paths = set(re.findall(r"\b(?:deploy|docker|tests|docs)/[\w./-]*\w", page))
-
-    assert {"deploy/kubernetes/overlays/cpu", "deploy/kserve"} <= paths
-    own = "deploy/kubernetes/overlays/mine"  # what a reader makes
-    assert [path for path in paths if not (ROOT / path).exists() and not path.startswith(own)] == []
-
-
 def test_the_page_builds_loads_and_pushes_the_images_that_the_overlays_ask_for() -> None:
     page = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
     named = set(re.findall(r"(?:[\w.]+/)?alexnet-service:[\w.-]+", page))
@@ -761,13 +761,3 @@ def test_the_page_builds_loads_and_pushes_the_images_that_the_overlays_ask_for()
     assert named == asked
     made = re.findall(r"^docker (?:build|tag) .*?(\S*alexnet-service:\S+)(?: \.)?$", page, re.M)
     assert set(made) == asked
-
-
-def test_the_page_takes_away_each_thing_that_it_puts_there() -> None:
-    page = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
-    put, taken = (
-        set(re.findall(rf"kubectl {verb} -k (\S+)", page)) for verb in ("apply", "delete")
-    )
-
-    for folder in ("deploy/kubernetes/overlays/cpu", "deploy/kubernetes/overlays/mine"):
-        assert folder in put & taken

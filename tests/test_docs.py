@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 import re
 import subprocess
 import sys
@@ -21,13 +20,15 @@ from markdown_it import MarkdownIt  # what MyST reads with
 from service.app import create_app
 from service.engine import Engine
 from service.settings import Settings
+from tests.support.servers import PATIENCE
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+    from playwright.sync_api import Page as Shown
+
+pytestmark = pytest.mark.external
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 SCREEN = 800  # pixels, of a screen 1280 wide
 
 # What scripts/docs does, and then whether anything of it took torch.
@@ -82,7 +83,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=10 * PATIENCE,
     )
     assert (built.returncode, built.stdout) == (0, ""), built.stdout + built.stderr
     return folder / "site"
@@ -97,13 +98,19 @@ def pages(site: Path) -> dict[Path, Page]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium, with nothing to reach."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no browser at {CHROMIUM}; set CHROMIUM to one")
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield launched
-        launched.close()
+    from tests.support.pages import launched
+
+    with launched() as one:
+        yield one
+
+
+@pytest.fixture
+def shown(browser: Browser) -> Iterator[Shown]:
+    """A page of the browser's."""
+    page = browser.new_page(viewport={"width": 1280, "height": SCREEN})
+    page.set_default_timeout(1000 * PATIENCE)
+    yield page
+    page.close()
 
 
 def test_every_page_is_built_and_is_in_the_contents(site: Path, pages: dict[Path, Page]) -> None:
@@ -128,22 +135,6 @@ def test_no_link_of_the_site_is_broken(site: Path, pages: dict[Path, Page]) -> N
             anchor = unquote(parts.fragment)
             if not target.is_file() or (anchor and anchor not in pages[target].ids):
                 broken.append(f"{path.relative_to(site)}: {link}")
-
-    assert not broken
-
-
-def test_no_link_of_a_markdown_file_is_broken() -> None:
-    """As they are shown where the repository is: files by name, headings as GitHub calls them."""
-    files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
-    broken = []
-    for file in files:
-        for link in re.findall(r"\]\(([^)\s]+)\)", _prose(file)):
-            parts = urlsplit(link)
-            target = (file.parent / parts.path).resolve() if parts.path else file
-            if parts.scheme:
-                continue
-            if not target.exists() or (parts.fragment and parts.fragment not in _slugs(target)):
-                broken.append(f"{file.name}: {link}")
 
     assert not broken
 
@@ -195,53 +186,47 @@ def test_notes_about_examples_are_not_shown(pages: dict[Path, Page]) -> None:
     assert not [path for path in pages if "&lt;!-- not run" in path.read_text("utf-8")]
 
 
-def test_the_search_finds_a_page_without_a_network(site: Path, browser: Browser) -> None:
-    page = browser.new_page()
+def test_the_search_finds_a_page_without_a_network(site: Path, shown: Shown) -> None:
     asked: list[str] = []
     said: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    shown.on("request", lambda request: asked.append(request.url))
+    shown.on("console", lambda message: said.append(message.text))
+    shown.on("pageerror", lambda error: said.append(str(error)))
 
-    page.goto((site / "search.html").as_uri() + "?q=TorchServe")
-    page.get_by_role("link", name="Moving from TorchServe").last.wait_for()
+    shown.goto((site / "search.html").as_uri() + "?q=TorchServe")
+    shown.get_by_role("link", name="Moving from TorchServe").last.wait_for()
 
     assert not [url for url in asked if not url.startswith("file:")]
     assert not said
-    page.close()
 
 
-@pytest.mark.parametrize("width", [390, 1280])
 def test_no_page_is_wider_than_the_screen(
-    site: Path, pages: dict[Path, Page], browser: Browser, width: int
+    site: Path, pages: dict[Path, Page], shown: Shown
 ) -> None:
-    """Tables and code scroll by themselves."""
-    page = browser.new_page(viewport={"width": width, "height": SCREEN})
-
+    """Tables and code scroll by themselves, on a phone and on a desk."""
     wide = []
     for path in pages.keys() - {site / "index.html"}:  # which leads on to the first page at once
-        page.goto(path.as_uri())
-        if page.evaluate("document.documentElement.scrollWidth") > width:
-            wide.append(str(path.relative_to(site)))
+        shown.goto(path.as_uri())
+        for width in (390, 1280):
+            shown.set_viewport_size({"width": width, "height": SCREEN})
+            if shown.evaluate("document.documentElement.scrollWidth") > width:
+                wide.append((width, str(path.relative_to(site))))
 
     assert not wide
-    page.close()
 
 
-def test_the_readme_is_under_three_screens(browser: Browser, tmp_path: Path) -> None:
+def test_the_readme_is_under_three_screens(shown: Shown, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
-    shown = MarkdownIt("commonmark").enable("table").render(readme)
+    written = MarkdownIt("commonmark").enable("table").render(readme)
     file = tmp_path / "readme.html"
-    file.write_text(f'<!doctype html><base href="{ROOT.as_uri()}/">{STYLE}{shown}', "utf-8")
-    page = browser.new_page(viewport={"width": 1280, "height": SCREEN})
+    file.write_text(f'<!doctype html><base href="{ROOT.as_uri()}/">{STYLE}{written}', "utf-8")
 
-    page.goto(file.as_uri())
+    shown.goto(file.as_uri())
 
     images = "Array.from(document.images).every(i => i.naturalWidth > 0) && document.images.length"
-    assert page.evaluate(images) == 1
-    assert page.evaluate("document.documentElement.scrollHeight") < 3 * SCREEN
+    assert shown.evaluate(images) == 1
+    assert shown.evaluate("document.documentElement.scrollHeight") < 3 * SCREEN
     assert len(readme.splitlines()) <= 120
-    page.close()
 
 
 def _urls(style: str) -> list[str]:
@@ -251,14 +236,3 @@ def _urls(style: str) -> list[str]:
 
 def _foreign(part: str) -> bool:
     return bool(urlsplit(part).netloc) or urlsplit(part).scheme not in ("", "data")
-
-
-def _prose(file: Path) -> str:
-    return re.sub(r"^```.*?^```|`[^`\n]+`", "", file.read_text("utf-8"), flags=re.M | re.S)
-
-
-def _slugs(file: Path) -> set[str]:
-    """The anchors of a file's headings: small letters, no punctuation, spaces to hyphens."""
-    text = re.sub(r"^```.*?^```", "", file.read_text("utf-8"), flags=re.M | re.S)
-    headings = re.findall(r"^#+ (.+)$", text, re.M)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,7 +1,7 @@
 """
 Every example in the documentation is run, or says why not.
 
-    pytest tests/test_examples.py -k client            # docs/client.md alone
+    pytest tests/test_examples.py -m "" -k client      # docs/client.md alone
 
 Each page is a test: its blocks are taken in their order.  What a writer of a page has to know:
 
@@ -30,36 +30,27 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from examples import answers, claims, installed, pages, stand_in
-from examples.workplace import Workplace, free_port
 
-sys.path.append(str(Path(__file__).parent / "service"))
-from live import environment
+from tests.examples import answers, claims, installed, pages, stand_in
+from tests.examples.workplace import Workplace
+from tests.support.servers import serving
 
 ROOT = Path(__file__).parents[1]
 PAGES = pages.pages()
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def port(bundled_model: Path) -> Iterator[int]:
     """Where a server of the bundled model answers, for all pages that start none."""
-    records, port = tmp_path_factory.mktemp("server"), free_port()
-    arguments = ["alexnet", "serve", "--port", str(port), "--log-level", "warning"]
-    subprocess.run(
-        [sys.executable, stand_in.__file__, *arguments],
-        env=environment() | {"EXAMPLES_SERVERS": str(records)},
-        check=True,
-    )
-    yield port
-    assert stand_in.end(records / f"{port}.pid") == 0
+    with serving(bundled_model, log_level="warning", timeout=3600, body_timeout=3600) as server:
+        yield int(server.url.rpartition(":")[2])
 
 
+@pytest.mark.external
 @pytest.mark.parametrize("page", PAGES)
 def test_the_examples_of_a_page_are_true(page: str, port: int, tmp_path: Path) -> None:
     workplace = Workplace(tmp_path, port=port)
@@ -136,6 +127,7 @@ FALSE = {
 }
 
 
+@pytest.mark.external
 @pytest.mark.parametrize(("fault", "page"), FALSE.items(), ids=FALSE)
 def test_what_is_false_in_a_page_is_found(
     fault: str, page: str, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
@@ -146,6 +138,7 @@ def test_what_is_false_in_a_page_is_found(
     assert fault in found[0]
 
 
+@pytest.mark.external
 def test_an_error_that_is_shown_excuses_no_other(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +150,7 @@ def test_an_error_that_is_shown_excuses_no_other(
     assert found[0].startswith("page.md:9: it failed")
 
 
+@pytest.mark.external
 @pytest.mark.parametrize(
     "page",
     [
@@ -176,6 +170,7 @@ def test_what_is_true_in_a_page_is_not(
     assert faults_of(page, workplace, monkeypatch) == []
 
 
+@pytest.mark.external
 def test_a_server_that_a_page_starts_is_the_one_that_answers_then(
     port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +234,8 @@ def test_of_json_what_is_shown_is_compared(shown: str, got: str, fits: bool) -> 
     ("named", "fault"),
     [
         ("cat tests/pictures/dog.jpg", "there is no tests/pictures/dog.jpg"),
+        (".venv/bin/python -m benchmarks.heatmap FOLDER", "there is no module benchmarks.heatmap"),
+        ("python -m benchmarks.heatmaps FOLDER; python -m service serve", None),
         (".venv/bin/alexnet serve --ports 1", "alexnet serve has no option --ports"),
         ("alexnet-train plot a b -o c.png", None),
         ("alexnet-train FOLDER --epoch 1", "alexnet-train has no option --epoch"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,27 +13,22 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from benchmarks import gpu
 from service.engine import CPU, NVIDIA_DRIVER
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+ROOT = Path(__file__).parents[1]
 BATCHES = [1, 2]  # of a quick trial
 
 
 def benchmark(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the script to its end."""
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
+        [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=300,
     )
-
-
-@pytest.fixture(scope="module")
-def script() -> dict[str, Any]:
-    """The script's names."""
-    return runpy.run_path(str(SCRIPT))
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +49,7 @@ def choices(model: Path) -> set[str]:
     return set(json.loads(session.get_modelmeta().custom_metadata_map["crops"]))
 
 
+@pytest.mark.external
 def test_it_tells_what_was_measured_and_that_nothing_failed(report: dict[str, Any]) -> None:
     assert report["machine"]["measured"] == "cpu"
     assert onnxruntime.__version__ in report["machine"]["onnxruntime"]
@@ -62,10 +57,12 @@ def test_it_tells_what_was_measured_and_that_nothing_failed(report: dict[str, An
     assert report["failures"] == []
 
 
+@pytest.mark.external
 def test_what_only_cuda_has_is_said_to_be_skipped(report: dict[str, Any]) -> None:
     assert any("CUDA" in note and "skipped" in note for note in report["notes"])
 
 
+@pytest.mark.external
 def test_the_provider_is_proved_by_the_nodes_that_ran(report: dict[str, Any]) -> None:
     (row,) = report["provider"]
 
@@ -74,6 +71,7 @@ def test_the_provider_is_proved_by_the_nodes_that_ran(report: dict[str, Any]) ->
     assert row["not_on_the_device"] == []
 
 
+@pytest.mark.external
 def test_the_answers_of_every_choice_of_crops_are_compared(
     report: dict[str, Any], tiny_model: Path
 ) -> None:
@@ -83,6 +81,7 @@ def test_the_answers_of_every_choice_of_crops_are_compared(
         assert row["largest_difference"] <= row["tolerance"]
 
 
+@pytest.mark.external
 def test_every_choice_of_crops_is_measured_bare_at_every_batch(
     report: dict[str, Any], tiny_model: Path
 ) -> None:
@@ -103,6 +102,7 @@ def test_every_choice_of_crops_is_measured_bare_at_every_batch(
         assert row["difference"] < 1e-4
 
 
+@pytest.mark.external
 def test_the_served_rate_is_told_over_the_bare_one(
     report: dict[str, Any], tiny_model: Path
 ) -> None:
@@ -112,6 +112,7 @@ def test_the_served_rate_is_told_over_the_bare_one(
         assert row["ratio"] == pytest.approx(row["rate"] / row["bare_rate"])
 
 
+@pytest.mark.external
 def test_a_part_can_be_run_alone(tiny_model: Path) -> None:
     done = benchmark(tiny_model, "--device", "cpu", "--quick", "--part", "provider")
 
@@ -120,6 +121,7 @@ def test_a_part_can_be_run_alone(tiny_model: Path) -> None:
     assert "answers: " not in done.stdout
 
 
+@pytest.mark.external
 def test_a_file_that_fails_is_told_and_the_next_one_is_measured(
     tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -134,6 +136,7 @@ def test_a_file_that_fails_is_told_and_the_next_one_is_measured(
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.external
 @pytest.mark.skipif(NVIDIA_DRIVER.exists(), reason="this machine has an NVIDIA driver")
 def test_without_a_gpu_every_part_says_that_cuda_is_not_in_use(
     tiny_model: Path, tmp_path: Path
@@ -151,37 +154,35 @@ def test_without_a_gpu_every_part_says_that_cuda_is_not_in_use(
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_two_sets_of_answers_are_compared_by_probability_and_by_best_class(
-    script: dict[str, Any],
-) -> None:
+def test_two_sets_of_answers_are_compared_by_probability_and_by_best_class() -> None:
     theirs = np.array([[0.5, 0.3, 0.2], [0.1, 0.45, 0.45]], np.float32)
     ours = np.array([[0.1, 0.7, 0.2], [0.1, 0.45, 0.45]], np.float32)
 
-    row = script["compared"](ours, theirs)
+    row = gpu.compared(ours, theirs)
 
     assert (row["pictures"], row["same_top1"]) == (2, 1)
     assert row["largest_difference"] == pytest.approx(0.4)
     assert row["largest_lead_lost"] == pytest.approx(0.2)
 
 
-def test_a_run_is_timed_after_the_warm_up_and_as_often_as_asked(script: dict[str, Any]) -> None:
+def test_a_run_is_timed_after_the_warm_up_and_as_often_as_asked() -> None:
     calls: list[None] = []
-    extent = script["Extent"](batches=(1,), warm_up=2, runs=5, seconds=0.0)
+    extent = gpu.Extent(batches=(1,), warm_up=2, runs=5, seconds=0.0)
 
-    row = script["timed"](lambda: calls.append(None), 4, extent)
+    row = gpu.timed(lambda: calls.append(None), 4, extent)
 
     assert (len(calls), row["runs"]) == (7, 5)
     assert row["rate"] > 0
 
 
 def test_fixing_the_crops_removes_the_choice_from_the_graph_that_runs(
-    script: dict[str, Any], tiny_model: Path, tmp_path: Path
+    tiny_model: Path, tmp_path: Path
 ) -> None:
     """A CUDA graph cannot hold an If: with the choice fixed, the runtime folds it away."""
     options = onnxruntime.SessionOptions()
     options.enable_profiling = True
     options.profile_file_prefix = str(tmp_path / "profile")
-    copy = script["with_fixed_crops"](tiny_model, 1)
+    copy = gpu.with_fixed_crops(tiny_model, 1)
     session = onnxruntime.InferenceSession(copy, options, providers=[CPU])
 
     session.run(None, {"images": np.zeros((1, 256, 256, 3), np.uint8)})
@@ -204,15 +205,12 @@ def test_cudas_libraries_in_wheels_elsewhere_are_put_in_reach(tmp_path: Path, be
         [
             sys.executable,
             "-c",
-            "import os, runpy, sys; sys.path[:0] = sys.argv[2:]; print('start', flush=True)\n"
-            "runpy.run_path(sys.argv[1])['reach_libraries']()\n"
-            "print(os.environ.get('LD_LIBRARY_PATH', ''))",
-            str(SCRIPT),
-            str(runtime),
-            str(other),
+            "import os; from benchmarks.gpu import reach_libraries; print('start', flush=True)\n"
+            "reach_libraries(); print(os.environ.get('LD_LIBRARY_PATH', ''))",
         ],
+        cwd=ROOT,
         env={k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}
-        | {"PYTHONPATH": os.pathsep.join(map(str, SCRIPT.parents[:2]))},
+        | {"PYTHONPATH": f"{runtime}{os.pathsep}{other}"},
         capture_output=True,
         text=True,
         check=True,

@@ -14,22 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import figures
-import leaving
-import mix
-import overload
 import pytest
-import soak
-from client import Ask, Record, connected
-from prober import Probe
-from server import Usage
+
+from hardening import figures, leaving, mix, overload, soak
+from hardening.client import Ask, Record, connected
+from hardening.prober import Probe
+from hardening.server import Usage
 
 ROOT = Path(__file__).parents[1]
 PICTURES = Path(__file__).parent / "pictures"
 
 QUICK = {
     "overload": (
-        *("--seconds", "1", "--factors", "4", "--after", "0.5", "--in-flight", "8"),
+        *("--seconds", "2", "--factors", "4", "--after", "0.5", "--in-flight", "8"),
         *("--serve", "--device cpu --max-queue 64"),
     ),
     "soak": (
@@ -41,13 +38,12 @@ QUICK = {
 
 def trial(name: str, model: Path, output: Path) -> subprocess.Popen[str]:
     """One of the drivers, started."""
-    script = str(ROOT / "hardening" / f"{name}.py")
     return subprocess.Popen(
         [
-            *(sys.executable, script, "--model", str(model), "--pictures", str(PICTURES)),
-            *("--json", str(output), *QUICK[name]),
+            *(sys.executable, "-m", f"hardening.{name}", "--model", str(model)),
+            *("--pictures", str(PICTURES), "--json", str(output), *QUICK[name]),
         ],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"},
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -83,20 +79,21 @@ def samples(megabytes: list[float], every: float = 10.0) -> list[Usage]:
     return [Usage(place * every, size, 0.0, 9, 7) for place, size in enumerate(megabytes)]
 
 
-def test_an_overload_is_answered_with_refusals_and_every_request_is_told(
-    found: dict[str, dict[str, Any]],
-) -> None:
-    """Four times the capacity; a request is accepted, refused, or listed under what befell it."""
+@pytest.mark.external
+def test_every_request_of_an_overload_is_told(found: dict[str, dict[str, Any]]) -> None:
+    """Four times the capacity; a request is accepted, refused, or listed under what befell it.
+    How many are refused depends on the machine: tests/service/test_overload.py fills a queue."""
     (step,) = found["overload"]["steps"]
 
     assert step["factor"] == 4
-    assert step["refused"] > 0
     assert step["accepted"] > 0
+    assert step["accepted"] + step["refused"] == pytest.approx(2 * step["offered"])
     assert step["other"] == step["lost"] == {}
     assert step["retry_after"]["without"] == 0
     assert step["share"] == pytest.approx(step["answered"] / step["capacity"])
 
 
+@pytest.mark.external
 def test_an_overload_s_prober_is_heard_all_along(found: dict[str, dict[str, Any]]) -> None:
     """Both paths, from a process of its own."""
     (step,) = found["overload"]["steps"]
@@ -105,6 +102,7 @@ def test_an_overload_s_prober_is_heard_all_along(found: dict[str, dict[str, Any]
     assert all(row["number"] > 0 and row["failed"] == 0 for row in step["probes"].values())
 
 
+@pytest.mark.external
 def test_an_overload_ends_with_a_verdict_on_each_claim(found: dict[str, dict[str, Any]]) -> None:
     """Six for the one step, and those on memory, the time after, and fairness."""
     claims = found["overload"]["claims"]
@@ -113,6 +111,7 @@ def test_an_overload_ends_with_a_verdict_on_each_claim(found: dict[str, dict[str
     assert found["overload"]["said"].count("met  ") + found["overload"]["said"].count("MISSED") == 9
 
 
+@pytest.mark.external
 def test_a_soak_finds_every_answer_right(found: dict[str, dict[str, Any]]) -> None:
     """Pictures, forms and bad requests; each one counted once, in its minute and in all."""
     total, minutes = found["soak"]["total"], found["soak"]["minutes"]
@@ -126,6 +125,7 @@ def test_a_soak_finds_every_answer_right(found: dict[str, dict[str, Any]]) -> No
     )
 
 
+@pytest.mark.external
 def test_a_soak_leaves_nothing_behind(found: dict[str, dict[str, Any]]) -> None:
     """An empty queue, exit status 0, no error in the log."""
     assert found["soak"]["pending"] == 0
@@ -133,6 +133,7 @@ def test_a_soak_leaves_nothing_behind(found: dict[str, dict[str, Any]]) -> None:
     assert found["soak"]["errors_logged"] == 0
 
 
+@pytest.mark.external
 @pytest.mark.parametrize(("name", "sign"), [("overload", "capacity"), ("soak", "are sent now")])
 def test_a_server_that_dies_is_reported(
     name: str, sign: str, tiny_model: Path, tmp_path: Path
@@ -297,6 +298,7 @@ def test_what_is_lost_wrong_or_broken_misses_its_claim() -> None:
     assert [claim.met for claim in claims] == [False, False, False]
 
 
+@pytest.mark.external
 def test_a_probe_that_was_never_answered_misses_its_claim(
     found: dict[str, dict[str, Any]],
 ) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +15,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-sys.path.append(str(Path(__file__).parent / "service"))
-from live import Live, certified, picture, serving
+from tests.support.images import picture
+from tests.support.ports import free_port
+from tests.support.servers import PATIENCE, Live, certified, serving
+
+pytestmark = pytest.mark.external
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text("utf-8")
 NAME = "alexnet.example.com"
@@ -59,11 +60,6 @@ def shown(fence: str, begins: str) -> str:
     return next(block for block in blocks if begins in block)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
-
-
 @contextmanager
 def asked_through(command: list[str], url: str, home: Path) -> Iterator[httpx2.Client]:
     """The proxy that `command` starts, until the block ends, and a client of it."""
@@ -72,24 +68,30 @@ def asked_through(command: list[str], url: str, home: Path) -> Iterator[httpx2.C
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, **homes}
     )
     try:
-        with httpx2.Client(base_url=url, verify=False, trust_env=False, timeout=30) as client:
-            for _ in range(300):
-                try:
-                    client.get("/livez")
-                    break
-                except httpx2.TransportError:
-                    assert process.poll() is None, process.stderr and process.stderr.read()
-                    time.sleep(0.1)
+        with httpx2.Client(base_url=url, verify=False, trust_env=False, timeout=PATIENCE) as client:
+            end = time.monotonic() + PATIENCE
+            while not listens(client):
+                assert process.poll() is None, process.stderr and process.stderr.read()
+                assert time.monotonic() < end, "the proxy does not listen"
+                time.sleep(0.02)
             yield client
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=PATIENCE)
+
+
+def listens(client: httpx2.Client) -> bool:
+    try:
+        client.get("/livez")
+    except httpx2.TransportError:
+        return False
+    return True
 
 
 @contextmanager
 def nginx(server: Live, folder: Path, *, tls: bool = True) -> Iterator[httpx2.Client]:
     if (program := shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin")) is None:
-        pytest.skip("needs nginx")
+        pytest.skip("needs nginx (Debian: apt-get install nginx)")
     certificate, key = certified(folder)
     port = free_port()
     site = shown("nginx", "upstream alexnet")
@@ -113,7 +115,7 @@ def nginx(server: Live, folder: Path, *, tls: bool = True) -> Iterator[httpx2.Cl
 @contextmanager
 def caddy(server: Live, folder: Path) -> Iterator[httpx2.Client]:
     if (program := shutil.which("caddy")) is None:
-        pytest.skip("needs Caddy")
+        pytest.skip("needs Caddy (Debian: apt-get install caddy)")
     port = free_port()
     site = shown("text", "reverse_proxy")
     # Without a name of its own there is no certificate to fetch.
@@ -159,7 +161,7 @@ def test_a_proxy_passes_on_what_is_for_everybody(proxied: httpx2.Client, server:
 
 def test_the_page_works_below_a_path_of_the_proxys(server: Live, tmp_path: Path) -> None:
     """Its addresses are relative; in Chromium, with a sample answered."""
-    from pages import launched, opened, shows
+    from tests.support.pages import launched, opened, shows
 
     with nginx(server, tmp_path, tls=False) as client, launched() as browser:
         behind = replace(server, url=str(client.base_url).rstrip("/"))

@@ -1,9 +1,10 @@
-"""What the README shows, and the tables of settings and errors, is what the code does."""
+"""What the pages show is what the code does, as far as nothing need be built or run for it."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,6 +18,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
 ERRORS = (ROOT / "docs" / "errors.md").read_text("utf-8")
 START = (ROOT / "docs" / "start.md").read_text("utf-8")
+KUBERNETES = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
 
 
 def test_the_settings_table_is_the_settings() -> None:
@@ -61,6 +63,22 @@ def test_every_file_that_the_readme_names_is_there() -> None:
     assert not missing
 
 
+def test_no_link_of_a_markdown_file_is_broken() -> None:
+    """As they are shown where the repository is: files by name, headings as GitHub calls them."""
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    broken = []
+    for file in files:
+        for link in re.findall(r"\]\(([^)\s]+)\)", _prose(file)):
+            parts = urlsplit(link)
+            target = (file.parent / parts.path).resolve() if parts.path else file
+            if parts.scheme:
+                continue
+            if not target.exists() or (parts.fragment and parts.fragment not in _slugs(target)):
+                broken.append(f"{file.name}: {link}")
+
+    assert not broken
+
+
 @pytest.mark.parametrize("page", [README, START], ids=["README", "start"])
 def test_the_answer_shown_is_the_bundled_models(page: str, bundled_model: Path) -> None:
     """The version and the first two classes of the example, against a real run."""
@@ -80,3 +98,31 @@ def test_the_answer_shown_is_the_bundled_models(page: str, bundled_model: Path) 
         assert classifier.model.labels[int(index)].name == label
         # Processors round differently in 8 bit: the file's own tolerance.
         assert abs(probabilities[int(index)] - float(probability)) < 0.1
+
+
+def test_every_path_that_the_page_on_kubernetes_names_is_there() -> None:
+    paths = set(re.findall(r"\b(?:deploy|docker|tests|docs)/[\w./-]*\w", KUBERNETES))
+
+    assert {"deploy/kubernetes/overlays/cpu", "deploy/kserve"} <= paths
+    own = "deploy/kubernetes/overlays/mine"  # what a reader makes
+    assert [path for path in paths if not (ROOT / path).exists() and not path.startswith(own)] == []
+
+
+def test_the_page_on_kubernetes_takes_away_each_thing_that_it_puts_there() -> None:
+    put, taken = (
+        set(re.findall(rf"kubectl {verb} -k (\S+)", KUBERNETES)) for verb in ("apply", "delete")
+    )
+
+    for folder in ("deploy/kubernetes/overlays/cpu", "deploy/kubernetes/overlays/mine"):
+        assert folder in put & taken
+
+
+def _prose(file: Path) -> str:
+    return re.sub(r"^```.*?^```|`[^`\n]+`", "", file.read_text("utf-8"), flags=re.M | re.S)
+
+
+def _slugs(file: Path) -> set[str]:
+    """The anchors of a file's headings: small letters, no punctuation, spaces to hyphens."""
+    text = re.sub(r"^```.*?^```", "", file.read_text("utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -36,8 +36,8 @@ REASONS = {
     "registry": r"\bdocker (?:push|tag|pull)\b|docker build -t \S+/",
     "internet": r"git clone|\bpip install\b|https://|apt-get|--weights owt"
     r"|--variant owt(?!.*--weights)|scripts/(?:lock|audit|bundle)|make (?:bundle|check|test)",
-    "hour": r"scripts/\w+|make \w+|alexnet-(?:train|distill)|python \w+/",
-    "minute": r"scripts/\w+|make \w+|alexnet-(?:train|distill|export)|python \S*/",
+    "hour": r"scripts/\w+|make \w+|alexnet-(?:train|distill)|python -m benchmarks\.",
+    "minute": r"scripts/\w+|make \w+|alexnet-(?:train|distill|export)|python -m benchmarks\.",
     "systemd": r"systemctl|\[Service\]|\[Unit\]",
     "nginx": r"\bserver \{|proxy_pass|location|nginx",
     "Caddy": r"reverse_proxy|caddy",
@@ -83,6 +83,10 @@ def faults(text: str, *, made: str = "") -> Iterator[str]:
         )
         if not (ROOT / path).exists() and not theirs:
             yield f"there is no {path}"
+    for module in re.findall(rf"python3? -m ((?:{'|'.join(_folders())})(?:\.\w+)*)\b", text):
+        path = module.replace(".", "/")
+        if not (ROOT / path).is_dir() and not (ROOT / f"{path}.py").exists():
+            yield f"there is no module {module}"
     for variable in sorted(set(re.findall(r"\bALEXNET_\w*[A-Z]\b", text)) - _variables()):
         yield f"{variable} is not read by anything"
     for target in re.findall(r"^(?:\w+=\S+ )*make (?!-)(\w+)", text, re.MULTILINE):

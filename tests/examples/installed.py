@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from examples import stand_in
+from tests.examples import stand_in
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(sysconfig.get_path("scripts"))

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import yaml
 
-from examples import answers, claims
+from tests.examples import answers, claims
+from tests.support.servers import PATIENCE
 
 
 def fault(language: str, source: str, folder: Path) -> str | None:
@@ -98,7 +99,7 @@ def _sql(source: str, folder: Path) -> None:
 
 def _checked(command: list[str], source: str | None = None) -> None:
     claims.needs(command[0])
-    done = subprocess.run(command, input=source, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, input=source, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr or done.stdout
 
 

@@ -18,8 +18,8 @@ from sybil import Document, Example, Region, Sybil
 from sybil.example import SybilFailure
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
-from examples import answers, claims, notations
-from examples.workplace import Workplace
+from tests.examples import answers, claims, notations
+from tests.examples.workplace import Workplace
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("sh", "python")

@@ -20,7 +20,8 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # seconds, for a start and for an end
+PATIENCE = 600  # seconds, for a start and for an end
+PATIENT = {"ALEXNET_RUN_TIMEOUT": "600", "ALEXNET_TIMEOUT": "600"}  # seconds, on a busy machine
 
 # A shell waits for the server, so that somebody knows its exit status.
 KEEP = """
@@ -77,6 +78,7 @@ def serve(command: list[str], port: int, records: Path) -> int:
         output, error = (terminal if _is(fd, shown) else fd for fd in (1, 2))
         subprocess.Popen(
             ["bash", "-c", KEEP, "bash", record, status, *command],
+            env=PATIENT | os.environ,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=error,

@@ -21,9 +21,9 @@ import threading
 from collections import defaultdict
 from pathlib import Path
 
-from examples import installed, stand_in
+from tests.examples import installed, stand_in
 
-TIMEOUT = 120  # seconds for a block, on a busy machine; a few on a quiet one
+TIMEOUT = 600  # seconds for a block: only one that never ends takes so long
 PORT = re.compile(r"((?:localhost|127\.0\.0\.1):|\bport[ =]|PORT=)(\d{4,5})\b", re.IGNORECASE)
 # A server of the page's own, at the default port.
 SERVES = re.compile(

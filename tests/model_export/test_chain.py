@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from networks import Layer, logits, maps_of, noise
 from onnx import ModelProto, helper
 
 from model_export.chain import take_apart
@@ -14,6 +13,7 @@ from model_export.errors import ExportError
 from model_export.graph import CROPS, serving_graph
 from model_export.precision import PRECISIONS
 from model_export.variants import IMAGENET
+from tests.support.networks import Layer, logits, maps_of, noise
 
 LAYERS = [
     Layer(3, 11, 4, (2, 2, 2, 2), pool=(3, 2, 0)),

@@ -266,19 +266,19 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_owt_loads_torchvisions_keys_and_misses_any_that_is_not_there() -> None:
     keys = [f"{layer}.{kind}" for layer in _torchvision() for kind in ("weight", "bias")]
-    state = {k: t for k, t in alexnet.owt(10).state_dict().items() if k in keys}
+    state = {k: t for k, t in _numbered(alexnet.owt, 10).items() if k in keys}
     assert len(state) == 16
 
     assert _same(dict(checkpoints.build(OWT, state, source="tv").state_dict()), state)
-    for key in ("features.10.bias", "classifier.4.weight"):
-        lacking = {k: tensor for k, tensor in state.items() if k != key}
-        with pytest.raises(WeightsUnusable, match=f"{key} is missing"):
-            checkpoints.build(OWT, lacking, source="tv")
+    lost = ("features.10.bias", "classifier.4.weight")
+    lacking = {key: tensor for key, tensor in state.items() if key not in lost}
+    with pytest.raises(WeightsUnusable, match=f"{lost[0]} is missing; {lost[1]} is missing"):
+        checkpoints.build(OWT, lacking, source="tv")
 
 
 @pytest.mark.parametrize("ranks", [RANKS, (5, None, None), (None, 5, 5)])
 def test_ranks_and_classes_are_read_off_the_shapes(ranks: alexnet.Ranks) -> None:
-    state = dict(alexnet.owt(7, ranks=ranks).state_dict())
+    state = _numbered(alexnet.owt, 7, ranks=ranks)
 
     network = checkpoints.build(OWT, state, source="low rank")
 
@@ -289,29 +289,30 @@ def test_ranks_and_classes_are_read_off_the_shapes(ranks: alexnet.Ranks) -> None
 
 
 def test_the_names_of_the_onnx_zoos_caffe_file_are_known(tmp_path: Path) -> None:
-    ours = alexnet.caffe(10).state_dict()
+    ours = _numbered(alexnet.caffe, 10)
     layers = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
     theirs = [f"{layer}_{kind}_0" for layer in layers for kind in "wb"]
-    blobs = dict(zip(theirs, ours.values(), strict=True))
-    (tmp_path / "zoo.onnx").write_bytes(_onnx_of(blobs).SerializeToString())
+    some = {name: torch.full((n,), 0.5) for n, name in enumerate(theirs)}
+    (tmp_path / "zoo.onnx").write_bytes(_onnx_of(some).SerializeToString())
 
-    state = checkpoints.read(tmp_path / "zoo.onnx")
+    network = checkpoints.build(
+        VARIANTS["caffe"], dict(zip(theirs, ours.values(), strict=True)), source="zoo.onnx"
+    )
 
-    assert set(state) == set(theirs)
-    network = checkpoints.build(VARIANTS["caffe"], state, source="zoo.onnx")
-    assert _same(dict(network.state_dict()), dict(ours))
+    assert _same(checkpoints.read(tmp_path / "zoo.onnx"), some)
+    assert _same(dict(network.state_dict()), ours)
 
 
 @pytest.mark.parametrize("prefix", ["net.", ""])
 def test_the_books_names_and_its_one_plane_are_known(prefix: str) -> None:
-    ours = alexnet.d2l(10, 1).state_dict()
+    ours = _numbered(alexnet.d2l, 10, 1)
     numbers = [0, 3, 6, 8, 10, 14, 17, 20]  # of nn.Sequential(...) in the book, section 8.1
     theirs = [f"{prefix}{number}.{kind}" for number in numbers for kind in ("weight", "bias")]
     state = dict(zip(theirs, ours.values(), strict=True))
 
     network = checkpoints.build(VARIANTS["d2l"], state, source="book")
 
-    assert _same(dict(network.state_dict()), dict(ours))
+    assert _same(dict(network.state_dict()), ours)
     assert network(torch.zeros(1, 1, 224, 224)).shape == (1, 10)
     assert export.normalisation_of(network, VARIANTS["d2l"]).planes == "L"
 
@@ -453,6 +454,15 @@ def _weights(url: str) -> Weights:
 def _loaded(path: Path) -> dict[str, Tensor]:
     network = checkpoints.build(OWT, checkpoints.read(path), source=path.name)
     return dict(network.state_dict())
+
+
+def _numbered(
+    build: Callable[..., alexnet.AlexNet], *given: int, **ranks: alexnet.Ranks
+) -> dict[str, Tensor]:
+    """The state of a whole network, each of its tensors full of a number of its own."""
+    with torch.device("meta"):  # shapes without numbers
+        shapes = build(*given, **ranks).state_dict()
+    return {key: torch.full(t.shape, 0.01 * n) for n, (key, t) in enumerate(shapes.items())}
 
 
 def _same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:

@@ -1,12 +1,16 @@
-"""The command as its user runs it: a file that the service takes, or one sentence and no file."""
+"""
+The command as its user runs it: a file that the service takes, or one sentence and no file.
+
+In this process, on a small network; the whole command on the bundled one is run as a process by
+tests/model_training/test_fine_tuning.py.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,31 +18,37 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from torch import nn
 from typer.testing import CliRunner
 
-from model_export import alexnet, checkpoints, verify, views
-from model_export.__main__ import PrecisionName, VariantName, app
+from model_export import checkpoints, verify, views
+from model_export.__main__ import PrecisionName, VariantName, app, main
 from model_export.precision import PRECISIONS
 from model_export.variants import VARIANTS, Normalisation
 from service.engine import Engine
+from tests.support.commands import here
+from tests.support.networks import SMALL
 
 NAMES = ["daisy", "dandelion", "rose", "sunflower", "tulip \N{TULIP}"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """`--variant owt` is a small network here, so that an export takes a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "owt", replace(SMALL, name="owt"))
+        yield
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fine-tuned network of low rank, its labels, and eight pictures to verify on."""
+def folder(small: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine-tuned network, its labels, and seven pictures to verify on."""
     folder = tmp_path_factory.mktemp("flowers")
     torch.manual_seed(0)
-    network = alexnet.owt(len(NAMES), ranks=(4, 4, 4))
-    for parameter in network.parameters():
-        if parameter.ndim > 1:
-            nn.init.kaiming_normal_(parameter)
+    network = VARIANTS["owt"].build(len(NAMES), 3, (None, None, None))
     torch.save({"state_dict": network.state_dict()}, folder / "flowers.pth")
     (folder / "names.txt").write_text("\n".join(NAMES), "utf-8")
     (folder / "pictures").mkdir()
-    for number, picture in enumerate(views.load_pictures(limit=8)[:8]):
+    for number, picture in enumerate(views.load_pictures(limit=7)[:7]):
         Image.fromarray(picture).save(folder / "pictures" / f"{number}.png")
     return folder
 
@@ -66,7 +76,7 @@ def test_a_fine_tuned_checkpoint_becomes_a_model_that_the_service_runs(
     assert (engine.model.name, engine.model.variant) == ("flowers", "owt")
     assert engine.model.weights["name"] == "flowers.pth"
     answer = engine.run(views.load_pictures(folder / "pictures"), 10)
-    assert answer.shape == (8, 5)
+    assert answer.shape == (7, 5)
     assert np.allclose(answer.sum(1), 1, atol=1e-5)
 
 
@@ -108,8 +118,8 @@ def test_a_networks_own_preparation_stays_with_it(folder: Path, tmp_path: Path) 
 def test_a_failing_verification_leaves_what_was_there(folder: Path, tmp_path: Path) -> None:
     """Finite weights so large that the answers are not numbers."""
     state = torch.load(folder / "flowers.pth", weights_only=True)["state_dict"]
-    state["features.0.weight"] *= 1e30
-    state["features.3.weight"] *= 1e30
+    state["classifier.0.weight"] *= 1e30
+    state["classifier.3.weight"] *= 1e30
     safetensors.torch.save_file(state, tmp_path / "large.safetensors")
     output = tmp_path / "out" / "a.onnx"
     output.parent.mkdir()
@@ -125,7 +135,7 @@ def test_a_failing_verification_leaves_what_was_there(folder: Path, tmp_path: Pa
 def test_an_output_that_cannot_be_written_leaves_no_file(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In this process, as it need not wait for PyTorch to verify what is not kept."""
+    """It need not wait for PyTorch to verify what is not kept."""
     monkeypatch.setattr(verify, "verify", lambda *_, **__: [])
     (tmp_path / "taken.onnx").mkdir()
     given = _given(folder, "-o", str(tmp_path / "taken.onnx"))
@@ -187,16 +197,9 @@ def _given(folder: Path, *more: str, weights: Path | None = None) -> list[str]:
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "model_export", *arguments],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONUTF8": "1", "CUDA_VISIBLE_DEVICES": ""},
-        check=False,
-        timeout=120,
-    )
+    done = here(main, "alexnet-export", *arguments)
+    said = done.stdout.decode(), done.stderr.decode()
+    return subprocess.CompletedProcess(done.args, done.returncode, *said)
 
 
 def _failed_with(done: subprocess.CompletedProcess[str], *words: str) -> None:

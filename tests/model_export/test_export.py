@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from networks import Layer, logits, maps_of, noise
 from onnx import ModelProto, numpy_helper
 from PIL import Image
 from torch import nn
@@ -26,19 +26,38 @@ from model_export.graph import CROPS, SIDE, serving_graph, views_of
 from model_export.precision import PRECISIONS, Runner
 from model_export.variants import VARIANTS, Normalisation, greyscale
 from model_export.views import Floats, Pixels, load_pictures, ten_crops
+from tests.support.networks import Layer, logits, maps_of, noise
 
 OWT = VARIANTS["owt"]
 VIEWS = {"ten": 10, "one": 1, "dense": 10}
 TAIL = 78  # bytes: two keys and lengths, "checksum", 64 digits
 
 
-def _tiny(classes: int = 10, planes: int = 3) -> AlexNet:
+def _new(classes: int = 10, planes: int = 3) -> AlexNet:
     """A network of 224 or 227 pixels a side that tells colours and places apart."""
     torch.manual_seed(0)
     features = nn.Sequential(nn.Conv2d(planes, 8, 16, stride=16), nn.ReLU(), nn.MaxPool2d(7))
     linear = nn.Linear(8 * 2 * 2, classes)
     nn.init.normal_(linear.weight, std=1.0)
     return AlexNet(features, nn.Sequential(linear)).eval()
+
+
+_tiny = cache(_new)  # these are not changed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exported_once() -> Iterator[None]:
+    """A network is exported once for each side, whatever files are made of it."""
+    made = cache(export.to_onnx)
+
+    def to_onnx(network: AlexNet, side: int) -> ModelProto:
+        model = ModelProto()
+        model.CopyFrom(made(network, side))
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "to_onnx", to_onnx)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +67,7 @@ def real() -> Pixels:
 
 @pytest.fixture(scope="module")
 def network() -> AlexNet:
-    return _tiny()
+    return _tiny(planes=3)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +138,7 @@ def test_the_views_are_corners_then_centre_then_their_mirrors(
     assert _origins(Runner(graph).run(picture, 1)[1][0], bgr=bgr) == [(middle, middle)]
 
 
+@cache
 def _first_pixel(side: int) -> AlexNet:
     network = AlexNet(nn.Sequential(nn.Conv2d(3, 3, side)), nn.Sequential(nn.Linear(3, 3)))
     for parameter in network.parameters():
@@ -178,7 +198,7 @@ def test_a_batch_answers_as_its_pictures_one_by_one(model: ModelProto, real: Pix
 
 
 def test_biases_of_zero_survive() -> None:
-    network = _tiny()
+    network = _new()
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)

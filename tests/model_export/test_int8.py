@@ -10,7 +10,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from networks import logits, noise
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from model_export.int8 import LARGEST, gptq
 from model_export.precision import PRECISIONS
 from model_export.variants import IMAGENET, IMAGENET_MEAN, Normalisation, greyscale
 from model_export.views import Floats, load_pictures, planes_of, ten_crops
+from tests.support.networks import logits, noise
 
 BGR = Normalisation((104.4, 116.3, 123.8), (1.0,) * 3, planes="BGR")
 KINDS = {
@@ -165,6 +165,20 @@ def test_the_first_convolution_reads_the_pixels(kind: str) -> None:
 def test_the_frame_around_pixels_is_the_mean(normalisation: Normalisation, crops: str) -> None:
     """A convolution whose outer windows see only padding, and average each plane: where the
     network has zeros, the pixels' frame misses the mean by what rounding takes."""
+    model = _served(_averaging(normalisation), normalisation)
+
+    maps = logits(model, noise(1), CROPS[crops])
+
+    planes, size = len(normalisation.mean), 30
+    assert maps.shape[2] == planes * size * size
+    found = maps.reshape(-1, planes, size, size)
+    border = np.concatenate([found[:, :, 0], found[:, :, -1]], axis=-1)
+    assert np.abs(border - 100).max() < 1
+    assert np.abs(found[:, :, 1:-1, 1:-1] - 100).max() > 5
+
+
+@cache
+def _averaging(normalisation: Normalisation) -> ModelProto:
     planes = len(normalisation.mean)
     network = AlexNet(
         nn.Sequential(nn.Conv2d(planes, planes, 8, stride=8, padding=8), nn.ReLU()),
@@ -173,16 +187,7 @@ def test_the_frame_around_pixels_is_the_mean(normalisation: Normalisation, crops
     state = network.state_dict()  # shares its tensors with the network
     state["features.0.weight"][:] = torch.eye(planes)[..., None, None] / 64
     state["features.0.bias"].fill_(100)  # so that the ReLU cuts nothing off
-    quantised = _quantised(export.to_onnx(network, 224), normalisation)
-
-    maps = logits(_served(quantised, normalisation), noise(1), CROPS[crops])
-
-    size = 30
-    assert maps.shape[2] == planes * size * size
-    found = maps.reshape(-1, planes, size, size)
-    border = np.concatenate([found[:, :, 0], found[:, :, -1]], axis=-1)
-    assert np.abs(border - 100).max() < 1
-    assert np.abs(found[:, :, 1:-1, 1:-1] - 100).max() > 5
+    return _quantised(export.to_onnx(network, 224), normalisation)
 
 
 @pytest.mark.parametrize("kind", KINDS)

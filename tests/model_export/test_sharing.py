@@ -10,7 +10,6 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from networks import MIRRORED, Layer, logits, maps_of, narrow, noise, without_classifier, work
 from onnx import ModelProto
 from torch import nn
 
@@ -19,6 +18,16 @@ from model_export.alexnet import AlexNet
 from model_export.graph import CROPS, crops_of, serving_graph
 from model_export.variants import VARIANTS, Normalisation, Variant
 from model_export.views import Floats, Pixels, load_pictures, planes_of
+from tests.support.networks import (
+    MIRRORED,
+    Layer,
+    logits,
+    maps_of,
+    narrow,
+    noise,
+    without_classifier,
+    work,
+)
 
 ALIGNED = ["owt", "paper", "d2l"]
 # Exact in float32: see `maps_of`.
@@ -74,10 +83,13 @@ def test_the_shared_maps_of_a_variant_are_bit_identical(name: str) -> None:
     maps = without_classifier(_exported(name)[1])
     pictures = np.concatenate([load_pictures(limit=7)[:1], noise(1)])
 
-    shared = logits(_served(name, maps), pictures, CROPS["ten"])
+    shared, plain = (
+        logits(_served(name, maps, share=share), pictures, CROPS["ten"], threads=2)
+        for share in (True, False)
+    )
 
     assert (shared > 0).mean() > 0.2
-    assert np.array_equal(shared, logits(_served(name, maps, share=False), pictures, CROPS["ten"]))
+    assert np.array_equal(shared, plain)
 
 
 @pytest.mark.parametrize("name", INVENTED)

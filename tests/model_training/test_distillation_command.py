@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +21,22 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from test_distillation import PHOTOGRAPHS, jpeg, photograph, repository
 from typer.testing import CliRunner
 
 from model_export import checkpoints
 from model_export.alexnet import owt
 from model_export.variants import VARIANTS
-from model_training.distillation import ingredients, networks
-from model_training.distillation.__main__ import app
+from model_training.distillation import distil, ingredients, networks
+from model_training.distillation.__main__ import app, main
 from model_training.distillation.harvest import Harvest, Part, harvest, parts
+from model_training.distillation.learn import Recipe
 from model_training.distillation.lessons import read_lessons
 from model_training.distillation.networks import CLASSES, MAPS, TEACHER, TRUNK
 from model_training.distillation.sets import read_manifest
 from model_training.errors import TrainingError
+from tests.support.commands import here
+from tests.support.photographs import PHOTOGRAPHS, jpeg, photograph, repository
+from tests.support.servers import PATIENCE, ROOT
 
 SETS = """
 [validation]
@@ -82,59 +91,103 @@ def small_network(path: Path, outputs: int, *, integer: bool, seed: int = 0) -> 
     onnx.save(model, path)
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two repositories, a manifest, and both networks, as an earlier call would have left them."""
+    folder = tmp_path_factory.mktemp("distillation")
     files = {f"n0{2000000 + i}/{i}.jpg": PHOTOGRAPHS[i].read_bytes() for i in range(24)}
-    some = repository(tmp_path / "clones" / "someone+some", files)
+    some = repository(folder / "clones" / "someone+some", files)
     shown = {f"list/{i}.jpg": PHOTOGRAPHS[30 + i].read_bytes() for i in range(10)}
     labels = "".join(f"{i}.jpg, {i}\n" for i in range(10)).encode()
-    seen = repository(tmp_path / "clones" / "someone+seen", shown | {"list/labels.txt": labels})
-    (tmp_path / "sets.toml").write_text(SETS.format(some=some, seen=seen))
-    (tmp_path / "work").mkdir()
-    small_network(tmp_path / "work" / TRUNK, MAPS, integer=True)
-    small_network(tmp_path / "work" / TEACHER, CLASSES, integer=False)
-    return tmp_path
+    seen = repository(folder / "clones" / "someone+seen", shown | {"list/labels.txt": labels})
+    (folder / "sets.toml").write_text(SETS.format(some=some, seen=seen))
+    (folder / "work" / "harvest").mkdir(parents=True)
+    small_network(folder / "work" / TRUNK, MAPS, integer=True)
+    small_network(folder / "work" / TEACHER, CLASSES, integer=False)
+    return folder
 
 
-def distill(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "model_training.distillation", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+@pytest.fixture
+def place(whole: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return shutil.copytree(whole, tmp_path / "place")
 
 
-def wanted_parts(place: Path, work: str = "work") -> list[Part]:
+@contextmanager
+def halves() -> Iterator[None]:
+    """The set's 24 pictures are two parts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model_training.distillation.harvest.PART", 12)
+        yield
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A harvest's workers are threads, which need not import PyTorch."""
+
+    def pool(workers: int, context: object, **_: object) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr("model_training.distillation.harvest.ProcessPoolExecutor", pool)
+
+
+@pytest.fixture(scope="module")
+def first_and_broken(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Part, Part, Exception]:
+    """Both halves of the set and how a worker process ended that harvested them, the second one
+    from a damaged clone."""
+    place = shutil.copytree(whole, tmp_path_factory.mktemp("harvest") / "place")
+    with halves():
+        first, second = wanted_parts(place)
+    damaged = shutil.copytree(second.repository, place / "damaged")
+    shutil.rmtree(damaged / "objects")
+    broken = replace(second, repository=damaged)
+    with pytest.raises(Exception) as ended:  # noqa: PT011 - which one is a test's
+        list(harvest([first, broken], place / "work", 1))
+    return first, broken, ended.value
+
+
+def distill(*arguments: str | Path) -> tuple[int, str]:
+    """The command's status, and what it says on standard error."""
+    done = here(main, "alexnet-distill", *map(str, arguments))
+    return done.returncode, done.stderr.decode()
+
+
+def wanted_parts(place: Path) -> list[Part]:
     listed = read_manifest(place / "sets.toml")
-    (place / work / "harvest").mkdir(exist_ok=True)
-    return list(parts(listed.sets, place / "clones", place / work))
+    return list(parts(listed.sets, place / "clones", place / "work"))
 
 
-def harvested(place: Path, work: str, workers: int) -> Harvest:
-    """A harvest in a work folder of its own."""
-    shutil.copytree(place / "work", place / work)
-    wanted = wanted_parts(place, work)
-    done = list(harvest(wanted, place / work, workers))
-    assert len(done) == len(wanted) == 1
-    return Harvest.load(wanted[0].path)
-
-
-def test_a_harvest_is_the_same_again_and_holds_what_the_networks_say(place: Path) -> None:
-    one, again = harvested(place, "one", 1), harvested(place, "again", 2)
+def test_a_harvest_is_the_same_again_and_holds_what_the_networks_say(
+    first_and_broken: tuple[Part, Part, Exception], place: Path, threads: None
+) -> None:
+    """By one worker, a process; and by two that are threads."""
+    one = Harvest.load(first_and_broken[0].path)
+    with halves():
+        wanted = wanted_parts(place)
+    assert len(list(harvest(wanted, place / "work", 2))) == len(wanted) == 2
+    again, rest = (Harvest.load(part.path) for part in wanted)
 
     for name in Harvest.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(one, name), getattr(again, name))
-    assert len(one.paths) == 24
-    assert len(one.features) == len(one.logits) == len(one.owner)
-    counts = np.bincount(one.owner)
+    assert len(one.paths) == len(rest.paths) == 12
+    assert set(one.paths).isdisjoint(rest.paths)
+    counts = np.concatenate([np.bincount(part.owner) for part in (one, rest)])
     assert set(counts) == {2, 3}
     assert 0.2 < (counts == 3).mean() < 0.8
+    assert len(one.features) == len(one.logits) == len(one.owner)
     assert one.features.shape[1] == MAPS
     assert one.logits.shape[1] == CLASSES
 
 
-def test_a_harvest_that_was_stopped_does_only_what_is_missing(place: Path) -> None:
-    assert len(list(harvest(wanted_parts(place), place / "work", 1))) == 1
+def test_a_harvest_that_was_stopped_does_only_what_is_missing(place: Path, threads: None) -> None:
+    with halves():
+        first, second = wanted_parts(place)
+    assert list(harvest([first], place / "work", 1)) == [first]
 
-    assert list(harvest(wanted_parts(place), place / "work", 1)) == []
+    assert list(harvest([first, second], place / "work", 1)) == [second]
+    assert list(harvest([first, second], place / "work", 1)) == []
 
 
 @pytest.mark.parametrize("change", ["crops", "smallest", "paths", "trunk"])
@@ -155,20 +208,21 @@ def test_what_was_harvested_otherwise_is_not_used(place: Path, change: str) -> N
     assert wanted_parts(place)[0].path != before
 
 
-def test_a_part_that_fails_ends_the_harvest(place: Path) -> None:
-    (part,) = wanted_parts(place)
-    shutil.rmtree(part.repository / "objects")
+def test_a_part_that_fails_ends_the_harvest(
+    first_and_broken: tuple[Part, Part, Exception],
+) -> None:
+    _, broken, ended = first_and_broken
 
-    with pytest.raises(TrainingError, match="it is no whole clone"):
-        list(harvest([part], place / "work", 1))
-
-    assert not part.path.exists()
+    assert isinstance(ended, TrainingError)
+    assert "it is no whole clone" in str(ended)
+    assert not broken.path.exists()
 
 
 def test_the_command_makes_weights_that_the_exporter_takes(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trunk = owt(ranks=(1, 1, 1)).features
+    monkeypatch.setattr(distil, "Recipe", partial(Recipe, ranks=(8, 7, 6)))
     monkeypatch.setattr(ingredients, "trunk", lambda downloads: trunk)
     weights = place / "weights.safetensors"
     options: list[str | Path] = ["--work", place / "work", "--clones", place / "clones"]
@@ -190,7 +244,7 @@ def test_the_command_makes_weights_that_the_exporter_takes(
         assert network(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
 
 
-def test_photographs_to_measure_on_are_listed_and_left_out(place: Path) -> None:
+def test_photographs_to_measure_on_are_listed_and_left_out(place: Path, threads: None) -> None:
     wanted = wanted_parts(place)
     list(harvest(wanted, place / "work", 1))
     (place / "measured").mkdir()
@@ -199,9 +253,9 @@ def test_photographs_to_measure_on_are_listed_and_left_out(place: Path) -> None:
     options: list[str | Path] = ["--work", place / "work", "--clones", place / "clones"]
     options += ["--manifest", place / "sets.toml", "-o", place / "excluded.txt"]
 
-    done = distill("exclude", place / "measured", *options)
+    status, said = distill("exclude", place / "measured", *options)
 
-    assert done.returncode == 0, done.stderr
+    assert status == 0, said
     _, line = (place / "excluded.txt").read_text().splitlines()
     assert line.endswith("some n02000004/4.jpg")
     files = [part.path for part in wanted]
@@ -211,13 +265,21 @@ def test_photographs_to_measure_on_are_listed_and_left_out(place: Path) -> None:
     assert kept.identity != read_lessons(files).identity
 
 
-def test_a_folder_without_photographs_is_told(place: Path) -> None:
-    (place / "empty").mkdir()
+def test_a_folder_without_photographs_is_told(whole: Path, tmp_path: Path) -> None:
+    """The real command."""
+    given = ["exclude", tmp_path, "-o", tmp_path / "x.txt", "--work", whole / "work"]
 
-    done = distill("exclude", place / "empty", "-o", place / "x.txt", "--work", place / "work")
+    done = subprocess.run(
+        [sys.executable, "-m", "model_training.distillation", *map(str, given)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # PyTorch's
+        capture_output=True,
+        text=True,
+        timeout=5 * PATIENCE,  # it imports PyTorch
+    )
 
     assert done.returncode == 1
-    assert "holds no pictures to compare with" in done.stderr
+    assert done.stderr == f"alexnet-distill: {tmp_path} holds no pictures to compare with\n"
 
 
 def test_a_work_folder_without_a_harvest_is_told(place: Path) -> None:
@@ -226,11 +288,11 @@ def test_a_work_folder_without_a_harvest_is_told(place: Path) -> None:
     options: list[str | Path] = ["--work", place / "elsewhere", "--clones", place / "clones"]
     options += ["--manifest", place / "sets.toml", "-o", place / "x.txt"]
 
-    done = distill("exclude", place / "measured", *options)
+    status, said = distill("exclude", place / "measured", *options)
 
-    assert done.returncode == 1
-    assert "begin with alexnet-distill weights" in done.stderr
+    assert status == 1
+    assert "begin with alexnet-distill weights" in said
 
 
-def test_the_features_scale_is_read_from_the_trunk(place: Path) -> None:
-    assert networks.scale(place / "work") == pytest.approx(0.05)
+def test_the_features_scale_is_read_from_the_trunk(whole: Path) -> None:
+    assert networks.scale(whole / "work") == pytest.approx(0.05)

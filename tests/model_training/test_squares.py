@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,7 @@ from model_training import squares
 from model_training.errors import RunUnusable, Stopped
 from model_training.squares import decode, square_of
 from service import image
-
-sys.path.append(str(Path(__file__).parents[1] / "service"))
-from live import picture
+from tests.support.images import picture
 
 PICTURES = Path(__file__).parents[1] / "pictures"
 

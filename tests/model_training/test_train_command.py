@@ -15,21 +15,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lessons import SMALL, write_digits
 from PIL import Image
 from rich.console import Console
 
 from model_export import checkpoints
 from model_export.variants import VARIANTS
 from model_training import __main__ as command
-from model_training import fit, plots
+from model_training import fit, plots, watch
 from model_training.augmentation import Colours, colours_of
 from model_training.errors import RunUnusable, Stopped
 from model_training.fit import Wishes
 from model_training.run import Run
 from model_training.watch import Watch
+from tests.support.networks import SMALL
+from tests.support.servers import PATIENCE, ROOT
+from tests.support.trainings import write_digits
 
-ROOT = Path(__file__).parents[2]
+LONG = 5 * PATIENCE  # for a process that imports PyTorch, which takes seconds of its own
 
 
 @pytest.fixture(autouse=True)
@@ -202,46 +204,75 @@ def test_looking_at_the_colours_can_be_stopped(tmp_path: Path) -> None:
         )
 
 
-def test_the_first_signal_asks_and_the_second_is_the_systems_again() -> None:
+SIGNALLED_TWICE = """
+import os, signal, sys
+from model_training.errors import Stopped
+from model_training.watch import Watch
+
+number = int(sys.argv[1])
+with Watch() as watch:
+    watch.check()
+    os.kill(os.getpid(), number)
+    try:
+        watch.check()
+    except Stopped as stopped:
+        print(stopped.signal, flush=True)
+    os.kill(os.getpid(), number)
+    print("the second signal has ended nothing")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_is_the_systems_again(number: signal.Signals) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED_TWICE, str(int(number))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+    assert done.stdout == f"{int(number)}\n"
+    assert done.returncode == -number
+
+
+def test_once_it_is_over_signals_are_the_systems_again() -> None:
     before = signal.getsignal(signal.SIGTERM)
 
-    with Watch() as watch:
-        watch.check()
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Stopped) as stopped:
-            watch.check()
-        assert signal.getsignal(signal.SIGTERM) == before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "SIGNALS", (signal.SIGTERM,))
+        with Watch():
+            assert signal.getsignal(signal.SIGTERM) != before
 
-    assert stopped.value.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_signal_ends_the_command_with_its_status_and_a_checkpoint(tmp_path: Path) -> None:
+def test_a_signal_ends_the_command_with_its_status_and_a_checkpoint(
+    tmp_path: Path, bundled_model: Path
+) -> None:
     """The real command, on the bundled network."""
-    folder = write_digits(tmp_path / "digits", (0, 1), 6)
+    folder = write_digits(tmp_path / "digits", (0, 1), 3)
     run = tmp_path / "run"
-    bundled = ROOT / "service" / "bundled" / "alexnet.onnx"
-    given = (str(folder), "-o", str(run), "--weights", str(bundled), "--freeze", "features")
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "model_training",
-            *given,
-            "--epochs",
-            "10000",
-            "--patience",
-            "10000",
-        ],
+    given = [folder, "-o", run, "--weights", bundled_model, "--freeze", "features"]
+    given += ["--epochs", "10000", "--patience", "10000"]
+    command = [sys.executable, "-m", "model_training", *map(str, given)]
+    with subprocess.Popen(
+        command,
         cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # PyTorch's
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-    )
-    while not (run / "steps.csv").exists() and process.poll() is None:
-        time.sleep(0.1)
-
-    process.terminate()
-    _, said = process.communicate(timeout=60)
+    ) as process:
+        try:
+            patient = time.monotonic() + LONG
+            while not (run / "steps.csv").exists() and process.poll() is None:
+                assert time.monotonic() < patient, "it has begun nothing"
+                time.sleep(0.02)
+            process.terminate()
+            _, said = process.communicate(timeout=LONG)
+        finally:
+            process.kill()
 
     assert process.returncode == 143, said
     assert said == f"alexnet-train: {run}: stopped; the same command goes on from here\n"

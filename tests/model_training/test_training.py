@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-import lessons
 import numpy as np
 import pytest
 import torch
-from lessons import digits
 
 from model_export.verify import reference
 from model_training.accuracy import AHEAD, ahead, measure
@@ -21,6 +19,8 @@ from model_training.errors import Stopped, TrainingError
 from model_training.recipe import Recipe
 from model_training.run import Run
 from model_training.training import Pictures
+from tests.support import trainings
+from tests.support.trainings import digits
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,13 @@ def few() -> Pictures:
 
 def test_a_small_set_is_learned_by_heart(tmp_path: Path, few: Pictures) -> None:
     recipe = Recipe(epochs=25, batch=8, rate=0.005, patience=25, mirror=False)
-    training = lessons.training(tmp_path, few, recipe, classes=3)
+    training = trainings.training(tmp_path, few, recipe, classes=3)
 
     training.learn()
 
     found = measure(
         training.network,
-        lessons.begin(3, few).variant,
+        trainings.begin(3, few).variant,
         few.squares,
         few.training,
         few.labels[few.training],
@@ -49,14 +49,14 @@ def test_a_small_set_is_learned_by_heart(tmp_path: Path, few: Pictures) -> None:
 
 
 def test_the_recipe_learns_to_read_digits(tmp_path: Path) -> None:
-    """Ten digits, 40 of each seen: of 100 others it reads two in three after 14 epochs,
-    82 in the last one with the seed 0; guessing reads one in ten."""
-    recipe = Recipe(epochs=14, batch=32, rate=0.005, mirror=False)
-    training = lessons.training(tmp_path, digits(40, held_out=10), recipe)
+    """Five digits, 20 of each seen: of 40 others it reads 39, 37 and 38 in the best of seven epochs
+    with the seeds 0, 1 and 2; guessing reads eight."""
+    recipe = Recipe(epochs=7, batch=10, rate=0.005, mirror=False)
+    training = trainings.training(tmp_path, digits(20, classes=5, held_out=8), recipe, classes=5)
 
     training.learn()
 
-    assert training.position.best[0] < 0.35
+    assert training.position.best[0] < 0.25
 
 
 @pytest.mark.parametrize("stop", [5, 6, 11], ids=["within", "at the end", "later"])
@@ -65,15 +65,15 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(
 ) -> None:
     """Bit for bit: weights, best weights, rates and logs but for their seconds."""
     recipe = Recipe(epochs=4, batch=4, patience=0, rate=0.005)
-    whole = lessons.training(tmp_path / "whole", few, recipe, classes=3)
+    whole = trainings.training(tmp_path / "whole", few, recipe, classes=3)
     whole.learn()
-    first = lessons.training(tmp_path / "parts", few, recipe, classes=3)
+    first = trainings.training(tmp_path / "parts", few, recipe, classes=3)
     first._check = _after(stop)
     with pytest.raises(Stopped):
         first.learn()
 
     torch.manual_seed(99)  # whatever else has been drawn in the process
-    second = lessons.training(tmp_path / "parts", few, recipe, classes=3)
+    second = trainings.training(tmp_path / "parts", few, recipe, classes=3)
     assert 0 < second.position.steps < whole.position.steps
     second.learn()
 
@@ -92,15 +92,15 @@ def test_a_training_that_was_killed_goes_on_from_its_last_checkpoint(
 ) -> None:
     """What the logs hold beyond the checkpoint is forgotten."""
     recipe = Recipe(epochs=2, batch=4, rate=0.005)
-    whole = lessons.training(tmp_path / "whole", few, recipe, classes=3)
+    whole = trainings.training(tmp_path / "whole", few, recipe, classes=3)
     whole.learn()
-    killed = lessons.training(tmp_path / "parts", few, recipe, classes=3, every=0.0)
+    killed = trainings.training(tmp_path / "parts", few, recipe, classes=3, every=0.0)
     killed._save = _killed_after(killed._save, 3)  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
         killed.learn()
     assert len(_rows(tmp_path / "parts" / "steps.csv")) == 4
 
-    second = lessons.training(tmp_path / "parts", few, recipe, classes=3)
+    second = trainings.training(tmp_path / "parts", few, recipe, classes=3)
     assert second.position.steps == 3
     second.learn()
 
@@ -111,7 +111,7 @@ def test_a_training_that_was_killed_goes_on_from_its_last_checkpoint(
 
 def test_more_epochs_go_on_from_a_finished_run(tmp_path: Path, few: Pictures) -> None:
     for epochs in (1, 2):
-        training = lessons.training(tmp_path, few, Recipe(epochs=epochs, batch=8), classes=3)
+        training = trainings.training(tmp_path, few, Recipe(epochs=epochs, batch=8), classes=3)
         training.learn()
 
     assert [row["epoch"] for row in _rows(tmp_path / "log.csv")] == ["1", "2"]
@@ -119,7 +119,7 @@ def test_more_epochs_go_on_from_a_finished_run(tmp_path: Path, few: Pictures) ->
 
 def test_frozen_convolutions_keep_their_weights(tmp_path: Path, few: Pictures) -> None:
     recipe = Recipe(epochs=1, batch=8, frozen="features", rate=0.005)
-    training = lessons.training(tmp_path, few, recipe, classes=3)
+    training = trainings.training(tmp_path, few, recipe, classes=3)
     before = {name: tensor.clone() for name, tensor in training.network.state_dict().items()}
 
     training.learn()
@@ -134,7 +134,7 @@ def test_mixed_precision_learns_too_and_keeps_float32_weights(
     tmp_path: Path, few: Pictures, precision: str
 ) -> None:
     recipe = Recipe(epochs=8, batch=8, rate=0.005, mirror=False)
-    training = lessons.training(tmp_path, few, recipe, classes=3, precision=precision)
+    training = trainings.training(tmp_path, few, recipe, classes=3, precision=precision)
     seen: list[torch.dtype] = []
     training.network.classifier[0].register_forward_hook(lambda m, i, out: seen.append(out.dtype))
 
@@ -149,7 +149,7 @@ def test_mixed_precision_learns_too_and_keeps_float32_weights(
 def test_a_loss_that_is_no_number_ends_the_training_before_it_is_kept(
     tmp_path: Path, few: Pictures
 ) -> None:
-    training = lessons.training(tmp_path, few, Recipe(rate=1e6, batch=4), classes=3)
+    training = trainings.training(tmp_path, few, Recipe(rate=1e6, batch=4), classes=3)
 
     with pytest.raises(TrainingError, match="lower --rate"):
         training.learn()
@@ -161,7 +161,7 @@ def test_the_seed_decides_what_is_learned(tmp_path: Path, few: Pictures) -> None
     ends = []
     for run, seed in (("a", 1), ("b", 1), ("c", 2)):
         recipe = Recipe(epochs=1, batch=8, seed=seed)
-        training = lessons.training(tmp_path / run, few, recipe, classes=3)
+        training = trainings.training(tmp_path / run, few, recipe, classes=3)
         training.learn()
         ends.append(training.network.state_dict()["features.0.weight"].sum().item())
 
@@ -170,7 +170,7 @@ def test_the_seed_decides_what_is_learned(tmp_path: Path, few: Pictures) -> None
 
 @pytest.mark.parametrize("crops", ["one", "ten"])
 def test_accuracy_is_that_of_the_exporters_reference(few: Pictures, crops: str) -> None:
-    start = lessons.begin(3, few)
+    start = trainings.begin(3, few)
     rows = few.validation
 
     found = measure(
@@ -198,7 +198,7 @@ def test_accuracy_is_that_of_the_exporters_reference(few: Pictures, crops: str) 
 
 
 def test_the_top_five_of_many_classes_may_miss(few: Pictures) -> None:
-    start = lessons.begin(40, few)
+    start = trainings.begin(40, few)
     rows = few.validation
 
     found = measure(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from service.budget import Budget
+from tests.support.servers import PATIENCE
 
 
 def play(scene: Callable[[Budget], Awaitable[None]]) -> None:
@@ -14,7 +15,7 @@ def play(scene: Callable[[Budget], Awaitable[None]]) -> None:
         await scene(budget)
         assert budget.used == 0
 
-    asyncio.run(asyncio.wait_for(whole(), 10))
+    asyncio.run(asyncio.wait_for(whole(), PATIENCE))
 
 
 async def holder(budget: Budget, amount: int, name: str, told: list[str]) -> None:

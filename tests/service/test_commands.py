@@ -1,4 +1,4 @@
-"""The `alexnet` command, as a process of its own."""
+"""The `alexnet` command: in this process by its entry point, and once each as a process."""
 
 import hashlib
 import importlib
@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import ROOT, Live, alexnet, environment, picture, serving
-from terminals import on_terminal, plain, speaking
 
 import service
 from service import app as server
+from service import load
 from service.commands.completion import SHELLS
 from service.commands.settings_flags import GROUPS
 from service.commands.statuses import MEANINGS, Status
@@ -29,6 +28,11 @@ from service.errors import NotReady, ServiceError
 from service.routes.errors import STATUSES
 from service.scoring import job
 from service.settings import SECRETS, Settings
+from tests.support.clocks import Clock
+from tests.support.commands import BUFFERED, Done, alexnet, alexnet_process, plain
+from tests.support.images import picture
+from tests.support.servers import PATIENCE, ROOT, Live, environment, serving, serving_process
+from tests.support.terminals import on_real_terminal, on_terminal, speaking
 
 COMMANDS = ("predict", "serve", "evaluate", "bench", "doctor", "inspect")
 GUIDE = (ROOT / "docs" / "commands.md").read_text("utf-8")
@@ -42,7 +46,14 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def sentence(done: "subprocess.CompletedProcess[bytes]") -> str:
+@pytest.fixture(scope="module")
+def server_of_tiny(tiny_model: Path) -> Iterator[Live]:
+    """One for all that only ask."""
+    with serving(tiny_model) as live:
+        yield live
+
+
+def sentence(done: Done) -> str:
     """Assert that a command failed with one line; return it."""
     text = done.stderr.decode()
     assert done.returncode == 1, text
@@ -53,7 +64,7 @@ def sentence(done: "subprocess.CompletedProcess[bytes]") -> str:
 
 def test_every_setting_is_a_flag() -> None:
     """Flags and environment have one source."""
-    done = alexnet("serve", "--help", columns=1)
+    done = alexnet("serve", "--help")
 
     assert done.returncode == 0
     for name in Settings.model_fields:
@@ -63,7 +74,7 @@ def test_every_setting_is_a_flag() -> None:
 def test_every_setting_has_its_group_and_says_what_to_give() -> None:
     """Units, files, choices: not the flag's name again."""
     grouped = [name for names in GROUPS.values() for name in names]
-    text = alexnet("serve", "--help", columns=200).stdout.decode()
+    text = alexnet("serve", "--help", about={"COLUMNS": "200"}).stdout.decode()
     given = dict(re.findall(r"│ --([\w-]+) +(\S+)", text))
 
     assert sorted(grouped) == sorted(set(Settings.model_fields) - set(SECRETS))
@@ -99,40 +110,71 @@ def test_alexnet_alone_shows_its_help() -> None:
 
 
 def test_the_examples_of_the_help_work(
-    server_of_tiny: Live, tiny_model: Path, tmp_path: Path
+    server_of_tiny: Live, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As they are, in a shell, one after the other; the server's have its port."""
-    lines = [
-        line.strip()
-        for command in ("", *COMMANDS)
-        for line in alexnet(*command.split(), "--help").stdout.decode().splitlines()
-        if re.match(r" {3}(alexnet|ls) ", line)
-    ]
+    """As they are, one after the other; ports are those of the server, or free."""
+    monkeypatch.setattr(load, "time", Clock())
     ran = 0
-    for line in lines:
+    for line in examples():
         if re.search(r"FOLDER|alexnet serve|--install|--device cuda|alexnet\.onnx$", line):
             continue  # needs what is not here; a server does not end by itself
         line = line.replace("http://127.0.0.1:8000", server_of_tiny.url)
+        line = line.replace("--port 8080", "--port 0")
         line = line.replace("scores.csv", str(tmp_path / "scores.csv"))
-        line = line.replace("alexnet", f"{shlex.quote(sys.executable)} -m service")
         line += " --seconds 0.2 --warm-up 0" if "bench http" in line else ""
-        done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", line],
-            cwd=ROOT,
-            env=plain(model=tiny_model, port=0),
-            capture_output=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, f"{line}: {done.stderr.decode()}"
+        for done in piped(line, model=tiny_model, port=0):
+            assert done.returncode == 0, f"{line}: {done.stderr.decode()}"
         ran += 1
     assert ran >= 14
 
 
-@pytest.fixture(scope="module")
-def server_of_tiny(tiny_model: Path) -> Iterator[Live]:
-    """One for all that only ask."""
-    with serving(tiny_model) as live:
-        yield live
+def examples() -> Iterator[str]:
+    """Those of the help of all commands."""
+    for command in ("", *COMMANDS):
+        for line in alexnet(*command.split(), "--help").stdout.decode().splitlines():
+            if re.match(r" {3}(alexnet|ls) ", line):
+                yield line.strip()
+
+
+def piped(line: str, **settings: Any) -> Iterator[Done]:
+    """Run the commands of a line, each with what the one before has printed: ours here, the others
+    in a shell."""
+    before = b""
+    for command in line.split("|"):
+        command, _, file = command.partition("<")
+        given = (ROOT / file.strip()).read_bytes() if file else before
+        program, *arguments = shlex.split(command)
+        if program == "alexnet":
+            done = alexnet(*arguments, stdin=given, **settings)
+        else:
+            shell = ["bash", "-c", command]
+            done = subprocess.run(shell, cwd=ROOT, input=given, capture_output=True)
+        yield done
+        before = done.stdout
+
+
+def test_what_the_commands_print_as_processes_they_print_here(
+    server_of_tiny: Live, tiny_model: Path, photo: Path
+) -> None:
+    """To the last byte, where it does not depend on the clock; so it is tried here in the rest."""
+    labelled = photo.parent / "labelled" / "n02123045"
+    labelled.mkdir(parents=True)
+    photo.rename(labelled / "cat.jpg")
+    for command in (["--version"], ["evaluate", str(labelled.parent), "--json"]):
+        process, done = (run(*command, model=tiny_model) for run in (alexnet_process, alexnet))
+        assert (process.returncode, process.stderr) == (0, done.stderr)
+        assert process.stdout == done.stdout
+
+    asked = ("bench", server_of_tiny.url, "tests/pictures", "--rate", "20")
+    bench = alexnet_process(*asked, "--seconds", "0.5", "--warm-up", "0")
+    assert (bench.returncode, bench.stderr) == (0, b"")
+    assert "pictures/s" in bench.stdout.decode()
+
+
+def test_a_server_is_a_process_that_sigterm_ends_well(tiny_model: Path) -> None:
+    with serving_process(tiny_model) as server:
+        assert server.client.get("/health").status_code == 200
+    assert server.process.returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -206,7 +248,7 @@ def raisable(kind: type[ServiceError]) -> Iterator[type[ServiceError]]:
         ("evaluate tests/pictures", "evaluation_failed"),
         ("inspect gone.onnx", "model_unusable"),
         ("predict --files-from gone --top 1", "file_unreadable"),
-        ("bench http://127.0.0.1:9", "load_impossible"),
+        ("bench http://127.0.0.1:9 tests/pictures", "load_impossible"),
         ("bench", "usage"),
     ],
 )
@@ -232,36 +274,37 @@ def test_errors_are_json_where_json_was_asked_for(command: str, tmp_path: Path) 
         assert done.stdout == b""
 
 
-def test_colours_are_for_terminals(tiny_model: Path) -> None:
-    """Not for pipes, not with NO_COLOR, no escape sequence at all on a dumb one."""
-    colour = re.compile(r"\x1b\[[\d;]*(3|4|9|10)\d")
-    for command in (("--help",), ("inspect",), ("predict", "tests/pictures/cat.jpg"), ("doctor",)):
-        settings: dict[str, Any] = {"model": tiny_model, "port": 0}
-        _, shown = on_terminal(*command, **settings)
-        _, colourless = on_terminal(*command, about={"NO_COLOR": "1"}, **settings)
-        _, dumb = on_terminal(*command, about={"TERM": "dumb"}, **settings)
-        piped = subprocess.run(
-            [sys.executable, "-m", "service", *command],
-            cwd=ROOT,
-            env=plain(**settings),
-            capture_output=True,
-            timeout=60,
-        )
+COLOUR = re.compile(r"\x1b\[[\d;]*(3|4|9|10)\d")
 
-        assert "\x1b" in shown
-        assert not colour.search(colourless)
-        assert "\x1b" not in dumb
-        assert b"\x1b" not in piped.stdout + piped.stderr
+
+@pytest.mark.parametrize(
+    "command", ["--help", "inspect", "predict tests/pictures/cat.jpg", "doctor"]
+)
+def test_colours_are_for_terminals(command: str, tiny_model: Path) -> None:
+    """Not for pipes, not with NO_COLOR, no escape sequence at all on a dumb one."""
+    settings: dict[str, Any] = {"model": tiny_model, "port": 0}
+    _, shown = on_terminal(*command.split(), **settings)
+    _, colourless = on_terminal(*command.split(), about={"NO_COLOR": "1"}, **settings)
+    _, dumb = on_terminal(*command.split(), about={"TERM": "dumb"}, **settings)
+    piped = alexnet(*command.split(), **settings)
+
+    assert "\x1b" in shown
+    assert not COLOUR.search(colourless)
+    assert "\x1b" not in dumb
+    assert b"\x1b" not in piped.stdout + piped.stderr
+
+
+def test_a_terminal_is_sent_what_is_sent_to_one_here(tiny_model: Path) -> None:
+    """So its colours are tried here in the rest."""
+    status, sent = on_real_terminal("inspect", model=tiny_model)
+
+    assert "\x1b" in sent
+    assert (status, sent.replace("\r\n", "\n")) == on_terminal("inspect", model=tiny_model)
 
 
 def test_force_color_takes_a_pipe_for_a_terminal(tiny_model: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "service", "predict", "tests/pictures/cat.jpg"],
-        cwd=ROOT,
-        env=plain({"FORCE_COLOR": "1"}, model=tiny_model),
-        capture_output=True,
-        timeout=60,
-    )
+    cat = "tests/pictures/cat.jpg"
+    done = alexnet("predict", cat, model=tiny_model, about={"FORCE_COLOR": "1"})
 
     assert b"\x1b[" in done.stdout
 
@@ -272,10 +315,10 @@ def test_a_full_disk_is_one_sentence(tiny_model: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "service", "inspect", "--json"],
             cwd=ROOT,
-            env=plain(model=tiny_model),
+            env=plain(BUFFERED, model=tiny_model),
             stdout=full,
             stderr=subprocess.PIPE,
-            timeout=60,
+            timeout=PATIENCE,
         )
 
     assert done.returncode == 1
@@ -311,7 +354,7 @@ def test_a_network_that_has_died_ends_predict_with_70(tiny_model: Path) -> None:
         cwd=ROOT,
         env=environment(model=tiny_model, run_timeout=0.2),
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
     assert done.returncode == 70, done.stderr.decode()
@@ -345,6 +388,25 @@ complete -p alexnet
 """
 
 
+def test_bash_completes_by_the_script_that_is_shown(tmp_path: Path) -> None:
+    """In a real bash."""
+    command = tmp_path / "alexnet"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m service "$@"\n')
+    command.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "--norc", "-c", COMPLETION, "bash", "predict", "--crops", ""],
+        cwd=ROOT,
+        env=plain({"PATH": f"{tmp_path}:{os.environ['PATH']}"}),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+    *words, registered = done.stdout.splitlines()
+    assert words == ["ten", "one", "dense"], done.stderr
+    assert registered == "complete -o default -F _alexnet_completion alexnet"
+
+
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
@@ -353,41 +415,28 @@ complete -p alexnet
         (["predict", "--crops", ""], ["ten", "one", "dense"]),
         (["predict", "--device", "c"], ["cuda", "cpu"]),
         (["serve", "--log-level", ""], ["debug", "info", "warning", "error"]),
-        (["predict", "tests/pic"], [""]),  # bash then offers files
+        (["--show-completion", "z"], ["zsh"]),
+        (["predict", "tests/pic"], []),  # bash then offers files
     ],
 )
-def test_bash_completes_commands_flags_and_values(
-    typed: list[str], offered: list[str], tmp_path: Path
-) -> None:
-    """In a real bash, by the script that --show-completion prints."""
-    command = tmp_path / "alexnet"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m service "$@"\n')
-    command.chmod(0o755)
-    done = subprocess.run(
-        ["bash", "--norc", "-c", COMPLETION, "bash", *typed],
-        cwd=ROOT,
-        env=plain({"PATH": f"{tmp_path}:{os.environ['PATH']}"}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def test_bash_completes_commands_flags_and_values(typed: list[str], offered: list[str]) -> None:
+    """As that script asks for them."""
+    asked = {
+        "_ALEXNET_COMPLETE": "complete_bash",
+        "COMP_WORDS": "\n".join(["alexnet", *typed]),
+        "COMP_CWORD": str(len(typed)),
+    }
+    done = alexnet(about=asked)
 
-    *words, registered = done.stdout.splitlines()
-    assert words == offered, done.stderr
-    assert registered == "complete -o default -F _alexnet_completion alexnet"
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().split() == offered
 
 
 def test_each_shell_has_its_own_script(tmp_path: Path) -> None:
     """The one that is named, whichever runs here; what is printed is what is installed."""
     shown = {}
     for shell in SHELLS:
-        installing = subprocess.run(
-            [sys.executable, "-m", "service", "--install-completion", shell],
-            cwd=ROOT,
-            env=plain({"HOME": str(tmp_path)}),
-            capture_output=True,
-            timeout=60,
-        )
+        installing = alexnet("--install-completion", shell, about={"HOME": str(tmp_path)})
         shown[shell] = alexnet("--show-completion", shell).stdout.decode().strip()
         assert installing.returncode == 0, installing.stderr.decode()
     installed = {path.read_text().strip() for path in tmp_path.rglob("*alexnet*")}
@@ -416,10 +465,10 @@ def test_a_reader_of_the_help_may_leave() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "service", "serve", "--help"],
         cwd=ROOT,
-        env=plain(),
+        env=plain(BUFFERED),
         stdout=writing,
         stderr=subprocess.PIPE,
-        timeout=60,
+        timeout=PATIENCE,
     )
     os.close(writing)
 
@@ -562,21 +611,13 @@ def test_cuda_without_a_gpu_refuses_to_start(tiny_model: Path) -> None:
     assert "cuda" in text.lower()
 
 
-def test_without_a_runtime_the_extra_to_install_is_named(tiny_model: Path) -> None:
+def test_without_a_runtime_the_extra_to_install_is_named(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither onnxruntime nor onnxruntime-gpu is there."""
-    code = (
-        "import sys; sys.modules['onnxruntime'] = None\n"
-        "sys.argv = ['alexnet', 'serve', '--port', '0']\n"
-        "import service.__main__ as command; command.main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=environment(model=tiny_model),
-        capture_output=True,
-        timeout=60,
-    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
 
-    text = sentence(done)
+    text = sentence(alexnet("serve", "--port", "0", model=tiny_model))
+
     assert "cpu" in text
     assert "gpu" in text

@@ -1,44 +1,48 @@
-"""Hostile clients: on real sockets, against a real server with short limits."""
+"""
+Hostile clients, on real sockets.
+
+Against a real server that has much patience, or very little: then only with what is answered alike
+however slow the machine is.  Where it matters what comes before a deadline and what after it,
+against an application behind our protocol alone, whose clock stands still until it is told.
+"""
 
 import asyncio
 import json
+import logging
+import math
 import re
-import select
 import socket
 import ssl
 import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
-import chaos
 import numpy as np
 import pytest
 import uvicorn
-from live import ROOT, Live, certified, environment, picture, serving
 from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
-from service.app import create_app
+from hardening import chaos
 from service.connections import PIPELINE, REFUSED, STEP, Connection, Limits, protocol
-from service.engine import Engine
+from service.connections.flow import DRAIN
 from service.routes.doors import SECURITY_HEADERS
-from service.settings import load_settings
+from tests.support.images import picture
+from tests.support.servers import PATIENCE, ROOT, InThread, Live, certified, serving, until
 
-SOON = 5.0  # seconds in which a limit of a second, or less, must have shown
-SHORT: dict[str, Any] = {
-    "header_timeout": 0.5,
-    "body_timeout": 1,
-    "keep_alive": 0.5,
-    "max_headers": 4096,
-}
+AT_ONCE = 0.05  # seconds: a limit that is to show
+NEVER = 10 * PATIENCE  # seconds: one that is not
+PATIENT: dict[str, Any] = dict.fromkeys(
+    ("header_timeout", "body_timeout", "keep_alive", "timeout"), NEVER
+)
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -62,7 +66,7 @@ class Client:
     """A connection that says what it is told to."""
 
     def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), SOON)
+        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
         if context is not None:
             self.socket = context.wrap_socket(self.socket)
         self._file = self.socket.makefile("rb")
@@ -128,22 +132,42 @@ def port_of(live: Live) -> int:
     return int(live.url.rpartition(":")[2])
 
 
-def until(true: Callable[[], bool], seconds: float = SOON) -> bool:
-    """Whether it becomes true in time."""
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
+@contextmanager
+def patient(model: Path, **settings: Any) -> Iterator[InThread]:
+    """A server that waits as long as a test takes, but for these settings."""
+    with (
+        serving(model, **(PATIENT | settings)) as server,
+        limited(server, linger=NEVER, write_timeout=NEVER),
+    ):
+        yield server
+
+
+@contextmanager
+def limited(server: InThread, **limits: Any) -> Iterator[None]:
+    """Give a server's connections other limits for what begins in the block."""
+    kind: Any = server.server.config.http_protocol_class
+    kind = getattr(kind, "_kind", kind)  # behind TLS
+    before: Limits = kind.limits
+    kind.limits = replace(before, **limits)
+    try:
+        yield
+    finally:
+        kind.limits = before
 
 
 @pytest.fixture(scope="module")
-def live(tiny_model: Path) -> Iterator[Live]:
+def live(tiny_model: Path) -> Iterator[InThread]:
     """One server for all that must not harm it; afterwards its log has no fault of ours."""
-    with serving(tiny_model, max_body=200_000, max_connections=1000, **SHORT) as server:
+    limits: dict[str, Any] = {"max_body": 200_000, "max_connections": 1000, "max_headers": 4096}
+    with patient(tiny_model, **limits) as server, faultless(server):
         yield server
-        log = "".join(server.log)
+
+
+@contextmanager
+def faultless(server: Live) -> Iterator[None]:
+    """What is logged in the block is no fault of ours."""
+    yield
+    log = "".join(server.log)
     assert "Traceback" not in log, log
     assert not re.search(r" (ERROR|WARNING) ", log), log
 
@@ -156,15 +180,129 @@ def client(live: Live) -> Iterator[Client]:
 
 
 @dataclass
+class Timer:
+    """What a connection asked to be called for."""
+
+    when: float
+    call: Callable[[], None]
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+@dataclass
+class Clock:
+    """What connections take for the event loop, whose time passes when it is told to."""
+
+    now: float = 0.0
+    timers: list[Timer] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio.get_running_loop(), name)
+
+    def call_later(self, seconds: float, then: Callable[..., None], *given: object) -> Timer:
+        timer = Timer(self.now + seconds, partial(then, *given))
+        self.timers.append(timer)
+        return timer
+
+    async def pass_by(self, seconds: float) -> None:
+        """Call for what becomes due, in its order."""
+        end = self.now + seconds
+        while due := [timer for timer in self.timers if not timer.cancelled and timer.when <= end]:
+            next_one = min(due, key=lambda timer: timer.when)
+            self.timers.remove(next_one)
+            self.now = next_one.when
+            next_one.call()
+        self.now = end
+
+
+class Heard:
+    """How many connections a server has accepted, and how many bytes it has read from each."""
+
+    def __init__(self, config: uvicorn.Config, clock: Clock | None = None) -> None:
+        self.accepted = 0
+        self._read: dict[int, int] = {}  # by the client's port
+        self._kind = cast(type[Connection], config.http_protocol_class)
+        self._clock = clock
+        config.http_protocol_class = cast(type[asyncio.Protocol], self._accept)
+
+    def _accept(self, **given: Any) -> Connection:
+        connection = self._kind(**(given | {"_loop": self._clock}))
+        made, received, total = connection.connection_made, connection.data_received, 0
+
+        def accepted(transport: asyncio.BaseTransport) -> None:
+            made(transport)
+            self.accepted += 1
+
+        def read(data: bytes) -> None:
+            nonlocal total
+            received(data)
+            total += len(data)
+            assert connection.client
+            self._read[connection.client[1]] = total
+
+        connection.connection_made = accepted  # type: ignore[method-assign]
+        connection.data_received = read  # type: ignore[method-assign]
+        return connection
+
+    def until_read(self, client: Client, size: int) -> None:
+        """Wait until so many bytes of this client have been dealt with."""
+        port = client.socket.getsockname()[1]
+        until(lambda: self._read.get(port, 0) == size)
+
+
+@pytest.fixture(scope="module")
+def heard(live: InThread) -> Heard:
+    """What the server for all has read."""
+    return Heard(live.server.config)
+
+
+@dataclass
 class Carried:
     """An application behind our protocol, in this process, where one can look inside."""
 
     server: uvicorn.Server
     port: int
+    heard: Heard
+    clock: Clock | None
 
     @property
     def connections(self) -> list[Connection]:
         return list(cast(set[Connection], self.server.server_state.connections))
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that are written and that the system has not taken."""
+        return sum(each.transport.get_write_buffer_size() for each in self.connections)
+
+    def pass_by(self, seconds: float) -> None:
+        """Let so much time pass."""
+        assert self.clock is not None
+        passing, loop = self.clock.pass_by(seconds), self.server.servers[0].get_loop()
+        asyncio.run_coroutine_threadsafe(passing, loop).result(PATIENCE)
+
+    def until_cut_off(self, every: float) -> None:
+        """Let so much time pass again and again, until nobody is connected."""
+
+        def cut_off() -> bool:
+            self.pass_by(every)
+            return not self.connections
+
+        until(cut_off)
+
+
+class Caller(Client):
+    """A client whose words have been read once they are sent."""
+
+    def __init__(self, carried: Carried) -> None:
+        super().__init__(carried.port)
+        self._heard, self._sent = carried.heard, 0
+
+    def send(self, data: bytes) -> None:
+        super().send(data)
+        self._sent += len(data)
+        self._heard.until_read(self, self._sent)
 
 
 Application = Callable[[Scope, Receive, Send], Any]
@@ -172,14 +310,12 @@ Application = Callable[[Scope, Receive, Send], Any]
 
 @contextmanager
 def carrying(
-    app: Application,
-    *,
-    lifespan: Literal["on", "off"] = "off",
-    admin: bool = False,
-    **limits: Any,
+    app: Application, *, clock: Clock | None = None, admin: bool = False, **limits: Any
 ) -> Iterator[Carried]:
     """Carry an application, with these limits, on what is the main port or the admin port."""
-    given = {"header_timeout": 2, "keep_alive": 2, "max_headers": 4096, "max_connections": 100}
+    waits = ("header_timeout", "keep_alive", "linger", "write_timeout")
+    patience = dict.fromkeys(waits, NEVER if clock is None else math.inf)
+    given = {**patience, "max_headers": 4096, "max_connections": 100}
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         kind = protocol(
@@ -190,19 +326,22 @@ def carrying(
         config = uvicorn.Config(
             app,
             http=kind,
-            lifespan=lifespan,
+            lifespan="off",
             log_config=None,
             ws="none",
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=int(PATIENCE),
         )
+        config.load()
+        heard = Heard(config, clock)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield Carried(server, port)
+            until(lambda: server.started)
+            yield Carried(server, port, heard, clock)
         finally:
             server.should_exit = True
-            thread.join(10)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
 
 
@@ -248,13 +387,27 @@ def post(path: str, body: bytes, *lines: str) -> bytes:
     return "\r\n".join([*first, "Content-Type: image/jpeg", *lines, "", ""]).encode() + body
 
 
+@pytest.fixture(scope="module")
+def strict(tiny_model: Path) -> Iterator[InThread]:
+    """A server for attacks that its deadlines end, long enough for decent clients beside them."""
+    limits: dict[str, Any] = {"header_timeout": 2, "body_timeout": 2, "max_connections": 1000}
+    with patient(tiny_model, **limits) as server, faultless(server):
+        yield server
+
+
+SLOW = ("slow_headers", "slow_bodies", "idle_connections")
+
+
 @pytest.mark.parametrize("name", chaos.ATTACKS)
 def test_the_server_stands_the_attack(
-    live: Live, name: str, monkeypatch: pytest.MonkeyPatch
+    live: InThread, name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What scripts/chaos does, smaller; the docstring of each attack says what must happen."""
-    monkeypatch.setattr(chaos, "STALLED", 0.5)
-    target = chaos.aimed(live.url, picture=picture(), patience=8.0, idle=300, leave=50)
+    monkeypatch.setattr(chaos, "STALLED", 0.5 if name == "never_reading" else PATIENCE)
+    monkeypatch.setattr(chaos, "LIVE", PATIENCE)
+    monkeypatch.setattr(chaos, "emptied", partial(chaos.emptied, seconds=PATIENCE))
+    server: InThread = request.getfixturevalue("strict") if name in SLOW else live
+    target = chaos.aimed(server.url, picture=picture(), patience=PATIENCE, idle=300, leave=50)
 
     fine, seen, _ = asyncio.run(chaos.run(name, target))
 
@@ -271,64 +424,115 @@ def test_bytes_that_are_not_http_are_400_in_the_one_shape(client: Client) -> Non
     assert b"send HTTP/1.1" in answer.body
 
 
-def test_a_silent_connection_is_closed_without_a_word(client: Client) -> None:
+def test_a_silent_connection_is_closed_without_a_word(tiny_model: Path) -> None:
     """Browsers open connections ahead of need; a 408 would pass for the next request's answer."""
-    assert client.closed()
+    with (
+        patient(tiny_model, header_timeout=AT_ONCE) as server,
+        Client(port_of(server)) as client,
+    ):
+        assert client.closed()
 
 
-def test_headers_that_take_too_long_are_408(client: Client) -> None:
+@pytest.fixture
+def deadlines() -> Iterator[Carried]:
+    """10 s for headers, 4 s of rest."""
+    with carrying(polite, clock=Clock(), header_timeout=10, keep_alive=4) as carried:
+        yield carried
+
+
+@pytest.fixture
+def caller(deadlines: Carried) -> Iterator[Caller]:
+    """Who talks to it."""
+    with Caller(deadlines) as opened:
+        yield opened
+
+
+def test_headers_that_take_too_long_are_408(deadlines: Carried) -> None:
     """From the accept, to the end of the headers."""
-    refused(client, b"GET /livez HTTP/1.1\r\nHost: ", 408, "headers_too_slow")
+    with Caller(deadlines) as quick, Caller(deadlines) as slow:
+        until(lambda: deadlines.heard.accepted == 2)
+        deadlines.pass_by(5)
+        for each in (quick, slow):
+            each.send(LIVEZ[:-2])
+        deadlines.pass_by(4)
+        assert quick.asked(LIVEZ[-2:]).status == 200
+
+        deadlines.pass_by(1)
+
+        refused(slow, b"", 408, "headers_too_slow")
 
 
-def test_the_second_requests_headers_have_a_deadline_too(client: Client) -> None:
+def test_the_second_requests_headers_have_a_deadline_too(
+    deadlines: Carried, caller: Caller
+) -> None:
     """uvicorn forgets its keep-alive timer at the first byte, and then waits for ever."""
-    assert client.asked(LIVEZ).status == 200
+    assert caller.asked(LIVEZ).status == 200
+    caller.send(LIVEZ[:-2])
 
-    refused(client, LIVEZ[:-2], 408, "headers_too_slow")
+    deadlines.pass_by(10)
+
+    refused(caller, b"", 408, "headers_too_slow")
 
 
 def test_headers_that_begin_with_the_last_bytes_of_a_body_have_a_deadline_too(
-    client: Client,
+    deadlines: Carried, caller: Caller
 ) -> None:
     """In one segment, after an early answer."""
     data = post("/nothing", bytes(100_000))
-    assert client.asked(data[:-10]).status == 404
+    assert caller.asked(data[:-10]).status == 200
+    caller.send(data[-10:] + LIVEZ[:-2])
 
-    refused(client, data[-10:] + LIVEZ[:-2], 408, "headers_too_slow")
+    deadlines.pass_by(10)
+
+    refused(caller, b"", 408, "headers_too_slow")
 
 
-def test_a_header_that_drips_is_408_all_the_same(client: Client) -> None:
+def test_a_header_that_drips_is_408_all_the_same(deadlines: Carried, caller: Caller) -> None:
     """Each byte does not give a new term."""
-    client.send(LIVEZ[:-2] + b"X: ")
-    end = time.monotonic() + SOON
+    caller.send(LIVEZ[:-2] + b"X: ")
 
-    while not select.select([client.socket], [], [], 0.1)[0]:
-        assert time.monotonic() < end
-        client.send(b"a")
-    answer = client.answer()
+    for _ in range(10):
+        caller.send(b"a")
+        deadlines.pass_by(1)
 
-    assert answer is not None
-    assert (answer.status, answer.code) == (408, "headers_too_slow")
+    refused(caller, b"", 408, "headers_too_slow")
 
 
-def test_empty_lines_do_not_keep_a_connection(client: Client) -> None:
+def test_empty_lines_do_not_keep_a_connection(deadlines: Carried, caller: Caller) -> None:
     """They may stand before a request (RFC 9112, section 2.2), but are none."""
-    assert client.asked(LIVEZ).status == 200
-    end = time.monotonic() + SOON
+    assert caller.asked(LIVEZ).status == 200
 
-    while not select.select([client.socket], [], [], 0.1)[0]:
-        assert time.monotonic() < end
-        client.send(b"\r\n")
+    for _ in range(4):
+        caller.send(b"\r\n")
+        deadlines.pass_by(1)
 
-    assert client.closed()
+    assert caller.closed()
 
 
-def test_a_connection_at_rest_is_closed_after_keep_alive(client: Client) -> None:
+@pytest.fixture(scope="module")
+def hurried(tiny_model: Path) -> Iterator[InThread]:
+    """A server that closes what rests, and does not wait for a body."""
+    limits = {"keep_alive": AT_ONCE, "body_timeout": AT_ONCE}
+    with patient(tiny_model, **limits) as server, faultless(server):
+        yield server
+
+
+def test_a_connection_at_rest_is_closed_after_keep_alive(hurried: InThread) -> None:
     """Without a word: nothing was asked."""
-    assert client.asked(LIVEZ).status == 200
+    with Client(port_of(hurried)) as client:
+        assert client.asked(LIVEZ).status == 200
 
-    assert client.closed()
+        assert client.closed()
+
+
+def test_a_connection_rests_as_long_as_keep_alive_says(deadlines: Carried, caller: Caller) -> None:
+    """From answer to answer; the time is not what was left of the one before."""
+    for _ in range(3):
+        assert caller.asked(LIVEZ).status == 200
+        deadlines.pass_by(3)
+    deadlines.pass_by(1)
+
+    assert caller.closed()
 
 
 @pytest.mark.parametrize("lines", [1, 100])
@@ -364,14 +568,14 @@ def test_what_has_no_end_is_refused_and_costs_no_memory(
     live: Live, start: bytes, more: bytes
 ) -> None:
     """50 MB of it: 431, and the server is as small as before."""
-    before = memory(live)
+    before = memory()
 
     with Client(port_of(live)) as client:
         client.send(start)
         with suppress(OSError):  # once it has had enough
             for _ in range(50 * 2**20 // len(more)):
                 client.send(more)
-        grown = memory(live) - before
+        grown = memory() - before
         answer = client.answer()
 
     assert answer is not None
@@ -379,9 +583,9 @@ def test_what_has_no_end_is_refused_and_costs_no_memory(
     assert grown < 8 * 2**20
 
 
-def memory(live: Live) -> int:
-    """Resident bytes of the server."""
-    status = Path(f"/proc/{live.process.pid}/status")
+def memory() -> int:
+    """Resident bytes of this process, which is the server's."""
+    status = Path("/proc/self/status")
     if not status.exists():
         pytest.skip("reads /proc")
     found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text())
@@ -488,13 +692,13 @@ def test_connect_is_400(client: Client) -> None:
 
 @pytest.mark.parametrize("other", ["h2c", "websocket"])
 def test_the_wish_for_another_protocol_is_ignored_and_the_body_read(
-    client: Client, other: str
+    client: Client, heard: Heard, other: str
 ) -> None:
     """As `curl --http2` asks; uvicorn alone drops the body, or takes it for the next request."""
     wish = ["Connection: Upgrade", f"Upgrade: {other}"]
     data = post("/v1/predict", picture(), *wish)
     client.send(data[:-100])
-    time.sleep(0.05)
+    heard.until_read(client, len(data) - 100)
 
     assert client.asked(data[-100:] + get("/livez", *wish)).status == 200
     answer = client.answer()
@@ -546,9 +750,10 @@ def test_a_client_is_told_to_continue_only_if_its_body_is_wanted(
 # Bodies
 
 
-def test_a_body_that_takes_too_long_is_408(client: Client) -> None:
+def test_a_body_that_takes_too_long_is_408(hurried: InThread) -> None:
     """ALEXNET_BODY_TIMEOUT."""
-    answer = client.asked(post("/v1/predict", picture())[:-10])
+    with Client(port_of(hurried)) as client:
+        answer = client.asked(post("/v1/predict", picture())[:-10])
 
     assert (answer.status, answer.code) == (408, "body_too_slow")
 
@@ -582,18 +787,27 @@ def test_who_is_answered_early_may_finish_sending(live: Live, close: bool) -> No
             assert client.asked(LIVEZ).status == 200
 
 
-@pytest.mark.parametrize("limit", [{"linger": 0.3}, {"linger_bytes": 10_000}])
-def test_who_is_answered_early_and_does_not_finish_is_cut_off(limit: dict[str, Any]) -> None:
-    """After a time, or so many bytes."""
-    with carrying(polite, **limit) as carried, Client(carried.port) as client:
-        client.send(b"POST / HTTP/1.1\r\nContent-Length: 100000000\r\n\r\n")
-        assert client.answer() is not None
+def test_who_is_answered_early_and_does_not_finish_is_cut_off() -> None:
+    """After a time."""
+    with carrying(polite, clock=Clock(), linger=5) as carried, Client(carried.port) as client:
+        assert client.asked(b"POST / HTTP/1.1\r\nContent-Length: 100000000\r\n\r\n").status == 200
+        carried.pass_by(4)
         assert carried.connections
-        if "linger_bytes" in limit:
-            with suppress(OSError):
-                client.send(bytes(1_000_000))
 
-        assert until(lambda: not carried.connections, 2)
+        carried.pass_by(1)
+
+        until(lambda: not carried.connections)
+
+
+def test_who_is_answered_early_and_sends_too_much_is_cut_off() -> None:
+    """Before that time."""
+    with carrying(polite, linger_bytes=10_000) as carried, Client(carried.port) as client:
+        assert client.asked(b"POST / HTTP/1.1\r\nContent-Length: 100000000\r\n\r\n").status == 200
+        assert carried.connections
+        with suppress(OSError):
+            client.send(bytes(1_000_000))
+
+        until(lambda: not carried.connections)
 
 
 def test_what_nobody_asked_for_of_a_body_is_not_kept_once_it_is_answered() -> None:
@@ -602,24 +816,25 @@ def test_what_nobody_asked_for_of_a_body_is_not_kept_once_it_is_answered() -> No
         assert client.asked(post("/", bytes(50_000))).status == 200
 
         [connection] = carried.connections
-        assert not connection.pipeline.newest.body
+        until(lambda: not connection.pipeline.newest.body)
 
 
 # Clients that do not read
 
 
+async def large(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that answers with 20 MB."""
+    await say(send, bytes(20_000_000))
+
+
 def test_who_does_not_read_is_cut_off() -> None:
     """While the connection is to be kept."""
-
-    async def large(scope: Scope, receive: Receive, send: Send) -> None:
-        await say(send, bytes(20_000_000))
-
-    limits: dict[str, Any] = {"write_timeout": 0.3, "keep_alive": 60}
+    limits: dict[str, Any] = {"clock": Clock(), "write_timeout": 30}
     with carrying(large, **limits) as carried, Client(carried.port) as client:
         client.send(LIVEZ)
+        until(lambda: carried.unsent > 0)
 
-        assert until(lambda: len(carried.connections) == 1)
-        assert until(lambda: not carried.connections)
+        carried.until_cut_off(every=30)
 
 
 def test_who_does_not_read_the_last_of_it_is_cut_off() -> None:
@@ -628,33 +843,32 @@ def test_who_does_not_read_the_last_of_it_is_cut_off() -> None:
     async def just_too_much(scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"connection", b"close")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        [connection] = carried.connections
-        while not connection.transport.get_write_buffer_size():
+        while not carried.unsent:
             await send({"type": "http.response.body", "body": bytes(4096), "more_body": True})
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": b""})
 
-    with carrying(just_too_much, write_timeout=0.3) as carried, Client(carried.port) as client:
+    limits: dict[str, Any] = {"clock": Clock(), "write_timeout": 30}
+    with carrying(just_too_much, **limits) as carried, Client(carried.port) as client:
         client.send(LIVEZ)
+        until(lambda: carried.unsent > 0)
 
-        assert until(lambda: len(carried.connections) == 1)
-        assert until(lambda: not carried.connections)
+        carried.until_cut_off(every=30)
 
 
 def test_who_reads_slowly_is_not() -> None:
-    """As long as it goes on."""
-
-    async def large(scope: Scope, receive: Receive, send: Send) -> None:
-        await say(send, bytes(20_000_000))
-
-    with carrying(large, write_timeout=0.3) as carried, Client(carried.port) as client:
+    """As long as it goes on: enough in each of the times."""
+    limits: dict[str, Any] = {"clock": Clock(), "write_timeout": 30}
+    with carrying(large, **limits) as carried, Client(carried.port) as client:
         client.send(LIVEZ)
+        until(lambda: carried.unsent > 0)
         read = 0
-        while data := client.socket.recv(500_000):
+        while left := carried.unsent:
+            while carried.unsent > max(0, left - DRAIN):
+                read += len(client.socket.recv(100_000))
+            carried.pass_by(30)
+        while read < 20_000_000 and (data := client.socket.recv(500_000)):
             read += len(data)
-            if read >= 20_000_000:
-                break
-            time.sleep(0.03)
 
     assert read >= 20_000_000
 
@@ -679,12 +893,14 @@ def test_few_pipelined_requests_are_held() -> None:
         client.socket.setblocking(False)
         with suppress(BlockingIOError):
             client.socket.send(b"GET / HTTP/1.1\r\n\r\n" * 14_000)
-        assert until(lambda: bool(slow.started))
-        time.sleep(0.2)
+        until(lambda: any(each.flow.held for each in carried.connections))
+        with Client(carried.port) as other:  # once more round the loop
+            other.send(get("/other"))
+            until(lambda: "/other" in slow.started)
         held = max(len(each.pipeline) for each in carried.connections)
         client.socket.setblocking(True)
         slow.free.set()
-        client.socket.settimeout(SOON)
+        client.socket.settimeout(PATIENCE)
         answers = sum(client.answer() is not None for _ in range(1000))
 
     assert PIPELINE <= held < PIPELINE + STEP // 18 + 1
@@ -695,9 +911,10 @@ def test_what_is_no_request_is_refused_after_the_requests_before_it() -> None:
     """Each answer belongs to the request in the same place."""
     slow = Slow()
     with carrying(slow) as carried, Client(carried.port) as client:
-        client.send(get("/1") + get("/2") + b"nonsense\r\n\r\n")
-        assert until(lambda: bool(slow.started))
-        time.sleep(0.1)
+        data = get("/1") + get("/2") + b"nonsense\r\n\r\n"
+        client.send(data)
+        carried.heard.until_read(client, len(data))
+        until(lambda: bool(slow.started))
         slow.free.set()
         answers = [client.answer() for _ in range(3)]
         assert client.closed()
@@ -715,8 +932,8 @@ def test_the_application_learns_at_once_who_left(version: str) -> None:
     with carrying(slow) as carried:
         with Client(carried.port) as client:
             client.send(get("/mine", version=version))
-            assert until(lambda: bool(slow.started))
-        assert until(lambda: slow.left == ["/mine"])
+            until(lambda: bool(slow.started))
+        until(lambda: slow.left == ["/mine"])
         slow.free.set()
 
 
@@ -726,14 +943,15 @@ def test_who_pipelined_and_left_is_not_worked_for() -> None:
     with carrying(slow) as carried:
         with Client(carried.port) as client:
             client.send(get("/1") + get("/2"))
-            assert until(lambda: bool(slow.started))
-            time.sleep(0.1)
+            carried.heard.until_read(client, len(get("/1") + get("/2")))
+            until(lambda: bool(slow.started))
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        assert until(lambda: slow.left == ["/1"])
+        until(lambda: slow.left == ["/1"] and not carried.connections)
         slow.free.set()
-        time.sleep(0.1)
+        with Client(carried.port) as client:
+            assert client.asked(get("/3")).status == 200
 
-    assert slow.started == ["/1"]
+    assert slow.started == ["/1", "/3"]
 
 
 def test_who_only_stopped_sending_is_answered() -> None:
@@ -742,8 +960,9 @@ def test_who_only_stopped_sending_is_answered() -> None:
     with carrying(slow) as carried, Client(carried.port) as client:
         client.send(get("/mine"))
         client.socket.shutdown(socket.SHUT_WR)
-        assert until(lambda: bool(slow.started))
-        time.sleep(0.5)
+        for _ in range(3):
+            assert client._file.readline().startswith(b"HTTP/1.1 100 ")
+            assert client._file.readline() == b"\r\n"
         slow.free.set()
         interim: list[int] = []
         answer = client.answer(interim)
@@ -751,43 +970,45 @@ def test_who_only_stopped_sending_is_answered() -> None:
 
     assert answer is not None
     assert answer.body == b"/mine"
-    assert set(interim) == {100}
+    assert set(interim) <= {100}
 
 
 def test_who_leaves_while_waiting_frees_the_place_and_is_not_worked_for(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten pictures wait for company, 1 s; nobody stays, so nothing is computed."""
-    settings = load_settings(model=tiny_model, device="cpu", max_delay="1")
-    engine = Engine.load(settings.model, device="cpu", threads=1, max_batch=16)
-    app = create_app(settings, engine)
-    sizes: list[int] = []
-    run = engine.run
+    """Ten pictures wait for the engine; nobody stays, so they are not computed."""
+    with patient(tiny_model) as server:
+        engine, port = server.app.state.running.engine, port_of(server)
+        run, sizes = engine.run, []
 
-    def counted(images: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
-        sizes.append(len(images))
-        return run(images, crops)
+        def counted(images: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
+            sizes.append(len(images))
+            return cast(NDArray[np.float32], run(images, crops))
 
-    monkeypatch.setattr(engine, "run", counted)
-    with carrying(app, lifespan="on") as carried:
-        clients = [Client(carried.port) for _ in range(10)]
-        for each in clients:
-            each.send(post("/v1/predict", picture()))
-        assert until(lambda: pending(carried) == 10)
-        for each in clients:
-            each.leave()
+        monkeypatch.setattr(engine, "run", counted)
+        with server.gate.closed() as gate, Client(port) as first:
+            first.send(post("/v1/predict", picture()))
+            gate.until_held()
+            clients = [Client(port) for _ in range(10)]
+            for each in clients:
+                each.send(post("/v1/predict", picture()))
+            until(lambda: pending(server) == 11)
+            for each in clients:
+                each.leave()
 
-        assert until(lambda: pending(carried) == 0, 0.7)
-        time.sleep(1.2)
-        assert sizes == []
-        with Client(carried.port) as client:
+            until(lambda: pending(server) == 1)
+            gate.open()
+            answer = first.answer()
+        assert answer is not None
+        assert answer.status == 200
+        with Client(port) as client:
             assert client.asked(post("/v1/predict", picture())).status == 200
-        assert sizes == [1]
+
+    assert sizes == [1, 1]
 
 
-def pending(carried: Carried) -> int:
-    with Client(carried.port) as client:
-        return int(json.loads(client.asked(get("/health")).body)["queue"]["pending"])
+def pending(server: Live) -> int:
+    return int(server.client.get("/health").json()["queue"]["pending"])
 
 
 # Many connections
@@ -798,7 +1019,7 @@ def test_for_one_connection_too_many_the_longest_idle_one_goes() -> None:
     with carrying(polite, max_connections=3) as carried:
         old, busy, new = (Client(carried.port) for _ in range(3))
         try:
-            assert until(lambda: len(carried.connections) == 3)
+            until(lambda: len(carried.connections) == 3)
             busy.asked(get("/busy"))
             with Client(carried.port) as one_more:
                 assert one_more.asked(get("/probe")).status == 200
@@ -821,13 +1042,13 @@ def test_if_no_connection_is_idle_the_newcomer_is_503(most: str) -> None:
         try:
             for each in busy:
                 each.send(get("/busy"))
-            assert until(lambda: len(slow.started) == 3)
+            until(lambda: len(slow.started) == 3)
             with Client(carried.port) as newcomer:
                 answer = refused(newcomer, get("/new"), 503, "overloaded")
                 assert answer.headers["retry-after"] == "1"
             late = [Client(carried.port) for _ in range(REFUSED + 50)]
-            time.sleep(0.2)
-            assert len(carried.connections) <= 3 + REFUSED
+            until(lambda: carried.heard.accepted == 4 + len(late))
+            until(lambda: len(carried.connections) <= 3 + REFUSED)
             slow.free.set()
             assert [each.answer() is not None for each in busy] == [True] * 3
         finally:
@@ -837,12 +1058,17 @@ def test_if_no_connection_is_idle_the_newcomer_is_503(most: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def crowded(tiny_model: Path) -> Iterator[tuple[int, int]]:
-    """The main port and the admin port of a server for three connections."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        admin_port = free.getsockname()[1]
-    with serving(tiny_model, max_connections=3, admin_port=admin_port) as live:
-        yield port_of(live), admin_port
+def small(tiny_model: Path) -> Iterator[InThread]:
+    """A server for three connections, and an admin port."""
+    with patient(tiny_model, max_connections=3, admin_port=0) as server:
+        yield server
+
+
+@pytest.fixture
+def crowded(small: InThread) -> Iterator[tuple[int, int]]:
+    """Its main port and its admin port, to be left as they were."""
+    yield port_of(small), small.app.state.running.admin_port
+    until(lambda: not small.server.server_state.connections)
 
 
 def test_probes_on_the_admin_port_get_through_while_the_main_port_is_full(
@@ -907,9 +1133,12 @@ def test_the_limit_of_open_files_is_raised_or_heeded() -> None:
 
 
 def test_an_application_that_raises_is_500_in_the_one_shape(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """uvicorn's own words would be plain text."""
+    logger = logging.getLogger("uvicorn.error")  # apart from the servers that must have no fault
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    monkeypatch.setattr(logger, "propagate", False)
 
     async def broken(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("on purpose")
@@ -932,50 +1161,46 @@ def test_tls_connections_have_the_same_limits(
     tiny_model: Path, certificate: tuple[Path, Path]
 ) -> None:
     """A picture, slow headers, large ones, an early answer, a departure."""
-    context = ssl.create_default_context(cafile=str(certificate[0]))
-    context.check_hostname = False
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    settings = SHORT | {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "serve", "--port", str(port), "--model", str(tiny_model)],
-        cwd=ROOT,
-        env=environment(**settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        assert process.stdout
-        assert any("answers at" in line for line in process.stdout)
+    with encrypted(tiny_model, certificate) as (server, context):
+        port = port_of(server)
         with Client(port, context) as client:
             assert client.asked(post("/v1/predict", picture())).status == 200
             assert client.asked(post("/nothing", bytes(300_000))).status == 404
-            answer = client.asked(LIVEZ[:-2])
+            with limited(server, header_timeout=AT_ONCE):
+                answer = client.asked(LIVEZ[:-2])
             assert (answer.status, answer.code) == (408, "headers_too_slow")
         with Client(port, context) as client:
             client.send(post("/v1/predict", picture())[:-10])
-        with Client(port) as silent:  # no TLS greeting
+        with limited(server, header_timeout=AT_ONCE), Client(port) as silent:  # no TLS greeting
             assert silent.closed()
         with Client(port, context) as client:
             answer = client.asked(get("/livez", "X-A: " + "a" * 5000))
             assert (answer.status, answer.code) == (431, "headers_too_large")
         with Client(port, context) as client:
             assert client.asked(LIVEZ).status == 200
-    finally:
-        process.terminate()
-        log = process.communicate(timeout=20)[0]
+        server.terminate()
+        assert server.wait() == 0
+    log = "".join(server.log)
     assert "Traceback" not in log, log
-    assert process.returncode == 0
+
+
+@contextmanager
+def encrypted(
+    model: Path, certificate: tuple[Path, Path]
+) -> Iterator[tuple[InThread, ssl.SSLContext]]:
+    """A server that speaks TLS, and what its clients need."""
+    context = ssl.create_default_context(cafile=str(certificate[0]))
+    context.check_hostname = False
+    files = {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
+    with patient(model, max_headers=4096, **files) as server:
+        yield server, context
 
 
 def test_who_leaves_right_after_the_tls_handshake_leaves_no_trace(
     tiny_model: Path, certificate: tuple[Path, Path]
 ) -> None:
     """With a goodbye, as most do; the handshake's end and the departure come at once."""
-    context = ssl.create_default_context(cafile=str(certificate[0]))
-    context.check_hostname = False
-    with serving(tiny_model, ssl_certfile=certificate[0], ssl_keyfile=certificate[1]) as server:
+    with encrypted(tiny_model, certificate) as (server, context):
         began = len(server.log)
         for _ in range(50):
             with Client(port_of(server), context) as client:

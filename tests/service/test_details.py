@@ -13,36 +13,38 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from live import Live, picture, serving
 from numpy.typing import NDArray
 from PIL import Image
-from test_engine import altered, fixed
 
 from service.classifier import Answer, Classifier, Limits
 from service.engine import Engine
 from service.errors import ServiceError
+from tests.support.engines import fixed
+from tests.support.images import PICTURES, picture
+from tests.support.models import altered
+from tests.support.servers import PATIENCE, Live, serving
 
 T = TypeVar("T")
 Square = NDArray[np.uint8]
 
 PREDICT = "/v1/predict"
-CAT = (Path(__file__).parents[1] / "pictures" / "cat.jpg").read_bytes()
+CAT = (PICTURES / "cat.jpg").read_bytes()
 CATS = {281, 282, 283, 285, 287}  # tabby, tiger, Persian, Egyptian, lynx
 RUNS = 65  # of a picture with a heatmap: itself, and with each of 64 windows hidden
-PATIENCE = 10  # seconds; only a failing test waits so long
 
 
 @pytest.fixture(scope="module")
 def tiny(tiny_model: Path) -> Iterator[Live]:
     """Answers in milliseconds."""
-    with serving(tiny_model) as server:
+    with serving(tiny_model, timeout=PATIENCE) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def bundled(bundled_model: Path) -> Iterator[Live]:
-    """Knows what a cat is."""
-    with serving(bundled_model) as server:
+    """Knows what a cat is; its heatmaps take seconds."""
+    with serving(bundled_model, timeout=10 * PATIENCE) as server:
+        server.client.timeout = 10 * PATIENCE
         yield server
 
 
@@ -206,13 +208,17 @@ def test_each_good_file_of_a_form_has_its_details(tiny: Live) -> None:
     assert (set(second), second["code"]) == ({"filename", "error", "code"}, "image_unreadable")
 
 
-@pytest.mark.parametrize(("top", "left"), [(0, 0), (0, 128), (128, 128)])
-def test_the_evidence_lies_where_the_object_is(bundled: Live, top: int, left: int) -> None:
+@pytest.mark.parametrize(
+    ("top", "left", "crops"), [(0, 0, "one"), (0, 128, "one"), (128, 128, "ten")]
+)
+def test_the_evidence_lies_where_the_object_is(
+    bundled: Live, top: int, left: int, crops: str
+) -> None:
     """A cat in the corner of a plain square."""
     square = np.full((256, 256, 3), 150, np.uint8)
     square[top : top + 128, left : left + 128] = cat(128)
 
-    found = ask(bundled, png(square), details="heatmap", top=1)
+    found = ask(bundled, png(square), details="heatmap", crops=crops, top=1)
 
     assert found["classes"][0]["index"] in CATS
     [one] = found["heatmap"]["classes"]
@@ -455,28 +461,32 @@ def test_a_single_picture_overtakes_a_heatmap(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is in the next batch, whatever waits before it."""
-    began, go_on, ran = threading.Event(), threading.Event(), list[int]()
+    began, turns, ran = threading.Event(), threading.Semaphore(0), list[int]()
 
-    async def scene(classifier: Classifier) -> int:
+    async def scene(classifier: Classifier) -> None:
         run = classifier.engine.run
 
-        def slow(images: Square, crops: int) -> NDArray[np.float32]:
+        def by_turns(images: Square, crops: int) -> NDArray[np.float32]:
             ran.append(len(images))
             began.set()
-            assert go_on.wait(PATIENCE)
+            assert turns.acquire(timeout=2 * PATIENCE)
             return run(images, crops)
 
-        monkeypatch.setattr(classifier.engine, "run", slow)
+        monkeypatch.setattr(classifier.engine, "run", by_turns)
         heatmap = asyncio.create_task(classifier.answers([cat()], details=["heatmap"]))
         assert await asyncio.to_thread(began.wait, PATIENCE)
         single = asyncio.create_task(classifier.probabilities([cat()]))
         await asyncio.sleep(0)  # pixels have no step before the queue
         assert classifier.batcher.pending == RUNS + 1
-        go_on.set()
-        await single
-        until = len(ran)
+        turns.release(2)  # for the batch that had begun, and for the next
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await single
+            assert not heatmap.done()
+        finally:
+            turns.release(RUNS)
         await heatmap
-        return until
 
-    assert play(tiny_model, scene) <= 3  # the one after may have begun
+    play(tiny_model, scene)
+
     assert len(ran) == 17

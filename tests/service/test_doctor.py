@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import ROOT, alexnet, certified, environment, serving
-from terminals import on_terminal, speaking
 
-from service.commands.checks import configuration
+from service.commands.checks import configuration, machine, port
 from service.settings import Settings
+from tests.support.commands import alexnet, plain
+from tests.support.servers import PATIENCE, ROOT, certified, serving
+from tests.support.terminals import on_terminal, speaking
 
 ALL = {
     "settings",
@@ -30,6 +31,21 @@ ALL = {
 }
 
 Check = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A machine with time and memory, whatever else runs on it."""
+    free = tmp_path_factory.mktemp("proc") / "meminfo"
+    free.write_text("MemAvailable:   64000000 kB\n")
+    monkeypatch.setattr(machine, "MEMORY", free)
+    monkeypatch.setattr(port, "PATIENCE", PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """One for localhost, and its key."""
+    return certified(tmp_path_factory.mktemp("certificate"))
 
 
 def examined(*flags: str, status: int = 0, **settings: Any) -> list[Check]:
@@ -62,7 +78,7 @@ def test_all_is_well_with_the_bundled_model() -> None:
 
 
 def test_it_takes_the_flags_of_serve() -> None:
-    shown = alexnet("doctor", "--help", columns=1).stdout.decode()
+    shown = alexnet("doctor", "--help").stdout.decode()
 
     assert all(f"--{name.replace('_', '-')}" in shown for name in Settings.model_fields)
 
@@ -105,8 +121,7 @@ def test_none_in_the_environment_means_none() -> None:
 
 def test_a_value_that_is_called_like_a_setting_is_no_setting(tiny_model: Path) -> None:
     """The port is checked that was given, though a wrong device is called like it."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with speaking(b"") as port:
         found = examined(status=1, model=tiny_model, device="ALEXNET_PORT", port=port)
 
     bad = {one["check"]: one["found"] for one in found if one["verdict"] == "failed"}
@@ -149,29 +164,21 @@ def test_cuda_without_a_gpu_is_to_be_mended() -> None:
 @pytest.mark.parametrize(
     ("installed", "words"), [(0, "not installed"), (2, "overwrite each other")]
 )
-def test_no_runtime_and_two_runtimes_are_told(installed: int, words: str, tmp_path: Path) -> None:
+def test_no_runtime_and_two_runtimes_are_told(
+    installed: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What does not need one is checked all the same, the model file's checksum too."""
     if installed:
         for name in ("onnxruntime", "onnxruntime_gpu"):
             record = tmp_path / f"{name}-99.0.dist-info" / "METADATA"
             record.parent.mkdir()
             record.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.0\n")
-    code = (
-        "import sys\n"
-        f"if not {installed}: sys.modules['onnxruntime'] = None\n"
-        "sys.argv = ['alexnet', 'doctor', '--json']\n"
-        "import service.__main__ as command; command.main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=environment(port=0) | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        timeout=60,
-    )
+    monkeypatch.syspath_prepend(tmp_path)
+    if not installed:
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
 
-    assert done.returncode == 1, done.stderr.decode()
-    checks = json.loads(done.stdout)["checks"]
+    checks = examined(status=1)
+
     (bad,) = [one for one in checks if one["verdict"] == "failed"]
     assert bad["check"] == "runtime"
     assert words in bad["found"]
@@ -179,15 +186,21 @@ def test_no_runtime_and_two_runtimes_are_told(installed: int, words: str, tmp_pa
     assert {one["check"] for one in checks} == ALL - {"provider"}
 
 
-def test_a_port_of_another_program_is_to_be_mended(tiny_model: Path) -> None:
-    """One that speaks something else, and one that is bound and does not listen."""
-    with speaking(b"SSH-2.0-OpenSSH_9.9\r\n") as port:
-        checks = examined(status=1, model=tiny_model, port=port)
+def test_a_port_of_another_program_is_to_be_mended(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that speaks something else, one that is bound and does not listen, one that listens and
+    is silent."""
+    with speaking(b"SSH-2.0-OpenSSH_9.9\r\n") as speaks:
+        checks = examined(status=1, model=tiny_model, port=speaks)
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        silent = examined(status=1, model=tiny_model, port=bound.getsockname()[1])
+        deaf = examined(status=1, model=tiny_model, port=bound.getsockname()[1])
+    monkeypatch.setattr(port, "PATIENCE", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        silent = examined(status=1, model=tiny_model, port=listening.getsockname()[1])
 
-    for found in (checks, silent):
+    for found in (checks, deaf, silent):
         (bad,) = [one for one in found if one["check"] == "port"]
         assert bad["verdict"] == "failed"
         assert "--port" in bad["mend"]
@@ -195,11 +208,10 @@ def test_a_port_of_another_program_is_to_be_mended(tiny_model: Path) -> None:
 
 
 def test_a_port_where_we_answer_already_is_told_with_its_health(
-    tiny_model: Path, tmp_path: Path
+    tiny_model: Path, certificate: tuple[Path, Path]
 ) -> None:
     """And no other would start there.  Over TLS too."""
-    certificate, key = certified(tmp_path)
-    secure: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key}
+    secure: dict[str, Any] = dict(zip(("ssl_certfile", "ssl_keyfile"), certificate, strict=True))
     for settings in ({}, secure):
         with serving(tiny_model, **settings) as server:
             port = int(server.url.rpartition(":")[2])
@@ -212,13 +224,15 @@ def test_a_port_where_we_answer_already_is_told_with_its_health(
         assert "ready, tiny owt fp32" in found["found"]
 
 
-def test_a_certificate_is_tried_with_its_key(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_certificate_is_tried_with_its_key(
+    tiny_model: Path, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
     """Of another, none, and one that ends soon."""
-    certificate, key = certified(tmp_path)
+    file, key = certificate
     _, other = certified(tmp_path, "other")
 
-    pair = examined(model=tiny_model, ssl_certfile=certificate, ssl_keyfile=key)
-    wrong = examined(status=1, model=tiny_model, ssl_certfile=certificate, ssl_keyfile=other)
+    pair = examined(model=tiny_model, ssl_certfile=file, ssl_keyfile=key)
+    wrong = examined(status=1, model=tiny_model, ssl_certfile=file, ssl_keyfile=other)
     gone = examined(status=1, model=tiny_model, ssl_certfile=tmp_path / "gone.pem")
 
     found = [
@@ -227,21 +241,23 @@ def test_a_certificate_is_tried_with_its_key(tiny_model: Path, tmp_path: Path) -
     ]
     assert [one["verdict"] for one in found] == ["warning", "failed", "failed"]
     assert "2 days" in found[0]["found"] or "1 day" in found[0]["found"]
-    assert str(certificate) in found[1]["found"]
+    assert str(file) in found[1]["found"]
     assert "gone.pem" in found[2]["found"]
 
 
-def test_an_expired_certificate_is_to_be_mended(tiny_model: Path, tmp_path: Path) -> None:
+def test_an_expired_certificate_is_to_be_mended(
+    tiny_model: Path, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
     """The server would start, and no client would take it."""
-    _, key = certified(tmp_path)
-    request, certificate = tmp_path / "request.pem", tmp_path / "old.pem"
+    _, key = certificate
+    request, old = tmp_path / "request.pem", tmp_path / "old.pem"
     for command in (
         f"req -new -key {key} -subj /CN=localhost -out {request}",
-        f"x509 -req -in {request} -signkey {key} -days -1 -out {certificate}",
+        f"x509 -req -in {request} -signkey {key} -days -1 -out {old}",
     ):
         subprocess.run(["openssl", *command.split()], check=True, capture_output=True)
 
-    checks = examined(status=1, model=tiny_model, ssl_certfile=certificate, ssl_keyfile=key)
+    checks = examined(status=1, model=tiny_model, ssl_certfile=old, ssl_keyfile=key)
 
     (found,) = [one for one in checks if one["check"] == "certificate"]
     assert found["verdict"] == "failed"
@@ -276,13 +292,13 @@ def test_too_little_memory_and_too_many_threads_are_warnings(tiny_model: Path) -
 
 
 def test_too_few_files_are_a_warning(tiny_model: Path) -> None:
-    """As the server logs it."""
+    """As the server logs it; in a process, which alone has so few."""
     done = subprocess.run(
         [sys.executable, "-m", "service", "doctor", "--json"],
         cwd=ROOT,
-        env=environment(model=tiny_model, port=0),
+        env=plain(model=tiny_model, port=0),
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)),
     )
 

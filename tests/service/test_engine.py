@@ -13,10 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from numpy.typing import NDArray
 
 import service.engine
 from service.engine import (
@@ -29,34 +27,18 @@ from service.engine import (
     gist,
     inspect,
     padded,
-    session_options,
 )
 from service.errors import ModelUnusable, ProviderUnusable
-from service.model_file import CENTRE, MARK, TAIL
+from service.model_file import CENTRE, MARK
+from tests.support.engines import Counted, fixed
+from tests.support.models import altered, entry
 
 PICTURES = np.random.default_rng(1).integers(0, 256, (5, 256, 256, 3), np.uint8)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def engine(tiny_model: Path) -> Engine:
     return Engine.load(tiny_model, device="cpu", threads=1)
-
-
-def altered(path: Path, to: Path, **entries: str | None) -> Path:
-    """A copy with other metadata (None removes an entry), and a checksum that is right again."""
-    proto = onnx.ModelProto.FromString(path.read_bytes()[:-TAIL])
-    metadata = {entry.key: entry.value for entry in proto.metadata_props} | entries
-    del proto.metadata_props[:]
-    onnx.helper.set_model_props(proto, {k: v for k, v in metadata.items() if v is not None})
-    body = proto.SerializeToString()
-    to.write_bytes(body + MARK + hashlib.sha256(body).hexdigest().encode())
-    return to
-
-
-def entry(path: Path, key: str) -> str:
-    """One entry of a file's metadata."""
-    proto = onnx.ModelProto.FromString(path.read_bytes())
-    return str(next(prop.value for prop in proto.metadata_props if prop.key == key))
 
 
 def test_every_picture_gets_a_distribution_over_the_classes(engine: Engine) -> None:
@@ -82,28 +64,6 @@ def test_several_threads_may_run_at_once(engine: Engine) -> None:
 
     for answer in answers:
         np.testing.assert_allclose(answer, expected, atol=1e-6)
-
-
-class Counted:
-    """A real session that notes how many images each of its runs was given, and their crops."""
-
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
-        self.session = session
-        self.runs: list[tuple[int, int]] = []
-
-    def run(self, outputs: list[str], feeds: dict[str, NDArray[Any]]) -> Any:
-        self.runs.append((len(feeds["images"]), int(feeds["crops"])))
-        return self.session.run(outputs, feeds)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.session, name)
-
-
-def fixed(engine: Engine, path: Path, *sizes: int) -> tuple[Engine, Counted]:
-    """An engine of fixed sizes, as on CUDA, but computing here; and what its session was given."""
-    options = session_options(onnxruntime, threads=1)
-    session = Counted(onnxruntime.InferenceSession(path, options, providers=[CPU]))
-    return Engine(session, engine.model, device="cpu", failures=(), sizes=sizes), session
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,13 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import tiny_network
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from model_export import export, views
-from model_export.export import Record
-from model_export.variants import VARIANTS
 from service.__main__ import app
 from service.classifier import Classifier, Prediction
 from service.engine import Engine
@@ -34,6 +31,8 @@ from service.evaluation.truth import EvaluationFailed, read_truth
 from service.scenery import photographs
 from service.scoring import progress
 from service.settings import Settings, limits
+from tests.support.models import OWN, altered
+from tests.support.servers import PATIENCE
 
 EVALUATION = Path(__file__).parents[3] / "shared" / "data" / "evaluation"
 PICTURES = 24
@@ -66,7 +65,7 @@ def served(model: Path, pictures: list[bytes], crops: str) -> list[list[Predicti
     return [one for one in found if not isinstance(one, ServiceError)]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     Pictures labelled by what the service answers with ten crops: the best class is the right one
@@ -78,25 +77,6 @@ def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         right = best[0 if number < 12 else 2 if number < 18 else 40 * number]
         (top / f"{right.wordnet_id}_{number:02}.jpg").write_bytes(pictures[number])
     return top
-
-
-@pytest.fixture
-def own_model(tmp_path: Path) -> Path:
-    """A model with three classes of somebody's own."""
-    real = views.load_pictures(limit=4)
-    variant = VARIANTS["owt"]
-    model = export.build_model(tiny_network(3), variant, precision="fp32", calibration=real)
-    labels = [(None, "cats"), (None, "dogs"), (None, "<b>birds</b>")]
-    export.describe(
-        model,
-        variant=variant,
-        precision="fp32",
-        labels=labels,
-        record=Record("own", {"name": "random", "licence": "none"}, []),
-        picture=real[0],
-    )
-    export.write(model, path := tmp_path / "own.onnx", check=lambda file: None)
-    return path
 
 
 def test_the_figures_are_those_of_the_services_answers(folder: Path, tiny_model: Path) -> None:
@@ -141,7 +121,7 @@ def test_two_models_are_compared_on_the_same_pictures(
     told = measured(folder, *given)
 
     names = [run["name"] for run in told["runs"]]
-    assert names == ["tiny, one", "tiny, ten", "other, one", "other, ten"]
+    assert names == ["tiny, one", "tiny, ten", "caffe, one", "caffe, ten"]
     first, last = told["runs"][0], told["runs"][2]
     (between,) = (one for one in told["comparisons"] if (one["run"], one["against"]) == (2, 0))
     top1 = between["top1"]
@@ -238,18 +218,7 @@ def test_a_model_file_with_the_record_shows_the_accuracy(
     given = ("--model", tiny_model, "--crops", "one", "--record", tmp_path / "record.json")
     evaluate(folder, *given)
     (entry,) = json.loads((tmp_path / "record.json").read_text())["accuracy"]
-    real = views.load_pictures(limit=4)
-    variant = VARIANTS["owt"]
-    model = export.build_model(tiny_network(), variant, precision="fp32", calibration=real)
-    export.describe(
-        model,
-        variant=variant,
-        precision="fp32",
-        labels=export.imagenet_labels(),
-        record=Record("tiny", {"name": "random", "licence": "none"}, [entry]),
-        picture=real[0],
-    )
-    export.write(model, path := tmp_path / "told.onnx", check=lambda file: None)
+    path = altered(tiny_model, tmp_path / "told.onnx", accuracy=json.dumps([entry]))
 
     shown = CliRunner().invoke(app, ["inspect", str(path)], env={"COLUMNS": "110"}).stdout
 
@@ -310,17 +279,15 @@ def test_a_file_beyond_the_limit_is_left_out_as_the_service_would_refuse_it(
     assert told["pictures"] < PICTURES
 
 
-def test_a_model_with_classes_of_ones_own_is_measured_by_folder_names(
-    own_model: Path, tmp_path: Path
-) -> None:
+def test_a_model_with_classes_of_ones_own_is_measured_by_folder_names(tmp_path: Path) -> None:
     pictures = photographs(6)
-    best = served(own_model, pictures, "ten")
+    best = served(OWN, pictures, "ten")
     for number, (data, classes) in enumerate(zip(pictures, best, strict=True)):
         place = tmp_path / "p" / classes[number % 2].label.replace("/", "_")
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{number}.jpg").write_bytes(data)
     report = tmp_path / "report.html"
-    given = ("--model", own_model, "--crops", "ten")
+    given = ("--model", OWN, "--crops", "ten")
 
     told = measured(tmp_path / "p", *given)
     printed = evaluate(tmp_path / "p", *given, "--report", report).stdout
@@ -367,7 +334,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def report(folder: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A report with a hostile name among the worst mistakes."""
     top = tmp_path_factory.mktemp("hostile")
@@ -504,6 +471,23 @@ def test_it_says_how_far_it_is(
     terminal: bool, folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a terminal with a bar, elsewhere with a line now and then."""
+    opened, said = list[bytes](), threading.Event()
+    decode: Callable[[Decoder, bytes], Any] = Decoder.__call__
+    say = progress.say
+
+    def decode_the_last_when_it_was_said(self: Decoder, name: bytes) -> Any:
+        opened.append(name)
+        if len(opened) == PICTURES and not terminal:
+            assert said.wait(PATIENCE)
+        return decode(self, name)
+
+    def say_and_tell(line: str) -> None:
+        say(line)
+        if re.match(rf"[1-9]\d*/{PICTURES} ", line):
+            said.set()
+
+    monkeypatch.setattr(Decoder, "__call__", decode_the_last_when_it_was_said)
+    monkeypatch.setattr(progress, "say", say_and_tell)
     monkeypatch.setattr(progress, "LINE_EVERY", 0.001)
     monkeypatch.setenv("ALEXNET_MAX_BATCH", "1")
     given = ["evaluate", str(folder), "--device", "cpu", "--model", str(tiny_model)]
@@ -511,6 +495,7 @@ def test_it_says_how_far_it_is(
 
     done = CliRunner().invoke(app, [*given, "--crops", "one"], env=environment)
 
+    assert done.exit_code == 0
     assert re.search(rf"\b[1-9]\d*/{PICTURES} \d+\.\d/s", done.stderr)
     assert ("\u2501" in done.stderr) == terminal
 
@@ -546,15 +531,24 @@ def test_a_signal_ends_it_and_leaves_no_file(
 
 
 @pytest.mark.skipif(not EVALUATION.is_dir(), reason="needs the evaluation pictures, not shipped")
-def test_the_bundled_models_own_record_is_what_is_measured(bundled_model: Path) -> None:
-    runs = measured(EVALUATION)["runs"]
-
+@pytest.mark.parametrize(
+    "crops",
+    [("one",), pytest.param(("ten", "one", "dense"), marks=pytest.mark.external)],
+    ids=["one", "all"],
+)
+def test_the_bundled_models_own_record_is_what_is_measured(
+    crops: tuple[str, ...], bundled_model: Path
+) -> None:
     recorded = {
         entry["crops"]: entry
         for entry in Engine.load(bundled_model, device="cpu").model.accuracy
         if entry["data"].startswith("500 labelled photographs")
     }
-    assert {run["crops"] for run in runs} == set(recorded)
+
+    runs = measured(EVALUATION, "--crops", ",".join(crops))["runs"]
+
+    assert set(recorded) == {"ten", "one", "dense"}
+    assert [run["crops"] for run in runs] == list(crops)
     for run in runs:
         entry = recorded[run["crops"]]
         assert run["pictures"] == 500

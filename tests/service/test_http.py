@@ -4,17 +4,15 @@ import http.client
 import io
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 import numpy as np
 import pytest
-from live import Live, picture, serving
 from numpy.typing import NDArray
 from PIL import Image
 from starlette.testclient import TestClient
@@ -24,6 +22,8 @@ from service.app import create_app
 from service.engine import Engine
 from service.routes.errors import STATUSES
 from service.settings import load_settings
+from tests.support.images import picture
+from tests.support.servers import PATIENCE, InThread, Live, serving, serving_process, until
 
 PREDICT = "/v1/predict"
 CAT = (Path(__file__).parents[1] / "pictures" / "cat.jpg").read_bytes()
@@ -31,12 +31,27 @@ JPEG = {"Content-Type": "image/jpeg"}
 
 
 @pytest.fixture(scope="module")
-def live(tiny_model: Path) -> Iterator[Live]:
+def live(tiny_model: Path) -> Iterator[InThread]:
     """One server for all tests that do not harm it."""
     with serving(
         tiny_model, max_files=3, max_body=200_000, max_pixels=1_000_000, max_aspect_ratio=20
     ) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def bundled(bundled_model: Path) -> Iterator[InThread]:
+    """A server of the model that ships."""
+    with serving(bundled_model) as server:
+        yield server
+
+
+def connected(server: Live) -> socket.socket:
+    return socket.create_connection(server.address, PATIENCE)
+
+
+def head(length: int) -> bytes:
+    return f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
 def check_refusal(answer: httpx2.Response, status: int, code: str) -> str:
@@ -136,11 +151,10 @@ def test_top_says_how_many_classes(live: Live, top: int) -> None:
     assert len(live.service.classify(picture(), top=top).classes) == top
 
 
-def test_each_choice_of_crops_answers_otherwise(bundled_model: Path) -> None:
+def test_each_choice_of_crops_answers_otherwise(bundled: Live) -> None:
     """The switch reaches the network."""
     choices = ("ten", "one", "dense")
-    with serving(bundled_model) as live:
-        answers = [live.service.classify(CAT, crops=choice) for choice in choices]
+    answers = [bundled.service.classify(CAT, crops=choice) for choice in choices]
 
     assert tuple(answer.crops for answer in answers) == choices
     cats = (281, 282, 285)  # tabby, tiger, Egyptian
@@ -211,13 +225,15 @@ def test_half_a_character_in_a_file_name_is_replaced(live: Live) -> None:
 
 
 def test_a_form_may_hold_as_many_files_as_the_setting_says(tiny_model: Path) -> None:
-    """More than the form parser would take by itself."""
-    form = [("file", picture(size=(16, 16)))] * 1001
+    """More than the form parser would take by itself; the last one is a picture."""
+    form = [("file", b"only text, nothing else")] * 1000 + [("file", picture())]
     with serving(tiny_model, max_files=1001, max_queue=1001) as server:
-        answer = server.client.post(PREDICT, files=form, params={"crops": "one", "top": 1})
+        answer = server.client.post(PREDICT, files=form)
 
     assert answer.status_code == 200
-    assert len(answer.json()["predictions"]) == 1001
+    *texts, last = answer.json()["predictions"]
+    assert [found["code"] for found in texts] == ["image_type_unsupported"] * 1000
+    assert len(last["classes"]) == 5
 
 
 def test_a_form_in_a_charset_that_is_none_is_malformed(live: Live) -> None:
@@ -257,8 +273,7 @@ def test_a_form_without_a_readable_file_is_malformed(
 
 def test_a_body_announced_too_large_is_refused_before_it_is_sent(live: Live) -> None:
     """Content-Length is believed; the limit's name is in the sentence."""
-    place = urlsplit(live.url)
-    connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=10)
+    connection = http.client.HTTPConnection(*live.address, timeout=PATIENCE)
     connection.putrequest("POST", PREDICT)
     connection.putheader("Content-Type", "image/jpeg")
     connection.putheader("Content-Length", str(10**10))
@@ -374,28 +389,34 @@ def test_the_server_does_not_tell_its_software(live: Live) -> None:
 
 
 def test_a_full_queue_is_503_and_says_when_to_return(tiny_model: Path) -> None:
-    """A queue of one, held by a batch that waits for company."""
+    """A queue of one, whose picture is held in its run."""
     with (
-        serving(tiny_model, max_queue=1, max_files=1, max_delay=1.5) as server,
+        serving(tiny_model, max_queue=1, max_files=1) as server,
         ThreadPoolExecutor() as pool,
+        server.gate.closed() as gate,
     ):
         first = pool.submit(server.client.post, PREDICT, content=picture(), headers=JPEG)
-        _until_pending(server)
+        gate.until_held()
 
         answer = server.client.post(PREDICT, content=picture(), headers=JPEG)
 
         check_refusal(answer, 503, "overloaded")
         assert int(answer.headers["retry-after"]) >= 1
         assert server.client.get("/readyz").status_code == 200
+        gate.open()
         assert first.result().status_code == 200
 
 
 def test_a_deadline_that_passes_is_504(tiny_model: Path) -> None:
-    """The batch waits longer than the request may."""
-    with serving(tiny_model, timeout=0.3, max_delay=2) as server:
-        answer = server.client.post(PREDICT, content=picture(), headers=JPEG)
+    """No run ends in the time that a request has: the first is in one, the second waits for it."""
+    with (
+        serving(tiny_model, timeout=0.1) as server,
+        server.gate.closed(),
+    ):
+        for _ in range(2):
+            answer = server.client.post(PREDICT, content=picture(), headers=JPEG)
 
-        check_refusal(answer, 504, "deadline_exceeded")
+            check_refusal(answer, 504, "deadline_exceeded")
 
 
 def test_a_fault_of_ours_is_500_and_tells_nothing(
@@ -423,72 +444,95 @@ def test_a_fault_of_ours_is_500_and_tells_nothing(
 def test_a_client_that_leaves_while_sending_is_no_fault(tiny_model: Path) -> None:
     """Nothing in the log but its request."""
     with serving(tiny_model) as server:
-        place = urlsplit(server.url)
-        with socket.create_connection((str(place.hostname), place.port or 0)) as caller:
-            head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
-            caller.sendall(head.encode() + b"abc")
-            time.sleep(0.2)
+        with closing(connected(server)) as caller:
+            caller.sendall(head(9) + b"abc")
+            until(lambda: server.running.in_flight, "a request in flight")
+        until(lambda: not server.running.in_flight, "none in flight")
 
         assert server.client.get("/livez").status_code == 200
-        assert "Traceback" not in "".join(server.log)
+
+    assert "Traceback" not in "".join(server.log)
+    assert not server.logged("ERROR")
 
 
-def test_work_for_a_client_that_hung_up_is_dropped(tiny_model: Path) -> None:
+def test_work_for_a_client_that_hung_up_is_dropped(live: InThread) -> None:
     """Its place in the queue is free long before its batch would have run."""
-    with serving(tiny_model, max_delay=5) as server:
-        body = picture()
-        head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-        place = urlsplit(server.url)
-        with socket.create_connection((str(place.hostname), place.port or 0)) as caller:
-            caller.sendall(head.encode() + body)
-            _until_pending(server)
+    body = picture()
+    with ThreadPoolExecutor() as pool, live.gate.closed() as gate:
+        running = pool.submit(live.client.post, PREDICT, content=body, headers=JPEG)
+        gate.until_held()
+        with closing(connected(live)) as caller:
+            caller.sendall(head(len(body)) + body)
+            live.until_pending(2)
 
-        _until_pending(server, 0, within=2)
+        live.until_pending(1)
 
-        assert server.client.get("/livez").status_code == 200
+        assert live.client.get("/livez").status_code == 200
+        gate.open()
+        assert running.result().status_code == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_told_to_stop_finishes_what_it_accepted(tiny_model: Path, number: int) -> None:
+def test_a_server_told_to_stop_finishes_what_it_accepted(tiny_model: Path) -> None:
     """Unready at once, no new work, the old work answered, exit status 0."""
-    with serving(tiny_model, max_delay=2) as server, ThreadPoolExecutor() as pool:
+    with (
+        serving(tiny_model, shutdown_timeout=PATIENCE) as server,
+        ThreadPoolExecutor() as pool,
+        server.gate.closed() as gate,
+    ):
         accepted = pool.submit(server.client.post, PREDICT, content=picture(), headers=JPEG)
-        _until_pending(server)
+        gate.until_held()
 
-        server.process.send_signal(number)
-        time.sleep(0.5)  # uvicorn looks for signals ten times a second
+        server.terminate()
+        until(lambda: server.client.get("/readyz").status_code == 503)
 
-        assert server.client.get("/readyz").status_code == 503
         assert server.client.get("/health").json()["status"] == "draining"
         ping = server.client.get("/ping")
         assert (ping.status_code, ping.json()) == (503, {"status": "Unhealthy"})
         late = server.client.post(PREDICT, content=picture(), headers=JPEG)
         check_refusal(late, 503, "not_ready")
+        gate.open()
         assert accepted.result().status_code == 200
-        assert server.process.wait(10) == 0
+        assert server.wait() == 0
         assert "Traceback" not in "".join(server.log)
 
 
-def _until_pending(server: Live, wanted: int = 1, within: float = 5) -> None:
-    end = time.monotonic() + within
-    while server.client.get("/health").json()["queue"]["pending"] != wanted:
-        assert time.monotonic() < end, f"the queue never held {wanted}"
-        time.sleep(0.02)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_told_to_stop_by_a_signal_finishes_what_it_accepted(
+    tiny_model: Path, number: int
+) -> None:
+    """Its client is still sending when the signal comes."""
+    body = picture()
+    with (
+        serving_process(tiny_model, shutdown_timeout=PATIENCE) as server,
+        closing(connected(server)) as sender,
+    ):
+        sender.sendall(head(len(body)) + body[:100])
+        until(lambda: "alexnet_requests_in_flight 1.0" in server.client.get("/metrics").text)
+
+        server.process.send_signal(number)
+        until(lambda: server.client.get("/readyz").status_code == 503)
+        sender.sendall(body[100:])
+
+        assert sender.recv(100).startswith(b"HTTP/1.1 200")
+        assert server.process.wait(PATIENCE) == 0
+
+    assert "Traceback" not in "".join(server.log)
 
 
 def test_large_pictures_are_shrunk_while_decoding_only_if_the_setting_says_so(
-    bundled_model: Path,
+    bundled: Live, bundled_model: Path
 ) -> None:
     """The same large picture gives a slightly different answer."""
     large = io.BytesIO()
     Image.open(io.BytesIO(CAT)).resize((2048, 1536), Image.Resampling.BICUBIC).save(large, "JPEG")
 
-    def probability(**settings: Any) -> float:
-        with serving(bundled_model, **settings) as live:
-            answer = live.client.post(PREDICT, content=large.getvalue(), headers=JPEG).json()
-            return float(answer["predictions"][0]["classes"][0]["probability"])
+    def probability(server: Live) -> float:
+        answer = server.client.post(PREDICT, content=large.getvalue(), headers=JPEG).json()
+        return float(answer["predictions"][0]["classes"][0]["probability"])
 
-    whole, again, scaled = probability(), probability(), probability(scaled_decoding=True)
+    with serving(bundled_model, scaled_decoding=True) as scaling:
+        scaled = probability(scaling)
+    whole, again = probability(bundled), probability(bundled)
 
     assert whole == again
     assert 0 < abs(whole - scaled) < 0.1

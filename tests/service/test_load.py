@@ -8,14 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live import Live, alexnet, picture, serving
 from PIL import Image
 
 from service import load, tally
 from service.image import decode
 from service.scenery import photographs
+from tests.support.clocks import Clock
+from tests.support.commands import alexnet
+from tests.support.images import PICTURES as PHOTOGRAPHS
+from tests.support.images import picture
+from tests.support.servers import PATIENCE, Live, serving
 
 PICTURES = [picture(size=(280 + step, 260)) for step in range(4)]
+CAT = str(PHOTOGRAPHS / "cat.jpg")
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +62,16 @@ def test_an_open_loop_sends_what_is_due_after_the_warm_up(server: Live) -> None:
 
 def test_refusals_are_counted_by_status(tiny_model: Path) -> None:
     """Nothing is lost: each request is answered or refused."""
-    with serving(tiny_model, max_queue=1, max_files=1) as small:
+    with serving(tiny_model, max_queue=1, max_files=1) as small, small.gate.closed() as gate:
+
+        def observe(tally: load.Tally) -> None:
+            if tally.refused:
+                gate.open()
+
         figures = load.run(
-            load.closed_loop(small.url, PICTURES, in_flight=8, requests=60, warm_up=0)
+            load.closed_loop(
+                *(small.url, PICTURES), in_flight=8, requests=60, warm_up=0, observe=observe
+            )
         )
 
     assert set(figures.refused) == {"503"}
@@ -85,18 +97,19 @@ def test_an_open_loop_ends_although_nobody_answers() -> None:
         figures = load.run(
             load.open_loop(
                 *(url, PICTURES),
-                rate=200,
-                seconds=0.5,
+                rate=2000,
+                seconds=0.25,
                 poisson=False,
                 warm_up=0,
-                timeout=0.3,
-                most_outstanding=5,
+                timeout=0.25,
+                most_outstanding=1,
             )
         )
 
-    assert figures.failed == {"no answer within 0.3 s": 100}
-    assert (figures.requests, figures.rate, figures.p99) == (100, 0, 0)
-    assert figures.seconds < 4  # 0.8; if each had 0.3 s from its sending, five at a time, 6
+    assert figures.failed == {"no answer within 0.25 s": 500}
+    assert (figures.requests, figures.rate, figures.p99) == (500, 0, 0)
+    # 0.5; if each had 0.25 s from its sending, one at a time, 125
+    assert figures.seconds < PATIENCE
 
 
 def test_latency_counts_from_the_intended_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +216,13 @@ def test_synthetic_photographs_are_distinct_and_typical() -> None:
     assert decode(made[0], max_pixels=10**6, max_aspect_ratio=2).std() > 20
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a load: a closed one sends its requests, however slow the machine is."""
+    monkeypatch.setattr(load, "time", Clock())
+
+
+@pytest.mark.usefixtures("clock")
 def test_bench_prints_json_for_programs(server: Live, tmp_path: Path) -> None:
     """Nothing else on standard output, nothing on the other."""
     for number, jpeg in enumerate(PICTURES):
@@ -227,9 +247,7 @@ def test_bench_prints_json_for_programs(server: Live, tmp_path: Path) -> None:
 
 def test_bench_brings_its_own_pictures_and_prints_a_table(server: Live) -> None:
     """For people; no progress where there is no terminal."""
-    done = alexnet(
-        "bench", server.url, "--seconds", "0.5", "--warm-up", "0.1", "--rate", "20", columns=120
-    )
+    done = alexnet("bench", server.url, "--seconds", "0.5", "--warm-up", "0.1", "--rate", "20")
 
     assert done.returncode == 0, done.stderr.decode()
     assert done.stderr == b""
@@ -239,7 +257,7 @@ def test_bench_brings_its_own_pictures_and_prints_a_table(server: Live) -> None:
 
 def test_bench_against_nothing_is_one_sentence() -> None:
     """It says what to do."""
-    text = complaint("http://127.0.0.1:1")
+    text = complaint("http://127.0.0.1:1", CAT)
 
     assert "http://127.0.0.1:1" in text
     assert "alexnet serve" in text
@@ -247,23 +265,24 @@ def test_bench_against_nothing_is_one_sentence() -> None:
 
 def test_bench_against_another_server_is_one_sentence(server: Live) -> None:
     """Some path of a server that has no such door."""
-    assert "not our server" in complaint(f"{server.url}/elsewhere")
+    assert "not our server" in complaint(f"{server.url}/elsewhere", CAT)
 
 
+@pytest.mark.usefixtures("clock")
 def test_bench_shows_the_key_that_it_is_given(tiny_model: Path) -> None:
     """In the environment: flags are seen by every user of a machine."""
-    load = ("--seconds", "0.3", "--warm-up", "0.1", "--json")
+    asked = (CAT, "--seconds", "0.3", "--warm-up", "0.1", "--json")
     with serving(tiny_model, api_keys="alice-0123456789") as keyed:
-        done = alexnet("bench", keyed.url, *load, api_key="alice-0123456789")
+        done = alexnet("bench", keyed.url, *asked, api_key="alice-0123456789")
 
-        assert "ALEXNET_API_KEY" in complaint(keyed.url)
+        assert "ALEXNET_API_KEY" in complaint(keyed.url, CAT)
     assert done.returncode == 0, done.stderr.decode()
     assert json.loads(done.stdout)["refused"] == {}
 
 
 def test_bench_names_the_crops_that_the_server_offers(server: Live) -> None:
     """They are the model's, so the server tells them."""
-    assert "ten, one" in complaint(server.url, "--crops", "six")
+    assert "ten, one" in complaint(server.url, CAT, "--crops", "six")
 
 
 def test_bench_without_a_picture_is_one_sentence(server: Live, tmp_path: Path) -> None:
@@ -272,12 +291,11 @@ def test_bench_without_a_picture_is_one_sentence(server: Live, tmp_path: Path) -
     assert "gone.jpg" in complaint(server.url, str(tmp_path / "gone.jpg"))
 
 
+@pytest.mark.usefixtures("clock")
 def test_bench_fails_if_nothing_was_answered(server: Live) -> None:
-    """Nobody answers within a millisecond; the figures are told all the same."""
-    done = alexnet(
-        *("bench", server.url, "--seconds", "0.3", "--warm-up", "0", "--timeout", "0.001"),
-        "--json",
-    )
+    """Nobody answers within a millisecond, by that clock; the figures are told all the same."""
+    asked = ("--seconds", "0.3", "--warm-up", "0", "--timeout", "0.001", "--json")
+    done = alexnet("bench", server.url, CAT, *asked)
 
     assert done.returncode == 1
     assert "none of" in done.stderr.decode()

@@ -8,28 +8,37 @@ import os
 import pty
 import re
 import select
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from live import ROOT, Live, environment, picture, serving
 from starlette.types import Scope
 
 from service import logs
+from service.classifier import Classifier
 from service.journal import Journal
-from service.routes import observing
+from service.routes import observing, operations
 from service.steps import Steps
+from tests.support.commands import alexnet
+from tests.support.images import picture
+from tests.support.servers import (
+    PATIENCE,
+    ROOT,
+    InProcess,
+    InThread,
+    Live,
+    environment,
+    serving,
+    serving_process,
+)
 
 PREDICT = "/v1/predict"
 JPEG = {"content-type": "image/jpeg"}
 STEPS = ("read", "decode", "queue", "run")
-PATIENCE = 20.0  # seconds
 
 LINE = re.compile(
     r'[-0-9]{10} [:0-9]{8},\d{3} INFO    127\.0\.0\.1:\d+ "(\w+) (\S+) HTTP/1\.1" (\d{3}) '
@@ -37,12 +46,10 @@ LINE = re.compile(
 )
 TIMES = r"read \d+\.\d, decode \d+\.\d, queue \d+\.\d, run \d+\.\d; batch of 1"
 
-# Their faults are real ones: an error in a thread, one in an end, a warning, and two in requests.
+# Its faults are real ones, before it serves: a warning, an error in an end, one in a thread.
 FAULTY = """
 import sys, threading, warnings
 from service import app
-from service.classifier import Classifier
-from service.routes import operations
 
 class Odd:
     def __del__(self):
@@ -58,57 +65,71 @@ def serve(*given, **more):
     thread.join()
     return run(*given, **more)
 
-async def _decode(self, data):
-    raise ArithmeticError("odd\\n2026-11-23 19:00:00,000 INFO    forged \\x1b[31m")
-
-def reading(running):
-    raise LookupError("no metrics today")
-
-app.serve, Classifier._decode, operations.reading = serve, _decode, reading
+app.serve = serve
 sys.argv = ["alexnet", "serve"]
 from service.__main__ import main
 main()
 """
 
 
-def ended(server: Live) -> list[str]:
-    """All that a server printed, once it has stopped as it should."""
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(PATIENCE) == 0
-    until = time.monotonic() + PATIENCE
-    while not any("Finished server process" in line for line in server.log):
-        assert time.monotonic() < until, "the end of the log has not been read"
-        time.sleep(0.01)
+AS_IF_LOGGED = "odd\n2026-11-23 19:00:00,000 INFO    forged \x1b[31m"
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two faults in requests that nobody foresaw: one in a picture's, one in the server's own."""
+
+    async def decode(self: Classifier, data: bytes) -> None:
+        raise ArithmeticError(AS_IF_LOGGED)
+
+    def reading(running: object) -> None:
+        raise LookupError("no metrics today")
+
+    monkeypatch.setattr(Classifier, "_decode", decode)
+    monkeypatch.setattr(operations, "reading", reading)
+
+
+def ended(server: InThread | InProcess) -> list[str]:
+    """All that a server logs, once it has stopped as it should; of a process not yet its end."""
+    if isinstance(server, InProcess):
+        server.process.terminate()
+        assert server.process.wait(PATIENCE) == 0
+    else:
+        server.terminate()
+        assert server.wait() == 0
     return server.log
 
 
-def records(server: Live) -> list[dict[str, Any]]:
-    """The same of one that logs JSON: each line must be."""
-    return [json.loads(line) for line in ended(server)]
-
-
-def access(found: Sequence[dict[str, Any]], path: str = PREDICT) -> dict[str, Any]:
-    """The one record of a request to this path."""
-    (record,) = [record for record in found if record.get("path") == path]
-    return record
+def records(log: Sequence[str]) -> list[dict[str, Any]]:
+    """The lines of a server that logs JSON: each must be an object."""
+    return [json.loads(line) for line in log]
 
 
 @pytest.fixture(scope="module")
 def said(tiny_model: Path) -> dict[str, list[str]]:
-    """What two servers print, in text and in JSON, from start to end; the same is asked of both."""
-    found = {}
-    for kind in ("text", "json"):
-        with serving(tiny_model, log_format=kind) as server:
-            for path in ("/livez", "/nothing?here=1"):
-                server.client.get(path, headers={"x-request-id": path.strip("/")[:7]})
-            for top, name, data in ((1, "good", picture()), (2, "bad", b"no picture")):
-                asked = {**JPEG, "x-request-id": name}
-                server.client.post(PREDICT, params={"top": top}, content=data, headers=asked)
-            files = {"a": picture(), "b": picture(), "c": b"bad"}
-            server.client.post(PREDICT, files=files, headers={"x-request-id": "form"})
-            ended(server)
-        found[kind] = list(server.log)
-    return found
+    """What two servers print, in text and in JSON, from start to end; the same is asked of both.
+
+    The second is a process whose log is no terminal, and which is not told what to write there.
+    """
+    with serving(tiny_model, log_format="text") as text:
+        ask(text)
+        ended(text)
+    with serving_process(tiny_model, log_format="auto") as process:
+        ask(process)
+        ended(process)
+    assert "Finished server process" in process.log[-1]
+    return {"text": text.log, "json": process.log}
+
+
+def ask(server: Live) -> None:
+    """Something of each kind, each with an id."""
+    for path in ("/livez", "/nothing?here=1"):
+        server.client.get(path, headers={"x-request-id": path.strip("/")[:7]})
+    for top, name, data in ((1, "good", picture()), (2, "bad", b"no picture")):
+        asked = {**JPEG, "x-request-id": name}
+        server.client.post(PREDICT, params={"top": top}, content=data, headers=asked)
+    files = {"a": picture(), "b": picture(), "c": b"bad"}
+    server.client.post(PREDICT, files=files, headers={"x-request-id": "form"})
 
 
 def line_of(said: dict[str, list[str]], name: str) -> re.Match[str]:
@@ -209,8 +230,9 @@ def test_a_form_is_one_record_that_counts_its_pictures(said: Any) -> None:
 
 def test_faults_and_warnings_are_records_too(tiny_model: Path) -> None:
     """A warning, an error in a thread, one in a finaliser; each traceback is one field."""
-    with serving(tiny_model, program=("-c", FAULTY), log_format="json") as server:
-        found = records(server)
+    with serving_process(tiny_model, program=("-c", FAULTY), log_format="json") as server:
+        ended(server)
+    found = records(server.log)
 
     tracebacks = [record["traceback"] for record in found if "traceback" in record]
     assert any("this is odd" in record["message"] for record in found)
@@ -218,14 +240,15 @@ def test_faults_and_warnings_are_records_too(tiny_model: Path) -> None:
     assert any("too late" in traceback for traceback in tracebacks)
 
 
+@pytest.mark.usefixtures("faulty")
 def test_all_that_is_logged_of_a_request_carries_its_id(tiny_model: Path) -> None:
     """Tracebacks too: of a picture that fails, and the server's own of what nobody foresaw."""
-    with serving(tiny_model, program=("-c", FAULTY), log_format="json") as server:
+    with serving(tiny_model, log_format="json") as server:
         failed = server.client.post(
             PREDICT, content=picture(), headers={**JPEG, "x-request-id": "failing"}
         )
         broken = server.client.get("/metrics", headers={"x-request-id": "broken"})
-        found = records(server)
+        found = records(ended(server))
 
     assert (failed.status_code, broken.status_code) == (500, 500)
     for its, name in (("ArithmeticError", "failing"), ("LookupError", "broken")):
@@ -235,9 +258,10 @@ def test_all_that_is_logged_of_a_request_carries_its_id(tiny_model: Path) -> Non
         assert record["status"] == 500
 
 
+@pytest.mark.usefixtures("faulty")
 def test_a_traceback_in_text_has_no_line_that_looks_like_a_record(tiny_model: Path) -> None:
     """Nor one that a terminal obeys, though the error holds both."""
-    with serving(tiny_model, program=("-c", FAULTY)) as server:
+    with serving(tiny_model, log_format="text") as server:
         asked = {**JPEG, "x-request-id": "failing"}
         server.client.post(PREDICT, content=picture(), headers=asked)
         found = ended(server)
@@ -251,9 +275,8 @@ def test_a_traceback_in_text_has_no_line_that_looks_like_a_record(tiny_model: Pa
 # Which of the two
 
 
-def test_auto_is_json_where_the_log_is_no_terminal(tiny_model: Path) -> None:
-    with serving(tiny_model, log_format="auto") as server:
-        assert records(server)
+def test_auto_is_json_where_the_log_is_no_terminal(said: Any) -> None:
+    assert records(said["json"])
 
 
 def test_auto_is_text_on_a_terminal(tiny_model: Path) -> None:
@@ -285,20 +308,17 @@ def test_auto_is_text_on_a_terminal(tiny_model: Path) -> None:
     assert any(re.match(r"AlexNet answers at http://\S+  \(docs: ", line) for line in lines)
 
 
-def test_a_start_that_fails_is_a_sentence_in_json_too(tmp_path: Path) -> None:
+def test_a_start_that_fails_is_a_sentence_in_json_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Which settings it has, it may not know yet; people and orchestrators read it as it is."""
-    done = subprocess.run(
-        [sys.executable, "-m", "service", "serve", "--port", "0"],
-        cwd=ROOT,
-        env=environment(model=tmp_path / "gone.onnx", log_format="json"),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    with caplog.at_level(logging.root.level):  # which the command sets
+        monkeypatch.setattr(logging.root, "handlers", [])
+        done = alexnet("serve", "--port", "0", model=tmp_path / "gone.onnx", log_format="json")
 
     assert done.returncode == 1
-    assert re.fullmatch(r"alexnet: .*gone\.onnx.*\n", done.stderr)
-    assert done.stdout == ""
+    assert re.fullmatch(rb"alexnet: .*gone\.onnx.*\n", done.stderr)
+    assert done.stdout == b""
 
 
 # What strangers may try
@@ -480,8 +500,8 @@ def test_the_answer_tells_the_times_of_its_steps(live: Live) -> None:
     found = timing(answer.headers["server-timing"])
     assert list(found) == [*STEPS, "total"]
     assert found["run"][1] == "batch of 1"
-    # Rounded each, and the loop's clock, of which some moments are, may lag by a turn.
-    assert sum(found[name][0] for name in STEPS) <= found["total"][0] + 5
+    # They do not overlap; each of the five is rounded to a tenth.
+    assert sum(found[name][0] for name in STEPS) <= found["total"][0] + 0.3
 
 
 def test_a_refusal_tells_how_far_it_came(live: Live) -> None:
@@ -507,9 +527,10 @@ def test_the_step_in_which_a_picture_was_refused_ends_with_the_answer() -> None:
     assert observing.stretches(Steps(1.0, 2.0, 4.0, 7.0), 9.0)[2:] == [("run", 4.0, 7.0)]
 
 
+@pytest.mark.external
 def test_a_browser_shows_the_times_of_each_step(tiny_model: Path) -> None:
     """The page's own request, as the browser's developer tools see it."""
-    from pages import launched, opened, shows
+    from tests.support.pages import launched, opened, shows
 
     with serving(tiny_model) as server, launched() as browser, opened(browser, server) as page:
         shows(page, "Cat")

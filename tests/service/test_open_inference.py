@@ -5,29 +5,25 @@ Two models: `alexnet` takes pixels, `alexnet_image` takes encoded pictures.
 """
 
 import json
-import signal
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
-import onnx
 import pytest
-from conftest import tiny_network
-from live import Live, picture, serving
 from numpy.typing import NDArray
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
-from model_export import export, views
-from model_export.variants import VARIANTS
+from service import app
 from service.image import open_picture
 from service.routes.open_inference import PATHS
+from tests.support.images import picture
+from tests.support.models import OWN, altered, entry
+from tests.support.servers import Live, serving, until
 
 KEY = "alice-0123456789"
 CATS = [picture(size=(300 + 40 * number, 280)) for number in range(3)]
@@ -377,7 +373,7 @@ def test_one_client_may_ask_without_waiting(live: Live) -> None:
 
 def test_rows_of_all_doors_share_a_batch(tiny_model: Path) -> None:
     """One picture by /v1/predict, one as pixels, two encoded: a batch of four, which is full."""
-    with serving(tiny_model, max_delay=10, max_batch=4) as server:
+    with serving(tiny_model, max_batch=4) as server, server.gate.closed() as gate:
 
         def infer(model: str, tensor: triton.InferInput) -> None:
             with connected(server) as client:
@@ -388,29 +384,32 @@ def test_rows_of_all_doors_share_a_batch(tiny_model: Path) -> None:
             lambda: infer("alexnet", images(pixels(CATS[1]))),
             lambda: infer("alexnet_image", encoded(*CATS[:2])),
         ]
-        with ThreadPoolExecutor(3) as threads:
-            for one in [threads.submit(one) for one in work]:
+        with ThreadPoolExecutor(4) as threads:
+            first = threads.submit(server.service.classify, CATS[0])  # the engine is at this
+            gate.until_held()
+            together = [threads.submit(one) for one in work]
+            server.until_pending(1 + 4)
+            server.until_queued()
+            gate.open()
+            assert first.result()
+            for one in together:
                 one.result()
         with connected(server) as client:
             [statistics] = client.get_inference_statistics("alexnet")["model_stats"]
 
-    [batch] = statistics["batch_stats"]
-    assert (batch["batch_size"], batch["compute_infer"]["count"]) == (4, 1)
-    assert statistics["execution_count"] == 1
+    runs = {its["batch_size"]: its["compute_infer"]["count"] for its in statistics["batch_stats"]}
+    assert runs == {1: 1, 4: 1}
+    assert statistics["execution_count"] == 2
 
 
 def test_a_model_without_ten_crops_is_asked_for_those_that_it_has(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     """What is asked for stands in the body: nothing is refused before it is read."""
-    model = onnx.load(tiny_model)
-    entries = {entry.key: entry.value for entry in model.metadata_props if entry.key != "checksum"}
-    golden = json.loads(entries["golden"])
-    del model.metadata_props[:]
+    golden = json.loads(entry(tiny_model, "golden"))
     # The start-up picture is asked for one crop then, and close enough to its answer for ten.
-    entries |= {"crops": '{"one": 1}', "golden": json.dumps(golden | {"tolerance": 1.0})}
-    onnx.helper.set_model_props(model, entries)
-    export.write(model, tmp_path / "one.onnx", check=lambda file: None)
+    close = json.dumps(golden | {"tolerance": 1.0})
+    altered(tiny_model, tmp_path / "one.onnx", crops='{"one": 1}', golden=close)
 
     with serving(tmp_path / "one.onnx") as server, connected(server) as client:
         answer = client.infer("alexnet", [images(BLACK)], parameters={"crops": "one"})
@@ -478,19 +477,26 @@ def test_the_rate_limit_counts_rows(tiny_model: Path) -> None:
     assert caught.value.status() == "429"
 
 
-def test_a_server_that_drains_is_not_ready_but_lives(tiny_model: Path) -> None:
+def test_a_server_that_drains_is_not_ready_but_lives(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was accepted is answered; what comes now is refused."""
-    with serving(tiny_model, max_delay=2) as server, ThreadPoolExecutor() as pool:
+    monkeypatch.setattr(app, "FAREWELL", 0.0)  # it stays for what was accepted alone
+    with (
+        serving(tiny_model, shutdown_timeout=600) as server,
+        ThreadPoolExecutor() as pool,
+        server.gate.closed() as gate,
+    ):
 
         def infer() -> object:
             with connected(server) as client:
                 return client.infer("alexnet_image", [encoded(CATS[0])]).as_numpy("classes")
 
         accepted = pool.submit(infer)
-        _until(lambda: server.client.get("/health").json()["queue"]["pending"] == 1)
+        gate.until_held()
 
-        server.process.send_signal(signal.SIGTERM)
-        _until(lambda: server.client.get("/readyz").status_code == 503)
+        server.terminate()
+        until(lambda: server.client.get("/readyz").status_code == 503)
 
         with connected(server) as client:
             assert client.is_server_live()
@@ -500,29 +506,15 @@ def test_a_server_that_drains_is_not_ready_but_lives(tiny_model: Path) -> None:
             with pytest.raises(InferenceServerException, match="draining") as caught:
                 client.infer("alexnet_image", [encoded(CATS[0])])
         assert caught.value.status() == "503"
+        assert not accepted.done()
+        gate.open()
         assert accepted.result() is not None
-
-
-def _until(holds: Callable[[], bool], within: float = 30) -> None:
-    end = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_model_of_ones_own_has_its_own_classes(tmp_path: Path) -> None:
     """Three of them, with colons in their names, which the strings cannot hold."""
-    real = views.load_pictures(limit=8)
-    model = export.build_model(tiny_network(3), VARIANTS["owt"], precision="fp32", calibration=real)
-    export.describe(
-        model,
-        variant=VARIANTS["owt"],
-        precision="fp32",
-        labels=[(None, "a:b"), (None, "c"), (None, "d:e:f")],
-        record=export.Record("tiny", {"name": "random", "licence": "none"}, []),
-        picture=real[0],
-    )
-    export.write(model, tmp_path / "own.onnx", check=lambda file: None)
+    labels = [[None, "a:b"], [None, "c"], [None, "d:e:f"]]
+    altered(OWN, tmp_path / "own.onnx", labels=json.dumps(labels))
 
     with serving(tmp_path / "own.onnx") as server, connected(server) as client:
         assert client.get_model_metadata("alexnet")["outputs"][0]["shape"] == [-1, 3]
@@ -546,20 +538,23 @@ def test_health_answers_heads_and_is_never_stored(live: Live) -> None:
 
 def test_a_full_queue_refuses_before_the_body(tiny_model: Path) -> None:
     """With the time to come back, as at every door; the body is never sent."""
-    with serving(tiny_model, max_queue=1, max_files=1, max_delay=3) as server:
-        place = urlsplit(server.url)
+    with (
+        serving(tiny_model, max_queue=1, max_files=1, timeout=600) as server,
+        ThreadPoolExecutor() as pool,
+        server.gate.closed() as gate,
+    ):
         refusals = []
-        with ThreadPoolExecutor() as pool:
-            first = pool.submit(server.client.post, "/v1/predict", content=CATS[0])
-            _until(lambda: server.client.get("/health").json()["queue"]["pending"] == 1)
-            for path in PATHS:
-                with closing(HTTPConnection(str(place.hostname), place.port)) as caller:
-                    caller.putrequest("POST", path)
-                    caller.putheader("Content-Length", "1000")
-                    caller.endheaders()
-                    refused = caller.getresponse()
-                    refusals.append((refused.status, json.loads(refused.read())["code"]))
-                    assert int(refused.headers["Retry-After"]) >= 1
-            assert first.result().status_code == 200
+        first = pool.submit(server.client.post, "/v1/predict", content=CATS[0])
+        gate.until_held()
+        for path in PATHS:
+            with closing(HTTPConnection(*server.address)) as caller:
+                caller.putrequest("POST", path)
+                caller.putheader("Content-Length", "1000")
+                caller.endheaders()
+                refused = caller.getresponse()
+                refusals.append((refused.status, json.loads(refused.read())["code"]))
+                assert int(refused.headers["Retry-After"]) >= 1
+        gate.open()
+        assert first.result().status_code == 200
 
     assert refusals == [(503, "overloaded")] * 4

@@ -9,9 +9,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from live import Live, picture, serving
 
 from service.routes.errors import STATUSES
+from tests.support.images import picture
+from tests.support.servers import PATIENCE, Live, serving
 
 PREDICT = "/v1/predict"
 CLASSIFYING = {
@@ -63,12 +64,12 @@ def test_whatever_is_sent_the_answer_is_one_that_the_document_describes(
         [sys.executable, "-m", "schemathesis.cli", "run", f"{live.url}/openapi.json",
          "--header", f"Authorization: Bearer {KEY}", "--checks", ",".join(CHECKS),
          "--phases", "examples,coverage,fuzzing", "--max-examples", "25", "--seed", "1",
-         "--continue-on-failure", "--no-color"],
+         "--request-timeout", str(PATIENCE), "--continue-on-failure", "--no-color"],
         cwd=tmp_path,
         env=os.environ | {"NO_PROXY": "*"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=10 * PATIENCE,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stdout + done.stderr

@@ -3,46 +3,42 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
 import httpx2
-from live import Live, picture, serving
+import pytest
 
 from service.client import Client
+from tests.support.images import picture
+from tests.support.servers import LATER, PATIENCE, InThread, serving, until
 
 PREDICT = "/v1/predict"
-PATIENCE = 20  # seconds; only a failing test waits so long
+REFUSED = 'alexnet_http_requests_total{method="POST",route="/v1/predict",status="503"}'
 
 
 @contextmanager
-def full_queue(model: Path) -> Iterator[tuple[Live, Future[httpx2.Response]]]:
-    """A server whose only place is taken, for as long as its batch waits for company; and the
-    answer that will come."""
+def full_queue(model: Path) -> Iterator[tuple[InThread, Future[httpx2.Response]]]:
+    """A server whose only place is taken, as long as its gate is closed; and the answer that
+    will come."""
     with (
-        serving(model, max_queue=1, max_files=1, max_batch=2, max_delay=2.0) as server,
+        serving(model, max_queue=1, max_files=1) as server,
         ThreadPoolExecutor() as clients,
+        server.gate.closed() as gate,
     ):
         first = clients.submit(server.client.post, PREDICT, content=picture())
-        until_pending(server, 1)
+        gate.until_held()
         yield server, first
 
 
-def until_pending(server: Live, number: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while server.client.get("/health").json()["queue"]["pending"] != number:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def connected(server: Live) -> socket.socket:
-    where = urlsplit(server.url)
-    return socket.create_connection((where.hostname, where.port), PATIENCE)
+def connected(server: InThread) -> socket.socket:
+    return socket.create_connection(server.address, PATIENCE)
 
 
 def headers(length: int, path: str = PREDICT) -> bytes:
@@ -58,6 +54,11 @@ def answer_of(client: socket.socket) -> tuple[int, dict[str, str], dict[str, str
         return status, fields, json.loads(stream.read(int(fields["content-length"])))
 
 
+def refusals(server: InThread) -> int:
+    """How many requests the log says that the full queue has refused."""
+    return sum(int(n) for n in re.findall(r"was full: (\d+) requests", "".join(server.log)))
+
+
 def test_a_full_queue_refuses_before_the_body_is_sent(tiny_model: Path) -> None:
     with (
         full_queue(tiny_model) as (server, first),
@@ -66,6 +67,7 @@ def test_a_full_queue_refuses_before_the_body_is_sent(tiny_model: Path) -> None:
         client.sendall(headers(1_000_000))
         status, fields, body = answer_of(client)
         probes = [server.client.get(path).status_code for path in ("/livez", "/readyz")]
+        server.gate.open()
         accepted = first.result(PATIENCE)
 
     assert (status, body["code"]) == (503, "overloaded")
@@ -79,6 +81,7 @@ def test_a_connection_that_was_refused_is_good_for_another_try(tiny_model: Path)
     with full_queue(tiny_model) as (server, first), closing(connected(server)) as client:
         client.sendall(headers(len(picture())) + picture())
         refused, _, _ = answer_of(client)
+        server.gate.open()
         first.result(PATIENCE)
         client.sendall(headers(len(picture())) + picture())
         served, _, _ = answer_of(client)
@@ -88,24 +91,30 @@ def test_a_connection_that_was_refused_is_good_for_another_try(tiny_model: Path)
 
 def test_who_comes_back_when_told_is_answered(tiny_model: Path) -> None:
     """Our own client does so by itself: it waits as long as the refusal says."""
-    with full_queue(tiny_model) as (server, first), Client(server.url) as client:
-        prediction = client.classify(picture())
+    with (
+        full_queue(tiny_model) as (server, first),
+        Client(server.url) as client,
+        ThreadPoolExecutor() as clients,
+    ):
+        second = clients.submit(client.classify, picture())
+        until(lambda: REFUSED in server.client.get("/metrics").text, "a refusal")
+        server.gate.open()
+        prediction = second.result(PATIENCE)
         assert first.result(PATIENCE).status_code == 200
+        until(lambda: refusals(server), "the number of refusals")
 
     assert len(prediction.classes) == 5
-    assert any("queue is or was full" in line for line in server.log)
 
 
 def test_of_those_refused_the_log_has_the_number_not_a_line_each(tiny_model: Path) -> None:
     with full_queue(tiny_model) as (server, first):
         refused = [server.client.post(PREDICT, content=picture()) for _ in range(20)]
+        server.gate.open()
         first.result(PATIENCE)
-        time.sleep(1.5)
-
-    numbers = [int(line.split(": ")[1].split()[0]) for line in server.log if "queue is or" in line]
+        until(lambda: refusals(server) >= 20, "the number of refusals")
 
     assert {answer.status_code for answer in refused} == {503}
-    assert sum(numbers) == 20
+    assert refusals(server) == 20
     assert sum('"POST /v1/predict' in line for line in server.log) == 1
 
 
@@ -114,6 +123,7 @@ def test_a_body_that_is_still_being_sent_holds_no_place(tiny_model: Path) -> Non
         for _ in range(5):
             sender = senders.enter_context(closing(connected(server)))
             sender.sendall(headers(1000) + b"\xff\xd8\xff")
+        until(lambda: server.running.in_flight == 5, "five that send")
         answer = server.client.post(PREDICT, content=picture())
 
     assert answer.status_code == 200
@@ -126,10 +136,10 @@ def test_bodies_that_fill_the_memory_together_are_refused_and_leave_it_free(
     with serving(tiny_model, max_body=100_000, max_uploads=100_000) as server:
         with closing(connected(server)) as holder:
             holder.sendall(headers(90_000) + bytes(60_000))
-            time.sleep(0.3)
+            until(lambda: server.running.held == 60_000, "60 kB that are held")
             large = server.client.post(PREDICT, content=picture() + bytes(50_000))
             small = server.client.post(PREDICT, content=picture())
-        time.sleep(0.3)
+        until(lambda: not server.running.held, "no bytes that are held")
         after = server.client.post(PREDICT, content=picture() + bytes(50_000))
 
     assert (large.status_code, large.json()["code"]) == (503, "overloaded")
@@ -146,7 +156,7 @@ def test_large_bodies_leave_a_quarter_of_the_memory_to_small_ones(tiny_model: Pa
         closing(connected(server)) as holder,
     ):
         holder.sendall(headers(3_000_000) + bytes(2_900_000))
-        time.sleep(0.5)
+        until(lambda: server.running.held == 2_900_000, "2.9 MB that are held")
         refused = server.client.post(PREDICT, content=large)
         small = server.client.post(PREDICT, content=picture() + bytes(700_000))
 
@@ -155,25 +165,34 @@ def test_large_bodies_leave_a_quarter_of_the_memory_to_small_ones(tiny_model: Pa
 
 
 def test_a_body_that_is_too_slow_is_told_so(tiny_model: Path) -> None:
-    with serving(tiny_model, body_timeout=0.5) as server, closing(connected(server)) as sender:
+    with serving(tiny_model, body_timeout=0.1) as server, closing(connected(server)) as sender:
         sender.sendall(headers(1000) + b"\xff\xd8\xff")
         status, _, body = answer_of(sender)
 
     assert (status, body["code"]) == (408, "body_too_slow")
 
 
-def test_the_whole_request_has_a_deadline_that_begins_with_its_headers(tiny_model: Path) -> None:
-    """The body takes most of it, and the batch waits for company longer than is left."""
+def test_the_whole_request_has_a_deadline_that_begins_with_its_headers(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its body has taken is missing when it comes to be classified."""
+    left: list[float] = []
     with (
-        serving(tiny_model, timeout=3.0, max_delay=9.0, max_batch=2) as server,
+        serving(tiny_model) as server,
         closing(connected(server)) as sender,
     ):
-        began = time.monotonic()
-        sender.sendall(headers(len(picture())) + picture()[:100])
-        time.sleep(2)
-        sender.sendall(picture()[100:])
-        status, _, body = answer_of(sender)
-        seconds = time.monotonic() - began
+        answers: Callable[..., Awaitable[Any]] = server.running.classifier.answers
 
-    assert (status, body["code"]) == (504, "deadline_exceeded")
-    assert seconds < 4.5  # five, if it began with the body's end
+        async def noting(*pictures: Any, timeout: float, **others: Any) -> Any:
+            left.append(timeout)
+            return await answers(*pictures, timeout=timeout, **others)
+
+        monkeypatch.setattr(server.running.classifier, "answers", noting)
+        sender.sendall(headers(len(picture())) + picture()[:100])
+        until(lambda: server.running.in_flight, "a request in flight")
+        time.sleep(0.3)
+        sender.sendall(picture()[100:])
+        status, _, _ = answer_of(sender)
+
+    assert status == 200
+    assert 0 < left[0] < LATER - 0.2  # all of it, if it began with the body's end

@@ -4,14 +4,19 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
-from conftest import PICTURES, write_tiny
-from live import ROOT, Live, picture, serving
-from pages import (
+
+from service.access import RateLimiter
+from service.routes.doors import Doors
+from tests.support.images import PICTURES, picture
+from tests.support.models import CAFFE
+from tests.support.pages import (
     KEY,
     REFUSED,
     a_browser,
@@ -25,11 +30,12 @@ from pages import (
     shows,
     sync_api,
 )
-
-from model_export.variants import VARIANTS
+from tests.support.servers import PATIENCE, ROOT, Live, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
+
+pytestmark = pytest.mark.external
 
 CAT = (PICTURES / "cat.jpg").read_bytes()
 TEXT = b"nothing but text in this file"
@@ -48,12 +54,6 @@ def page(browser: "Browser", live: Live) -> Iterator["Page"]:
     """The page of a model that offers every choice of crops."""
     with opened(browser, live) as shown:
         yield shown
-
-
-@pytest.fixture
-def model_without_dense(tmp_path: Path) -> Path:
-    """As ``caffe``: crops of 227 pixels, which begin between two places of its maps."""
-    return write_tiny(VARIANTS["caffe"], tmp_path / "caffe.onnx")
 
 
 def answer(live: Live, data: bytes, **query: str) -> dict[str, Any]:
@@ -87,16 +87,18 @@ def test_the_page_has_something_to_show_at_once(page: "Page", live: Live) -> Non
     expect(page.locator("#door")).to_be_hidden()
 
 
-def test_a_page_that_nobody_runs_asks_for_nothing(live: Live) -> None:
+def test_a_page_that_nobody_runs_asks_for_nothing(tiny_model: Path) -> None:
     """A probe that fetches the page costs no run of the network."""
-    live.client.post("/v1/predict", content=picture())
-    before = live.client.get("/metrics").text
+    with serving(tiny_model) as live:
+        live.client.post("/v1/predict", content=picture())
+        before = live.client.get("/metrics").text
 
-    live.client.get("/")
+        live.client.get("/")
 
+        after = live.client.get("/metrics").text
     count = re.compile(r"^alexnet_(?:pictures_total|batch_pictures_count).*$", re.MULTILINE)
     assert len(count.findall(before)) >= 2
-    assert count.findall(before) == count.findall(live.client.get("/metrics").text)
+    assert count.findall(before) == count.findall(after)
 
 
 def test_a_sample_is_answered_when_it_is_clicked(page: "Page") -> None:
@@ -203,11 +205,9 @@ def test_a_choice_is_moved_by_keyboard_and_shown_in_detail(page: "Page", live: L
     expect(page.locator("#python")).to_contain_text('crops="dense"')
 
 
-def test_only_what_the_model_offers_can_be_chosen(
-    browser: "Browser", model_without_dense: Path
-) -> None:
+def test_only_what_the_model_offers_can_be_chosen(browser: "Browser") -> None:
     """Two choices where the crops do not fit the maps, the first one set."""
-    with serving(model_without_dense) as live, opened(browser, live) as page:
+    with serving(CAFFE) as live, opened(browser, live) as page:
         radios = page.locator("#choices").get_by_role("radio")
 
         expect(radios).to_have_count(2)
@@ -252,12 +252,18 @@ def test_an_answer_that_comes_late_does_not_win(page: "Page") -> None:
 
 def test_a_full_server_is_asked_again_when_it_says(browser: "Browser", tiny_model: Path) -> None:
     """Retry-After is kept to, with a word to who waits."""
-    with serving(tiny_model, rate_limit="1/second") as live, opened(browser, live) as page:
-        expect(page.locator("#busy")).to_contain_text("Asking again in 1 second.")
+    clock = Mock(return_value=0)  # stands still, whatever the machine's speed
+    limiter = RateLimiter(rate := "1/second", clock)
+    with serving(tiny_model, rate_limit=rate) as live:
+        live.app.state.doors = Doors(live.app.state.doors.keys, limiter)
+        with opened(browser, live, frozen=True) as page:
+            expect(page.locator("#busy")).to_contain_text("Asking again in 1 second.")
+            clock.side_effect = time.monotonic_ns
+            page.clock.resume()
 
-        compared(page)
+            compared(page)
 
-        expect(page.locator("#error")).to_be_hidden()
+            expect(page.locator("#error")).to_be_hidden()
 
 
 def test_a_server_that_has_gone_is_told_and_can_be_tried_again(page: "Page") -> None:
@@ -330,13 +336,13 @@ def test_the_lines_to_copy_are_copied_and_true(
             copied[name] = page.evaluate("navigator.clipboard.readText()")
 
     quiet = copied["curl"].replace("curl ", "curl -s --noproxy '*' ")
-    said = subprocess.run(["sh", "-c", quiet], cwd=tmp_path, capture_output=True, timeout=30)
+    said = subprocess.run(["sh", "-c", quiet], cwd=tmp_path, capture_output=True, timeout=PATIENCE)
     told = subprocess.run(
         [sys.executable, "-c", copied["Python"]],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
-        timeout=30,
+        timeout=PATIENCE,
     )
 
     assert f'"label":"{best}' in said.stdout.decode()

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-from conftest import PICTURES
-from live import Live, serving
-from pages import (
+
+from tests.support.images import PICTURES
+from tests.support.pages import (
     DESK,
     SMALL_PHONE,
     a_browser,
@@ -18,11 +18,16 @@ from pages import (
     opened,
     shows,
 )
+from tests.support.servers import Live, serving
 
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+axe = pytest.importorskip(
+    "axe_playwright_python.sync_playwright", reason="needs axe: scripts/install test"
+)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.external
 
 CAT = (PICTURES / "cat.jpg").read_bytes()
 LONG = "a-photograph-with-a-name-that-nobody-would-want-to-read-to-its-end.jpg"
@@ -63,7 +68,7 @@ def give_and_answer(page: "Page") -> None:
     shows(page, LONG)
     compared(page)
     page.get_by_role("switch").check()
-    expect(page.locator("#heat")).to_be_visible(timeout=20_000)
+    expect(page.locator("#heat")).to_be_visible()
     expect(page.locator("#busy")).to_be_hidden()
 
 
@@ -118,7 +123,7 @@ def test_the_page_is_used_by_keyboard_alone(browser: "Browser", live: Live) -> N
         page.get_by_role("button", name="Panda").press("Enter")
         shows(page, "Panda")
         page.get_by_role("switch").press("Space")
-        expect(page.locator("#heat")).to_be_visible(timeout=20_000)
+        expect(page.locator("#heat")).to_be_visible()
         page.locator("#classes input").first.press("ArrowDown")
         second = page.locator("#classes .label").nth(1).inner_text()
         expect(page.locator("#heatwords")).to_contain_text(second)

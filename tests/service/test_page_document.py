@@ -6,10 +6,11 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
-from live import Live, serving
 
 from service import model_file
 from service.routes.page import STATIC
+from tests.support.models import altered
+from tests.support.servers import Live, serving
 
 KINDS = {".css": "text/css", ".js": "text/javascript", ".jpg": "image/jpeg"}
 ADDRESS = re.compile(r"""(?:src|href)="([^"]*)"|\bfrom "([^"]*)\"""")
@@ -97,21 +98,9 @@ def test_the_model_card_tells_what_the_file_records(live: Live, bundled_model: P
 
 def test_what_a_file_says_cannot_become_markup(tiny_model: Path, tmp_path: Path) -> None:
     """Names come out of a file that somebody else may have written."""
-    import onnx
+    bold = altered(tiny_model, tmp_path / "bold.onnx", name="<b>bold</b>")
 
-    from model_export import export
-
-    model = onnx.load(tiny_model)
-    kept = [entry for entry in model.metadata_props if entry.key != "checksum"]
-    for entry in kept:
-        if entry.key == "name":
-            entry.value = "<b>bold</b>"
-    del model.metadata_props[:]
-    model.metadata_props.extend(kept)
-    path = tmp_path / "bold.onnx"
-    export.write(model, path, check=lambda file: None)
-
-    with serving(path) as live:
+    with serving(bold) as live:
         page = live.client.get("/").text
 
     assert "<b>bold" not in page

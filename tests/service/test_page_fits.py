@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import PICTURES
-from live import Live, serving
-from pages import DESK, PHONE, a_browser, choose, compared, expect, opened, shows
 
 from service.routes.page import CHOICES, SAMPLES, STATIC
+from tests.support.images import PICTURES
+from tests.support.pages import DESK, PHONE, a_browser, choose, compared, expect, opened, shows
+from tests.support.servers import Live, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-browser = a_browser
+pytestmark = pytest.mark.external
 
 CAT = (PICTURES / "cat.jpg").read_bytes()
+browser = a_browser
+
 WIDTHS = (320, 390, 768, 1024, 1280)
 
 # What lies beyond the right edge of its column, but for what is hidden, and the dots at 100 %.

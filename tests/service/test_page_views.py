@@ -2,27 +2,27 @@
 
 import base64
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import pytest
-from conftest import PICTURES, tiny_network
-from live import Live, serving
 from numpy.typing import NDArray
-from pages import DESK, a_browser, bars, choose, compared, expect, opened, shows
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from model_export import export, views
-from model_export.export import Record
-from model_export.variants import VARIANTS
 from service.image import decode
+from tests.support.images import PICTURES
+from tests.support.models import OWN, altered
+from tests.support.pages import DESK, a_browser, bars, choose, compared, expect, opened, shows
+from tests.support.servers import Live, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.external
 
 CAT = (PICTURES / "cat.jpg").read_bytes()
 browser = a_browser
@@ -213,7 +213,7 @@ def test_the_evidence_is_drawn_for_the_class_that_is_selected(page: "Page", live
 
     page.get_by_role("switch").click()
 
-    expect(page.locator("#heat")).to_be_visible(timeout=20_000)
+    expect(page.locator("#heat")).to_be_visible()
     for place in (0, 1):
         page.locator("#classes li").nth(place).click()
         values = np.asarray(maps[place]["values"])
@@ -268,7 +268,7 @@ def test_where_the_evidence_lies_is_said_in_words(
 def test_a_scale_tells_what_less_than_nothing_means(page: "Page", least: float, told: bool) -> None:
     """Where it has such values, and only there."""
     page.get_by_role("switch").click()
-    expect(page.locator("#heat")).to_be_visible(timeout=20_000)
+    expect(page.locator("#heat")).to_be_visible()
 
     page.evaluate(
         "async (values) => (await import(new URL('static/heat.js', document.baseURI).href))"
@@ -280,27 +280,11 @@ def test_a_scale_tells_what_less_than_nothing_means(page: "Page", least: float, 
     expect(said).to_be_visible(visible=told)
 
 
-@pytest.fixture(scope="module")
-def own_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def own_model(tmp_path: Path) -> Path:
     """A network of three classes of one's own, without WordNet ids, accuracy or places of views."""
-    path = tmp_path_factory.mktemp("own") / "own.onnx"
-    real = views.load_pictures(limit=8)
-    model = export.build_model(tiny_network(3), VARIANTS["owt"], precision="fp32", calibration=real)
-    export.describe(
-        model,
-        variant=VARIANTS["owt"],
-        precision="fp32",
-        labels=[(None, "apple"), (None, "pear"), (None, "quince")],
-        record=Record("fruit", {}, []),
-        picture=real[0],
-    )
-    kept = [entry for entry in model.metadata_props if entry.key != "views"]
-    assert len(kept) < len(model.metadata_props)
-    del model.metadata_props[:]
-    model.metadata_props.extend(kept)
-    assert isinstance(model, onnx.ModelProto)
-    export.write(model, path, check=lambda file: None)
-    return path
+    labels = json.dumps([[None, "apple"], [None, "pear"], [None, "quince"]])
+    return altered(OWN, tmp_path / "own.onnx", labels=labels, name="fruit", views=None)
 
 
 def test_a_model_of_ones_own_looks_right(browser: "Browser", own_model: Path) -> None:

@@ -1,35 +1,53 @@
-"""`alexnet predict FOLDER --output FILE`, as a process of its own."""
+"""`alexnet predict FOLDER --output FILE`: folders of any size, into one table."""
 
 import csv
 import json
 import os
-import pty
 import re
+import resource
 import shutil
 import signal
-import subprocess
+import sqlite3
 import sys
 import threading
-import time
+import weakref
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from live import ROOT, alexnet, environment, picture
+from numpy.typing import NDArray
 
 from service.engine import Engine, inspect
-from service.scoring.files import Pictures
-from service.scoring.journal import opened
+from service.scoring import progress
+from service.scoring.files import Pictures, Skipped
+from service.scoring.journal import Journal, opened
 from service.scoring.progress import Progress, counted
+from service.scoring.scorer import Outcome, Scored
+from tests.support.commands import Done
+from tests.support.images import picture
+from tests.support.memory import ONE_AT_ONCE, growth
+from tests.support.scoring import make_crowd, predict, rows, signalled, struck, went_on
+from tests.support.servers import ROOT
+from tests.support.terminals import Counter, on_terminal
 
 parquet = pytest.importorskip(
     "pyarrow.parquet", reason="needs pyarrow: scripts/install test, or pip install pyarrow"
 )
 
-MANY = 2000  # pictures
+MANY = 480  # pictures
+SCORED = MANY - len(range(0, MANY, 9))  # the others are broken
+PART = 100  # pictures until something happens
+
+
+@pytest.fixture(autouse=True)
+def no_lines_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes here."""
+    monkeypatch.setattr(progress, "LINE_EVERY", 3600.0)
 
 
 @pytest.fixture
@@ -55,102 +73,13 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_crowd(tmp_path_factory.mktemp("crowd"), MANY)
 
 
-def make_crowd(top: Path, number: int) -> Path:
-    """Eight pictures and a broken one, under `number` names in ten folders."""
-    originals = []
-    for index in range(9):
-        original = top.parent / f"{top.name}-{index}.jpg"
-        original.write_bytes(picture(size=(260 + 9 * index, 256)) if index else b"GIF89a")
-        originals.append(original)
-    for index in range(number):
-        place = top / f"{index % 10}"
-        place.mkdir(parents=True, exist_ok=True)
-        os.link(originals[index % 9], place / f"{index:05}.jpg")
-    return top
-
-
-def predict(*arguments: object, **settings: Any) -> "subprocess.CompletedProcess[bytes]":
-    """Run it to its end."""
-    return alexnet("predict", *map(str, arguments), **settings)
-
-
-def sentence(done: "subprocess.CompletedProcess[bytes]") -> str:
+def sentence(done: Done) -> str:
     """Assert that it failed with one line; return it."""
     text = done.stderr.decode()
     assert done.returncode == 1, text
     assert text.startswith("alexnet: "), text
     assert len(text.splitlines()) == 1, text
     return text
-
-
-def rows(output: Path) -> list[dict[str, Any]]:
-    """A table of any of the formats, as JSON has it."""
-    if output.suffix == ".parquet":
-        found: list[dict[str, Any]] = parquet.read_table(output).to_pylist()
-        return found
-    with output.open(encoding="utf-8", newline="") as file:
-        if output.suffix == ".jsonl":
-            return [json.loads(line) for line in file]
-        return [
-            row
-            | {
-                "index": int(row["index"]),
-                "wordnet_id": row["wordnet_id"] or None,
-                "probability": float(row["probability"]),
-                "classes": json.loads(row["classes"]),
-            }
-            for row in csv.DictReader(file)
-        ]
-
-
-def started(*arguments: object, **settings: Any) -> "subprocess.Popen[bytes]":
-    """Run it, and do not wait."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "service", "predict", *map(str, arguments)],
-        cwd=ROOT,
-        env=environment(**settings),
-        stderr=subprocess.PIPE,
-    )
-
-
-def struck(strike: str, *arguments: object, **settings: Any) -> "tuple[int, str]":
-    """Run it, and do something to it when it has scored a third; its status, what it said."""
-    code = (
-        "import os, resource, signal, sys\n"
-        "from service.scoring import journal\n"
-        f"add, left = journal.Journal.add, {MANY // 3}\n"
-        "def counted(self, outcome):\n"
-        "    global left\n"
-        "    add(self, outcome)\n"
-        "    left -= 1\n"
-        "    if not left:\n"
-        f"        {strike}\n"
-        "journal.Journal.add = counted\n"
-        "journal.COMMIT_EVERY = 0.01\n"
-        f"sys.argv = ['alexnet', 'predict', *{[str(one) for one in arguments]!r}]\n"
-        "import service.__main__ as command; command.main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=environment(**settings),
-        capture_output=True,
-        timeout=60,
-    )
-    return done.returncode, done.stderr.decode()
-
-
-def signalled(number: int) -> str:
-    """A signal to itself."""
-    return f"os.kill(os.getpid(), {int(number)})"
-
-
-def went_on(done: "subprocess.CompletedProcess[bytes]") -> bool:
-    """Whether it did a part of the work, and found the rest done."""
-    report = done.stderr.decode()
-    assert done.returncode == 0, report
-    found = re.search(r"(\d+) pictures scored, (\d+) of them before", report)
-    return found is not None and 0 < int(found[2]) < int(found[1])
 
 
 @pytest.fixture(scope="session")
@@ -363,72 +292,90 @@ def test_status_1_means_that_nothing_could_be_scored(tiny_model: Path, folder: P
     assert not output.exists()
 
 
-def test_killed_twice_it_goes_on(
+def test_killed_and_stopped_it_goes_on(
     tiny_model: Path, crowd: Path, undisturbed: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     """From where it was; every picture once, and scores as from a run that nobody disturbed."""
     output = tmp_path / "scores.jsonl"
     asked = (crowd, "-o", output, "--crops", "one")
-    for _ in range(2):
-        status, _said = struck(signalled(signal.SIGKILL), *asked, model=tiny_model)
-        assert status == -signal.SIGKILL
+    safe = 0
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        status, said = struck(signalled(number), *asked, after=PART, model=tiny_model)
+
         assert not output.exists()
+        before, safe = safe, scored_so_far(output)
+        if number == signal.SIGKILL:
+            assert status == -number
+            assert safe > 0
+        else:
+            check_stopped(status, said, number)
+            assert safe >= before + PART // 2  # it does not begin anew
 
     done = predict(*asked, model=tiny_model)
 
     assert went_on(done)
-    before = int(done.stderr.decode().partition(" of them before")[0].split()[-1])
-    assert before > len(undisturbed) / 2
+    assert f"{SCORED} pictures scored, {safe} of them before" in done.stderr.decode()
     assert rows(output) == undisturbed
     assert sorted(os.listdir(tmp_path)) == ["scores.jsonl", "scores.jsonl.skipped.csv"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_a_sentence(
-    tiny_model: Path, crowd: Path, tmp_path: Path, number: int
-) -> None:
+def check_stopped(status: int, said: str, number: int) -> None:
     """It says how to go on; the status is the one that shells expect."""
-    output = tmp_path / "scores.csv"
-
-    status, said = struck(signalled(number), crowd, "-o", output, model=tiny_model)
-
     assert status == 128 + number, said
-    assert not output.exists()
     assert said.startswith("alexnet: Stopped.")
     assert "the same command goes on" in said
     assert len(said.splitlines()) == 1
 
 
-@pytest.mark.parametrize("broken", ["None", "lambda *_: threading.Event().wait()"])
+def scored_so_far(output: Path) -> int:
+    """By the journal."""
+    with closing(sqlite3.connect(f"{output}.partial")) as database:
+        (number,) = database.execute("SELECT count(*) FROM pictures WHERE code IS NULL").fetchone()
+    return int(number)
+
+
+FAILS = "import service.engine; service.engine.Engine._run = None"
+HANGS = (
+    "import service.engine, service.batching, threading; "
+    "service.engine.Engine._run = lambda *_: threading.Event().wait(); "
+    "service.batching.Batcher._run_timeout = property(lambda it: 0.2)"
+)
+
+
+@pytest.mark.parametrize("broken", [FAILS, HANGS])
 def test_an_engine_that_fails_or_hangs_ends_it(
     tiny_model: Path, crowd: Path, tmp_path: Path, broken: str
 ) -> None:
     """Not every picture left is at fault; whoever started it may start it again."""
     output = tmp_path / "scores.csv"
     asked = (crowd, "-o", output, "--crops", "one")
-    strike = f"import threading, service.engine; service.engine.Engine._run = {broken}"
 
-    status, said = struck(strike, *asked, model=tiny_model, run_timeout=2)
+    status, said = struck(broken, *asked, after=PART, model=tiny_model)
 
     assert status == 70, said
     assert "alexnet: The engine has failed" in said.splitlines()[-1]
     assert went_on(predict(*asked, model=tiny_model))
-    assert len(rows(output)) == MANY - len(range(0, MANY, 9))
+    assert len(rows(output)) == SCORED
 
 
-def test_what_was_skipped_is_tried_again(tiny_model: Path, crowd: Path, tmp_path: Path) -> None:
+def test_what_was_skipped_is_tried_again(tiny_model: Path, folder: Path) -> None:
     """A job that goes on reads a file that was mended meanwhile."""
-    top = make_crowd(tmp_path / "crowd", MANY)
-    output = tmp_path / "scores.csv"
-    asked = (top, "-o", output, "--crops", "one")
-    struck(signalled(signal.SIGTERM), *asked, model=tiny_model)
-    (tmp_path / "crowd-0.jpg").write_bytes(picture())
+    output = folder.parent / "scores.csv"
+    scores = np.linspace(0.5, 0.1, 5, dtype=np.float32)
+    outcomes = (
+        Scored(b"a.jpg", np.arange(5, dtype=np.int32), scores),
+        Skipped(b"cats/cut.jpeg", "image_unreadable", "It was cut off."),
+    )
+    begun(output, folder, tiny_model, *outcomes)
+    (folder / "cats" / "cut.jpeg").write_bytes(picture())
 
-    done = predict(*asked, model=tiny_model)
+    done = predict(folder, "-o", output, "--crops", "one", model=tiny_model)
 
     assert went_on(done)
-    assert f"{MANY} pictures scored" in done.stderr.decode()
-    assert "; 0 skipped" in done.stderr.decode()
+    assert "4 pictures scored, 1 of them before; 1 skipped" in done.stderr.decode()
+    assert [row["path"] for row in rows(output)] == [
+        *("a.jpg", "cats/b.PNG", "cats/cut.jpeg", "cats/old/c.webp")
+    ]
 
 
 @pytest.mark.parametrize("change", [["--crops", "ten"], ["--top", "4"], ["--model"]])
@@ -463,8 +410,8 @@ def test_it_goes_on_with_the_same_places_only(tiny_model: Path, folder: Path) ->
     assert journal.exists()
 
 
-def begun(output: Path, folder: Path, model: Path) -> Path:
-    """A journal as a job for these has just begun it."""
+def begun(output: Path, folder: Path, model: Path, *outcomes: Outcome) -> Path:
+    """A journal as a job for these has just begun it, with so much in it."""
     about = {
         "model": inspect(model).version,
         "crops": "one",
@@ -473,8 +420,9 @@ def begun(output: Path, folder: Path, model: Path) -> Path:
         "folder": str(folder),
         "places": ["."],
     }
-    with opened(path := Path(f"{output}.partial"), about):
-        pass
+    with opened(path := Path(f"{output}.partial"), about) as journal:
+        for outcome in outcomes:
+            journal.add(outcome)
     return path
 
 
@@ -501,39 +449,30 @@ def test_two_processes_do_not_write_one_table(tiny_model: Path, folder: Path) ->
     assert "Another process" in text
 
 
-def without(module: str, *arguments: object, **settings: Any) -> Any:
-    """Run it where a module is not installed."""
-    code = (
-        f"import sys; sys.modules[{module!r}] = None\n"
-        f"sys.argv = ['alexnet', 'predict', *{[str(one) for one in arguments]!r}]\n"
-        "import service.__main__ as command; command.main()"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=environment(**settings),
-        capture_output=True,
-        timeout=60,
-    )
-
-
-def test_without_pyarrow_the_extra_to_install_is_named(tiny_model: Path, folder: Path) -> None:
+def test_without_pyarrow_the_extra_to_install_is_named(
+    tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At the start, not after a night's work; the other formats need nothing."""
+    for module in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, module, None)
     output = folder.parent / "scores.parquet"
 
-    text = sentence(without("pyarrow", folder, "-o", output, model=tiny_model))
+    text = sentence(predict(folder, "-o", output, model=tiny_model))
 
     assert "scripts/install run parquet" in text
     output = output.with_suffix(".jsonl")
-    assert without("pyarrow", folder, "-o", output, model=tiny_model).returncode == 0
+    assert predict(folder, "-o", output, model=tiny_model).returncode == 0
     assert len(rows(output)) == 3
 
 
-def test_without_ray_the_extra_to_install_is_named(tiny_model: Path, folder: Path) -> None:
+def test_without_ray_the_extra_to_install_is_named(
+    tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Likewise."""
+    monkeypatch.setitem(sys.modules, "ray", None)
     output = folder.parent / "scores.csv"
 
-    text = sentence(without("ray", folder, "-o", output, "--ray", "auto", model=tiny_model))
+    text = sentence(predict(folder, "-o", output, "--ray", "auto", model=tiny_model))
 
     assert "scripts/install run ray" in text
 
@@ -620,79 +559,129 @@ def test_a_file_may_be_as_large_as_an_upload(tiny_model: Path, folder: Path) -> 
     assert '"larger.bmp","body_too_large",' in skipped, done.stderr.decode()
 
 
-def test_a_full_disk_is_one_sentence(tiny_model: Path, crowd: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_sentence(
+    tiny_model: Path, crowd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Here a limit for files; without it the same command goes on from there."""
     output = tmp_path / "scores.csv"
+    journal = Path(f"{output}.partial")
     asked = (crowd, "-o", output, "--crops", "one", "--top", 100)
-    full = f"resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (os.path.getsize('{output}.partial'),))"
+    left = iter(range(PART, -1, -1))
+    add = Journal.add
 
-    status, said = struck(full, *asked, model=tiny_model)
+    with no_larger_files() as fill, monkeypatch.context() as patched:
 
-    assert status == 1
+        def counted(self: Journal, outcome: Outcome) -> None:
+            add(self, outcome)
+            if next(left, None) == 0:
+                fill(2 * journal.stat().st_size)
+
+        patched.setattr("service.scoring.journal.COMMIT_EVERY", 0.01)
+        patched.setattr(Journal, "add", counted)
+        done = predict(*asked, model=tiny_model)
+
+    said = sentence(done)
     assert said.startswith(f"alexnet: {output} or its journal cannot be written: "), said
-    assert len(said.splitlines()) == 1
     assert went_on(predict(*asked, model=tiny_model))
-    assert len(rows(output)) == MANY - len(range(0, MANY, 9))
+    assert len(rows(output)) == SCORED
 
 
-def peak_memory(*arguments: object, **settings: Any) -> int:
-    """Bytes that a run to its end had resident at most."""
-    process = started(*arguments, **settings)
-    assert process.stderr is not None
-    process.stderr.read()
-    process.stderr.close()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return 1024 * usage.ru_maxrss
+@contextmanager
+def no_larger_files() -> Iterator[Any]:
+    """What it yields sets how large this process's files may grow until the block ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_memory_does_not_grow_with_the_folder(
-    tiny_model: Path, crowd: Path, tmp_path: Path
+def test_memory_does_not_grow_with_the_folder(tiny_model: Path, tmp_path: Path) -> None:
+    """Four times as many pictures.  The second time is like all that come: the first engine is
+    dropped only when there is another."""
+    small, large = (make_crowd(tmp_path / str(number), number) for number in (75, 300))
+    commands = [
+        ["predict", str(top), "-o", str(tmp_path / f"{n}.csv"), "--crops", "one", "--top", "300"]
+        for n, top in enumerate([small, small, large])
+    ]
+
+    # The table of 300 has 8 MB, and as objects many times as much.
+    assert growth(commands, model=tiny_model) < 4e6
+
+
+def test_no_score_is_kept_in_memory(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten times as many pictures."""
-    small = make_crowd(tmp_path / "small", 200)
-    asked = ("--crops", "one", "--top", 1000)
+    """Of those that were written down, and of those that are read for the table."""
+    add, read = Journal.add, Journal.rows
+    added, found = Living(), Living()
 
-    few = peak_memory(small, "-o", tmp_path / "few.csv", *asked, model=tiny_model)
-    many = peak_memory(crowd, "-o", tmp_path / "many.csv", *asked, model=tiny_model)
+    def adding(self: Journal, outcome: Outcome) -> None:
+        if isinstance(outcome, Scored):
+            added.count(outcome.probabilities)
+        add(self, outcome)
 
-    assert many < few + 12e6, f"{few / 1e6:.0f} MB, then {many / 1e6:.0f} MB"
+    def reading(self: Journal) -> Iterator[Scored]:
+        for row in read(self):
+            found.count(row.probabilities)
+            yield row
+
+    monkeypatch.setattr(Journal, "add", adding)
+    monkeypatch.setattr(Journal, "rows", reading)
+    top, output = make_crowd(tmp_path / "crowd", 90), tmp_path / "scores.csv"
+    done = predict(top, "-o", output, "--crops", "one", model=tiny_model, **ONE_AT_ONCE)
+
+    assert done.returncode == 0, done.stderr.decode()
+    assert added.all == found.all == 80
+    assert added.most < 10
+    assert found.most < 10
 
 
-def test_a_terminal_shows_how_far_it_is(tiny_model: Path, crowd: Path, tmp_path: Path) -> None:
+class Living:
+    """How many of the arrays that were counted are there at once."""
+
+    def __init__(self) -> None:
+        self.all = self.most = self._now = 0
+
+    def count(self, array: NDArray[np.float32]) -> None:
+        """Until it is dropped."""
+        self.all += 1
+        self._now += 1
+        self.most = max(self.most, self._now)
+        weakref.finalize(array, self._drop)
+
+    def _drop(self) -> None:
+        self._now -= 1
+
+
+def test_a_terminal_shows_how_far_it_is(
+    tiny_model: Path, crowd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pictures, rate and time; elsewhere there are lines, and no codes for a terminal."""
-    here, there = pty.openpty()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "service", "predict", str(crowd)),
-            *("--crops", "one", "-o", str(tmp_path / "scores.csv")),
-        ],
-        cwd=ROOT,
-        env=environment(model=tiny_model) | {"TERM": "xterm", "COLUMNS": "120"},
-        stderr=there,
-    )
-    os.close(there)
-    shown = b"".join(until_closed(here))
+    monkeypatch.setattr(progress, "Thread", Counter)
+    asked = ("predict", str(crowd), "--crops", "one", "-o", str(tmp_path / "scores.csv"))
 
-    assert process.wait(60) == 0
-    assert f"{MANY}/{MANY}".encode() in shown
-    assert re.search(rb"[\d.]+/s, .* so far, \d+ skipped", shown)
+    status, shown = on_terminal(*asked, columns=120, model=tiny_model)
+
+    assert status == 0
+    assert f"{MANY}/{MANY}" in shown
+    assert re.search(r"[\d.]+/s, .* so far, \d+ skipped", shown)
 
 
-def test_the_rate_is_that_of_this_run() -> None:
+def test_the_rate_is_that_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an earlier one did took it no time, and the time that is left follows."""
-    progress = Progress(1000)
-    progress.total = 3000
-    assert str(progress) == "1000/3000, starting"
+    clock = Mock()
+    clock.monotonic.return_value = 50.0
+    monkeypatch.setattr(progress, "time", clock)
+    shown = Progress(1000)
+    shown.total = 3000
+    assert str(shown) == "1000/3000, starting"
 
-    progress.update(1000, 0)
-    time.sleep(0.05)  # at least
-    progress.update(1010, 2)
+    shown.update(1000, 0)
+    clock.monotonic.return_value += 5
+    shown.update(1010, 2)
 
-    found = re.fullmatch(r"1010/3000 ([\d.]+)/s, (.+) left, \d+ s so far, 2 skipped", str(progress))
-    assert found is not None, str(progress)
-    assert 0 < float(found[1]) <= 10 / 0.05
+    assert str(shown) == "1010/3000 2.0/s, 0:16:35 left, 5 s so far, 2 skipped"
 
 
 def test_a_walk_that_only_counts_is_not_waited_for(
@@ -708,14 +697,3 @@ def test_a_walk_that_only_counts_is_not_waited_for(
     (walk,) = [thread for thread in threading.enumerate() if thread.name == "alexnet-count"]
     slow.set()
     walk.join()
-
-
-def until_closed(terminal: int) -> Iterator[bytes]:
-    """What is written to the other end."""
-    try:
-        while data := os.read(terminal, 4096):
-            yield data
-    except OSError:  # Linux says so that nobody has it open any more
-        pass
-    finally:
-        os.close(terminal)

@@ -1,6 +1,5 @@
 """`alexnet predict FOLDER --ray ADDRESS`, on a real cluster of two nodes."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,26 +10,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from clusters import two_nodes
-from live import ROOT, environment, picture
-from test_scoring import make_crowd, predict, rows, signalled, struck, went_on
+
+from tests.support.clusters import CPUS, PATIENCE, Nodes
+from tests.support.images import picture
+from tests.support.scoring import make_crowd, predict, rows, went_on
+from tests.support.servers import ROOT, environment
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
-MANY = 2000  # pictures, a ninth of them broken
+pytestmark = pytest.mark.external
+
+BLOCK = 32  # pictures of a task, in place of many more
+MANY = 24 * BLOCK  # pictures, a ninth of them broken: more than four workers have in hand
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator["Cluster"]:
+def cluster(nodes: Nodes) -> Iterator["Cluster"]:
     """Two nodes; the command connects to them by itself."""
-    with two_nodes() as nodes:
-        yield nodes
+    with nodes.environment() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight tasks."""
+    """In one folder for all of them."""
     return make_crowd(tmp_path_factory.mktemp("crowd"), MANY)
 
 
@@ -58,45 +62,44 @@ def on(cluster: "Cluster", *arguments: object) -> list[str]:
     return [sys.executable, "-m", "service", "predict", *given]
 
 
-def workers() -> list[int]:
-    """The processes of this cluster that score."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            ours = f"RAY_TMPDIR={os.environ['RAY_TMPDIR']}".encode()
-            if (
-                b"MapWorker" in (process / "cmdline").read_bytes()
-                and ours in (process / "environ").read_bytes()
-            ):
-                found.append(int(process.name))
-        except OSError:  # it has ended
-            continue
-    return found
+def struck(strike: str, cluster: "Cluster", *arguments: object, model: Path) -> tuple[int, str]:
+    """Score there, and do something when the first is; the status, and what was said."""
+    code = (
+        "import os, signal, sys\n"
+        "from service.scoring import cluster, journal\n"
+        "add = journal.Journal.add\n"
+        "def first(self, outcome):\n"
+        "    add(self, outcome)\n"
+        "    if self.scored:\n"
+        "        journal.Journal.add = add\n"
+        f"        {strike}\n"
+        "journal.Journal.add = first\n"
+        "journal.COMMIT_EVERY = 0.0\n"
+        f"cluster.BLOCK = {BLOCK}\n"
+        "import service.__main__ as command; command.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *on(cluster, *arguments)[3:]],
+        cwd=ROOT,
+        env=environment(model=model),
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    return done.returncode, done.stderr.decode()
 
 
 def test_a_worker_that_is_killed_costs_nothing_but_time(
     cluster: "Cluster", tiny_model: Path, crowd: Path, alone: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Half-way; what it had in hand is scored by another, and all scores are those of one
-    process."""
+    """What it had in hand is scored by another, and all scores are those of one process."""
     output = tmp_path / "scores.parquet"
-    process = subprocess.Popen(
-        on(cluster, crowd, "-o", output, "--crops", "one"),
-        cwd=ROOT,
-        env=environment(model=tiny_model),
-        stderr=subprocess.PIPE,
-    )
-    journal = Path(f"{output}.partial")
-    deadline = time.monotonic() + 60
-    while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(workers()[0], signal.SIGKILL)
-    assert not output.exists()
-    _, said = process.communicate(timeout=60)
+    kill = "from tests.support.clusters import workers; os.kill(workers()[0], signal.SIGKILL)"
 
-    assert process.returncode == 0, said.decode()
+    status, said = struck(kill, cluster, crowd, "-o", output, "--crops", "one", model=tiny_model)
+
+    assert status == 0, said
     assert scores(output) == alone
-    assert f"{MANY - len(alone)} image_unreadable" in said.decode()
+    assert f"{MANY - len(alone)} image_unreadable" in said
 
 
 def test_a_job_that_is_stopped_there_is_finished_here(
@@ -105,9 +108,7 @@ def test_a_job_that_is_stopped_there_is_finished_here(
     """The journal is the same, and the scores are: bit for bit with one crop."""
     asked = (crowd, "-o", tmp_path / "scores.parquet", "--crops", "one")
 
-    status, said = struck(
-        signalled(signal.SIGTERM), *asked, "--ray", cluster.address, model=tiny_model
-    )
+    status, said = struck("os.kill(os.getpid(), signal.SIGTERM)", cluster, *asked, model=tiny_model)
 
     assert status == 128 + signal.SIGTERM, said
     assert said.splitlines()[-1].startswith("alexnet: Stopped."), said
@@ -126,7 +127,7 @@ def test_a_folder_that_the_machines_do_not_have_is_one_sentence(
         cwd=tmp_path,
         env=environment(model=tiny_model) | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
     said = done.stderr.decode()
@@ -151,7 +152,7 @@ def test_what_no_machine_has_is_one_sentence(
 
 
 def test_as_long_as_others_compute_it_says_that_it_waits(
-    cluster: "Cluster", tiny_model: Path, tmp_path: Path
+    nodes: Nodes, tiny_model: Path, tmp_path: Path
 ) -> None:
     """And goes on when they have done."""
     import ray
@@ -163,27 +164,31 @@ def test_as_long_as_others_compute_it_says_that_it_waits(
     holding: Any = ray.remote(num_cpus=1)(Other)
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.jpg").write_bytes(picture())
-    asked = on(cluster, tmp_path / "pictures", "-o", tmp_path / "scores.jsonl")[4:]
-    others = [holding.remote() for _ in range(4)]  # all that there are
-    ray.get([other.here.remote() for other in others], timeout=60)
     code = (
-        "import sys; from service.scoring import progress; progress.LINE_EVERY = 0.2\n"
-        f"sys.argv = ['alexnet', 'predict', *{asked!r}]\n"
+        "from service.scoring import progress; progress.LINE_EVERY = 0.2\n"
         "import service.__main__ as command; command.main()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=environment(model=tiny_model),
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        first = islice(process.stderr, 100)
-        said = next((line for line in first if "waiting" in line), "")
-        for other in others:
-            ray.kill(other)
-        process.communicate(timeout=60)
+    with nodes.connected() as cluster:
+        asked = on(cluster, tmp_path / "pictures", "-o", tmp_path / "scores.jsonl")[3:]
+        others = [holding.remote() for _ in range(2 * CPUS)]  # all that there are
+        ray.get([other.here.remote() for other in others], timeout=PATIENCE)
+        deadline = time.monotonic() + PATIENCE
+        while ray.available_resources().get("CPU"):  # type: ignore[no-untyped-call]  # told later
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        with subprocess.Popen(
+            [sys.executable, "-c", code, *asked],
+            cwd=ROOT,
+            env=environment(model=tiny_model),
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            first = islice(process.stderr, 100)
+            said = next((line for line in first if "waiting" in line), "")
+            for other in others:
+                ray.kill(other)
+            process.communicate(timeout=PATIENCE)
 
     assert said == "0/1, waiting for CPUs: the cluster's are taken\n"
     assert process.returncode == 0
@@ -197,8 +202,13 @@ def test_a_token_that_is_missing_is_one_sentence(
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("HOME", str(crowd))
 
-    output = crowd.parent / "none.csv"
-    done = predict(crowd, "-o", output, "--ray", cluster.address, model=tiny_model)
+    done = subprocess.run(  # Ray looks for it once in a process
+        on(cluster, crowd, "-o", crowd.parent / "none.csv"),
+        cwd=ROOT,
+        env=environment(model=tiny_model),
+        capture_output=True,
+        timeout=PATIENCE,
+    )
 
     assert done.returncode == 1
     said = done.stderr.decode()

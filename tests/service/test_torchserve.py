@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import Live, picture, serving
 
 from service.classifier import Prediction
 from service.routes.torchserve import PATHS, by_label
+from tests.support.images import PICTURES, picture
+from tests.support.servers import PATIENCE, Live, serving
 
-CAT = Path(__file__).parents[1] / "pictures" / "cat.jpg"
+CAT = PICTURES / "cat.jpg"
 
 
 @pytest.fixture(scope="module")
-def live(bundled_model: Path) -> Iterator[Live]:
-    with serving(bundled_model) as server:
+def live(tiny_model: Path) -> Iterator[Live]:
+    with serving(tiny_model) as server:
         yield server
 
 
@@ -39,7 +40,7 @@ def test_torchserves_own_curl_commands_get_its_answer(
         pytest.skip("needs the curl command")
 
     done = subprocess.run(
-        [curl, "--silent", "--noproxy", "*", "--max-time", "30", live.url + path, *how],
+        [curl, "--silent", "--noproxy", "*", "--max-time", str(PATIENCE), live.url + path, *how],
         capture_output=True,
         check=True,
     )
@@ -58,8 +59,9 @@ def test_a_picture_may_be_called_anything(live: Live, kind: str) -> None:
     assert answer.json() == pytest.approx(v1(live), abs=1e-5)
 
 
-def test_the_most_probable_label_comes_first(live: Live) -> None:
-    answer = live.client.post(PATHS[0], content=CAT.read_bytes()).json()
+def test_the_most_probable_label_comes_first(bundled_model: Path) -> None:
+    with serving(bundled_model) as server:
+        answer = server.client.post(PATHS[0], content=CAT.read_bytes()).json()
 
     assert list(answer.values()) == sorted(answer.values(), reverse=True)
     assert next(iter(answer)) == "Egyptian cat"

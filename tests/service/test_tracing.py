@@ -4,22 +4,26 @@ import json
 import re
 import socket
 import threading
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from live import Live, alexnet, picture, serving
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from service.routes import tracing
+from tests.support.commands import alexnet
+from tests.support.images import picture
+from tests.support.servers import PATIENCE, InThread, Live, serving, serving_process, until
+
 PREDICT = "/v1/predict"
 JPEG = {"content-type": "image/jpeg"}
-PATIENCE = 20.0  # seconds
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "50"}  # ms between two sendings
 ONLY_AT_THE_END = {"OTEL_BSP_SCHEDULE_DELAY": "600000"}
 
@@ -59,13 +63,12 @@ class Collector(ThreadingHTTPServer):
 
     def trace(self, trace_id: str, spans: int) -> list[Told]:
         """The spans of a trace, once there are so many of them, in the order of their starts."""
-        until = time.monotonic() + PATIENCE
-        while True:
-            found = [told for told in self.told if told.span.trace_id.hex() == trace_id]
-            if len(found) >= spans:
-                return sorted(found, key=lambda told: told.span.start_time_unix_nano)
-            assert time.monotonic() < until, f"{len(found)} spans of {spans}"
-            time.sleep(0.02)
+        until(lambda: len(self.of(trace_id)) >= spans, f"{spans} spans of {trace_id}")
+        return sorted(self.of(trace_id), key=lambda told: told.span.start_time_unix_nano)
+
+    def of(self, trace_id: str) -> list[Told]:
+        """What has come of a trace."""
+        return [told for told in self.told if told.span.trace_id.hex() == trace_id]
 
 
 class Receiver(BaseHTTPRequestHandler):
@@ -103,7 +106,7 @@ def collecting() -> Iterator[Collector]:
 
 
 @contextmanager
-def traced(model: Path, endpoint: str, **variables: str) -> Iterator[Live]:
+def traced(model: Path, endpoint: str, **variables: str) -> Iterator[InThread]:
     """A server that is given these OTEL_* variables, and is told to trace."""
     with ExitStack() as stack:
         with variables_set({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **variables}):
@@ -113,11 +116,17 @@ def traced(model: Path, endpoint: str, **variables: str) -> Iterator[Live]:
 
 @contextmanager
 def variables_set(given: dict[str, str]) -> Iterator[None]:
-    """The environment, which a server inherits, with these and no proxy."""
+    """The environment, which a server is started in, with these."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_PROXY", "*")
         for name, value in given.items():
             patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_proxy() -> Iterator[None]:
+    """Of those that are asked whenever spans are sent."""
+    with variables_set({"NO_PROXY": "*"}):
         yield
 
 
@@ -129,16 +138,16 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def live(tiny_model: Path, collector: Collector) -> Iterator[Live]:
+def live(tiny_model: Path, collector: Collector) -> Iterator[InThread]:
     """A server that sends its spans at once."""
     with traced(tiny_model, collector.url, **SOON) as server:
         yield server
 
 
-def stop(server: Live) -> None:
+def stop(server: InThread) -> None:
     """As an orchestrator would."""
-    server.process.terminate()
-    assert server.process.wait(PATIENCE) == 0
+    server.terminate()
+    assert server.wait() == 0
 
 
 def parent(number: int) -> tuple[str, dict[str, str]]:
@@ -210,14 +219,20 @@ def test_a_caller_that_does_not_sample_has_no_spans(live: Live, collector: Colle
     ask(live, others)
 
     collector.trace(after, spans=4)
-    assert [told for told in collector.told if told.span.trace_id.hex() == trace_id] == []
+    assert collector.of(trace_id) == []
 
 
-def test_each_picture_of_a_form_has_its_steps(live: Live, collector: Collector) -> None:
+def test_each_picture_of_a_form_has_its_steps(live: InThread, collector: Collector) -> None:
     """One that cannot be read ends in its decoding, which says why."""
     trace_id, headers = parent(6)
+    files = {"a": picture(), "b": b"none", "c": picture()}
 
-    live.client.post(PREDICT, files={"a": picture(), "b": b"none", "c": picture()}, headers=headers)
+    with live.gate.closed() as gate, ThreadPoolExecutor() as pool:
+        form = pool.submit(live.client.post, PREDICT, files=files, headers=headers)
+        gate.until_held()
+        live.until_queued()  # or refused
+        gate.open()
+        assert form.result().status_code == 200
 
     _, *steps = collector.trace(trace_id, spans=8)
     each = [[s for s in steps if s.attributes["alexnet.picture"] == number] for number in range(3)]
@@ -261,7 +276,7 @@ def test_what_machines_ask_all_the_time_is_not_traced(
     ask(live, others)
 
     collector.trace(after, spans=4)
-    assert [told for told in collector.told if told.span.trace_id.hex() == trace_id] == []
+    assert collector.of(trace_id) == []
 
 
 def test_the_log_names_the_trace(tiny_model: Path, collector: Collector) -> None:
@@ -283,16 +298,20 @@ def test_the_log_names_the_trace(tiny_model: Path, collector: Collector) -> None
     assert "trace_id" not in livez
 
 
-def test_the_last_spans_are_sent_before_the_end(tiny_model: Path, collector: Collector) -> None:
+def test_the_last_spans_are_sent_before_the_end(
+    tiny_model: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They would wait for company; SIGTERM sends them.  OTEL_SERVICE_NAME names who sent them."""
+    monkeypatch.setattr(tracing, "LAST", PATIENCE)
     trace_id, headers = parent(9)
     with traced(tiny_model, collector.url, OTEL_SERVICE_NAME="cats", **ONLY_AT_THE_END) as server:
         ask(server, headers)
-        early = [told for told in collector.told if told.span.trace_id.hex() == trace_id]
+        early = collector.of(trace_id)
         stop(server)
 
     assert early == []
-    assert {told.service for told in collector.trace(trace_id, spans=4)} == {"cats"}
+    assert len(collector.of(trace_id)) == 4
+    assert {told.service for told in collector.of(trace_id)} == {"cats"}
 
 
 def test_nothing_is_sent_while_tracing_is_off(tiny_model: Path) -> None:
@@ -317,17 +336,55 @@ def broken(request: pytest.FixtureRequest) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
+PATIENT = {"OTEL_EXPORTER_OTLP_TIMEOUT": "300", "OTEL_BSP_EXPORT_TIMEOUT": "300000"}
+
+
+@pytest.fixture
+def soon_given_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Servers hardly wait for the last spans; and what goes on sending them is ended at last."""
+    exporters: list[OTLPSpanExporter] = []
+    before = set(threading.enumerate())
+
+    class Noted(OTLPSpanExporter):
+        def __init__(self) -> None:
+            super().__init__()
+            exporters.append(self)
+
+    monkeypatch.setattr(f"{OTLPSpanExporter.__module__}.OTLPSpanExporter", Noted)
+    monkeypatch.setattr(tracing, "LAST", 0.05)
+    yield
+    for exporter in exporters:
+        exporter.shutdown()  # type: ignore[no-untyped-call]
+    for thread in set(threading.enumerate()) - before:
+        if thread.name in ("alexnet-spans", "OtelBatchSpanRecordProcessor"):
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), thread.name
+
+
+@pytest.mark.usefixtures("soon_given_up")
 def test_a_collector_that_is_not_there_harms_nobody(tiny_model: Path, broken: str) -> None:
     """Answers are given, and the stop does not wait for it: far less than the minutes allowed to
     the exporter."""
-    patient = {"OTEL_EXPORTER_OTLP_TIMEOUT": "300", "OTEL_BSP_EXPORT_TIMEOUT": "300000"}
-    with traced(tiny_model, broken, **SOON, **patient) as server:
+    with traced(tiny_model, broken, **SOON, **PATIENT) as server:
         statuses = {ask(server, {}) for _ in range(20)}
         stop(server)
 
     assert statuses == {200}
     assert any("spans could not be sent" in line for line in server.log)
     assert all(json.loads(line) for line in server.log)
+
+
+@pytest.mark.parametrize("broken", ["never answers"], indirect=True)
+def test_a_process_ends_while_its_collector_keeps_it_waiting(tiny_model: Path, broken: str) -> None:
+    """Nothing that still sends keeps it: no thread, nor anything that is done at exit."""
+    with ExitStack() as stack:
+        with variables_set({"OTEL_EXPORTER_OTLP_ENDPOINT": broken, **SOON, **PATIENT}):
+            server = stack.enter_context(serving_process(tiny_model, tracing=True))
+        assert ask(server, {}) == 200
+        server.process.terminate()
+        assert server.process.wait(PATIENCE) == 0
+
+    assert server.logged("spans could not be sent")
 
 
 @pytest.mark.parametrize(

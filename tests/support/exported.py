@@ -1,27 +1,80 @@
 """
-A real model file that fails where it is told to, and servers that meet it.
+The exporter makes the files of tests/models.
 
-The tiny model, with a few nodes beside it that look at the first value of each picture: RAISES
-makes the runtime raise, HANGS keeps it busy for years.  All other pictures are answered as before.
+    python -m tests.support.exported       writes them again
+
+A test in tests/model_export makes them once more and compares.
 """
 
-import io
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
+from torch import nn
 
-from model_export import export
+from model_export import export, views
+from model_export.alexnet import AlexNet
+from model_export.export import Record
+from model_export.variants import VARIANTS
+from service.engine import inspect
+from tests.support.models import CAFFE, FAULTY, HANGING, HANGS, MODELS, OWN, RAISES, TINY
 
-RAISES, HANGS = 201, 202
+OWN_LABELS = [(None, "cats"), (None, "dogs"), (None, "<b>birds</b>")]
+
+
+def tiny_network(classes: int = 1000) -> AlexNet:
+    """A network of two small convolutions that still tells colours and places apart: ten crops
+    share the first one."""
+    torch.manual_seed(0)
+    features = nn.Sequential(
+        nn.Conv2d(3, 8, 16, stride=16),  # (N, 8, 14, 14)
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(7),  # (N, 8, 2, 2)
+    )
+    linear = nn.Linear(8 * 2 * 2, classes)
+    nn.init.normal_(linear.weight, std=1.0)
+    return AlexNet(features, nn.Sequential(linear)).eval()
+
+
+def write_tiny(
+    path: Path,
+    variant: str = "owt",
+    labels: Sequence[tuple[str | None, str]] | None = None,
+    accuracy: list[dict[str, Any]] | None = None,
+) -> Path:
+    """The tiny network as a model file, prepared as a variant is; ImageNet's labels by default."""
+    labels = labels or export.imagenet_labels()
+    real = views.load_pictures(limit=8)
+    model = export.build_model(
+        tiny_network(len(labels)), VARIANTS[variant], precision="fp32", calibration=real
+    )
+    export.describe(
+        model,
+        variant=VARIANTS[variant],
+        precision="fp32",
+        labels=labels,
+        record=Record("tiny", {"name": "random", "licence": "none"}, accuracy or []),
+        picture=real[0],
+    )
+    export.write(model, path, check=lambda file: None)
+    return path
 
 
 def write_faulty(tiny: Path, path: Path, hangs: int = HANGS) -> Path:
-    """The tiny model's file with those nodes; checksum and golden answer are right."""
+    """
+    The tiny model's file with a few nodes beside it that look at the first value of each image:
+    RAISES makes the runtime raise, `hangs` keeps it busy for years.  All other images are answered
+    as before; checksum and golden answer are right.
+    """
     model = onnx.load(tiny)
     graph = model.graph
     for node in graph.node:
@@ -86,8 +139,16 @@ def write_faulty(tiny: Path, path: Path, hangs: int = HANGS) -> Path:
     return path
 
 
-def plain(value: int) -> bytes:
-    """A picture of one grey: what reaches the network is exactly that value."""
-    encoded = io.BytesIO()
-    Image.new("RGB", (256, 256), (value, value, value)).save(encoded, "PNG")
-    return encoded.getvalue()
+def write_all(folder: Path) -> None:
+    """Every file of tests/models, into this folder."""
+    tiny = write_tiny(folder / TINY.name)
+    write_tiny(folder / CAFFE.name, "caffe")
+    write_tiny(folder / OWN.name, labels=OWN_LABELS)
+    write_faulty(tiny, folder / FAULTY.name)
+    first = int(inspect(tiny).golden_picture()[0, 0, 0, 0])
+    write_faulty(tiny, folder / HANGING.name, hangs=first)
+
+
+if __name__ == "__main__":
+    MODELS.mkdir(exist_ok=True)
+    write_all(MODELS)

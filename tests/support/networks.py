@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from torch import nn
 
-from model_export.alexnet import AlexNet
+from model_export.alexnet import FULL, AlexNet, LocalResponseNorm, Ranks
 from model_export.graph import SIDE
-from model_export.variants import Variant
+from model_export.variants import VARIANTS, Variant
 from model_export.views import Floats, Pixels
 
 # Mirrored pictures have the same views: top left is what the mirror image's top right was.
@@ -36,6 +36,39 @@ def narrow(variant: Variant, classes: int = 10, planes: int = 3) -> AlexNet:
         if name.startswith("classifier.6.u"):
             nn.init.normal_(parameter, std=0.05)
     return network.eval()
+
+
+def small(classes: int, channels: int = 3, ranks: Ranks = FULL) -> AlexNet:
+    """The paper's layers in small: 11 x 11 at stride 8, normalisation, pools, groups, dropout."""
+    network = AlexNet(
+        nn.Sequential(  # (N, 3, 224, 224)
+            nn.Conv2d(channels, 16, 11, stride=8),  # (N, 16, 27, 27)
+            nn.ReLU(),
+            LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2.0),
+            nn.MaxPool2d(3, stride=2),  # (N, 16, 13, 13)
+            nn.Conv2d(16, 32, 5, padding=2, groups=2),
+            nn.ReLU(),
+            nn.MaxPool2d(3, stride=2),  # (N, 32, 6, 6)
+        ),
+        nn.Sequential(
+            nn.Linear(32 * 36, 256),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(256, 256),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(256, classes),
+        ),
+    )
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(layer.weight)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    return network
+
+
+SMALL: Variant = replace(VARIANTS["owt"], name="small", build=small)
 
 
 @dataclass(frozen=True)
@@ -136,7 +169,7 @@ def without_classifier(network: ModelProto) -> ModelProto:
     return onnx.utils.Extractor(typed).extract_model([network.graph.input[0].name], [flat])
 
 
-def logits(model: ModelProto, pictures: Pixels, crops: int) -> Floats:
+def logits(model: ModelProto, pictures: Pixels, crops: int, *, threads: int = 1) -> Floats:
     """What a serving graph has before its softmax, in the order of the views: (N, V, classes)."""
     bare = ModelProto()
     bare.CopyFrom(model)
@@ -144,7 +177,8 @@ def logits(model: ModelProto, pictures: Pixels, crops: int) -> Floats:
         if node.op_type == "Softmax":
             node.op_type = "Identity"
             del node.attribute[:]
-    views: Floats = session(bare).run(["view_probabilities"], _feeds(pictures, crops))[0]
+    run = session(bare, threads).run
+    views: Floats = run(["view_probabilities"], _feeds(pictures, crops))[0]
     return views
 
 
@@ -173,8 +207,10 @@ def work(model: ModelProto, pictures: Pixels, crops: int) -> list[Work]:
     ]
 
 
-def session(model: ModelProto) -> onnxruntime.InferenceSession:
+def session(model: ModelProto, threads: int = 1) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -1,4 +1,4 @@
-"""The `alexnet` command on a terminal of its own, and away from one; and what it may meet."""
+"""The `alexnet` command on a terminal, and what it may meet."""
 
 import fcntl
 import os
@@ -11,43 +11,51 @@ import termios
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from typing import Any
 
-from live import ROOT, environment
-
-# What tells programs about terminals and colours.
-ABOUT_TERMINALS = ("NO_COLOR", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TERM", "COLUMNS")
-
-
-def plain(about: Mapping[str, str] | None = None, **settings: object) -> dict[str, str]:
-    """An environment with these settings, that says no more `about` the terminal than given."""
-    kept = environment(**settings)
-    clean = {name: value for name, value in kept.items() if name not in ABOUT_TERMINALS}
-    return clean | {"TERM": "xterm-256color"} | dict(about or {})
+from tests.support.commands import Stream, here, plain
+from tests.support.servers import PATIENCE, ROOT
 
 
 def on_terminal(
     *arguments: str,
     columns: int = 80,
     about: Mapping[str, str] | None = None,
-    stdout: Path | None = None,
-    **settings: object,
+    stdout: Stream | None = None,
+    **settings: Any,
 ) -> tuple[int, str]:
-    """Run a command on a terminal; its status, and what the terminal was sent.  With `stdout`, its
-    standard output goes into that file."""
+    """Run a command here, on what it takes for a terminal; its status, and what the terminal was
+    sent.  With `stdout`, its standard output goes there."""
+    from service.__main__ import main
+
+    screen = Stream(terminal=True)
+    variables = plain({"COLUMNS": str(columns)} | dict(about or {}), **settings)
+    done = here(
+        main,
+        "alexnet",
+        *arguments,
+        variables=variables,
+        stdout=screen if stdout is None else stdout,
+        stderr=screen,
+    )
+    return done.returncode, done.stderr.decode()
+
+
+def on_real_terminal(
+    *arguments: str, columns: int = 80, about: Mapping[str, str] | None = None, **settings: Any
+) -> tuple[int, str]:
+    """The same as a process, on a terminal that the system knows."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    output = os.open(stdout, os.O_WRONLY | os.O_CREAT) if stdout else theirs
     process = subprocess.Popen(
         [sys.executable, "-m", "service", *arguments],
         cwd=ROOT,
         env=plain(about, **settings),
         stdin=theirs,
-        stdout=output,
+        stdout=theirs,
         stderr=theirs,
     )
-    for end in {theirs, output}:
-        os.close(end)
+    os.close(theirs)
     sent = b""
     try:
         while some := os.read(ours, 65536):
@@ -56,7 +64,17 @@ def on_terminal(
         pass
     finally:
         os.close(ours)
-    return process.wait(60), sent.decode()
+    return process.wait(PATIENCE), sent.decode()
+
+
+class Counter(threading.Thread):
+    """In place of the thread that counts the pictures of a folder: it has done when it is started,
+    so that a bar knows how many there are."""
+
+    def start(self) -> None:
+        super().start()
+        if self.name == "alexnet-count":
+            self.join()
 
 
 @contextmanager

@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-from live import Live, serving
+
+from tests.support.servers import PATIENCE, Live, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, FilePayload, Page
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="needs Playwright: scripts/install test"
+)
 expect = sync_api.expect
+expect.set_options(timeout=1000 * PATIENCE)
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 ARGUMENTS = [
@@ -56,9 +60,14 @@ GIVE = """([kind, files]) => {
 def launched() -> Iterator["Browser"]:
     """A browser for the tests of a module; each has pages of its own."""
     if not CHROMIUM.exists():
-        pytest.skip(f"there is no browser at {CHROMIUM}; set CHROMIUM to one")
+        pytest.skip(
+            f"needs Chromium, which is not at {CHROMIUM} (Debian: apt-get install chromium; "
+            "CHROMIUM=PATH names another)"
+        )
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        browser = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=ARGUMENTS, timeout=1000 * PATIENCE
+        )
         yield browser
         browser.close()
 
@@ -88,8 +97,13 @@ def opened(
     scheme: Literal["light", "dark"] = "light",
     permissions: Sequence[str] = (),
     touch: bool = False,
+    frozen: bool = False,
 ) -> Iterator["Page"]:
-    """A page of `size` pixels; what it says on the console must match `tolerated`."""
+    """
+    A page of `size` pixels; what it says on the console must match `tolerated`.
+
+    Where its time is `frozen`, it goes on with `page.clock.resume()`.
+    """
     with browser.new_context(
         viewport={"width": size[0], "height": size[1]},
         color_scheme=scheme,
@@ -98,6 +112,10 @@ def opened(
         has_touch=touch,
         is_mobile=touch,
     ) as context:
+        context.set_default_timeout(1000 * PATIENCE)
+        if frozen:
+            context.clock.install(time=0)
+            context.clock.pause_at(1)
         shown = context.new_page()
         complaints: list[str] = []
         asked: list[str] = []

@@ -1,0 +1,1 @@
+"""What the service costs: `python -m benchmarks.serving`, and so on, from the repository's root."""

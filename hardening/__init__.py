@@ -1,0 +1,1 @@
+"""What happens when the service is treated badly: overload, long runs, hostile clients, fuzzers."""
