@@ -209,6 +209,7 @@ import os, signal, sys
 from model_training.errors import Stopped
 from model_training.watch import Watch
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 number = int(sys.argv[1])
 with Watch() as watch:
     watch.check()

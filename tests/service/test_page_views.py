@@ -37,6 +37,13 @@ def live(bundled_model: Path) -> Iterator[Live]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def quick(tiny_model: Path) -> Iterator[Live]:
+    """One whose heatmaps take no time."""
+    with serving(tiny_model) as server:
+        yield server
+
+
 @pytest.fixture
 def page(browser: "Browser", live: Live) -> Iterator["Page"]:
     """On a desk, where there is a mouse."""
@@ -265,19 +272,23 @@ def test_where_the_evidence_lies_is_said_in_words(
 
 
 @pytest.mark.parametrize(("least", "told"), [(0, False), (-0.0001, False), (-0.2, True)])
-def test_a_scale_tells_what_less_than_nothing_means(page: "Page", least: float, told: bool) -> None:
+def test_a_scale_tells_what_less_than_nothing_means(
+    browser: "Browser", quick: Live, least: float, told: bool
+) -> None:
     """Where it has such values, and only there."""
-    page.get_by_role("switch").click()
-    expect(page.locator("#heat")).to_be_visible()
+    with opened(browser, quick, size=DESK) as page:
+        shows(page, "Cat")
+        page.get_by_role("switch").click()
+        expect(page.locator("#heat")).to_be_visible()
 
-    page.evaluate(
-        "async (values) => (await import(new URL('static/heat.js', document.baseURI).href))"
-        ".drawScale(values)",
-        [[least, 0.5]],
-    )
+        page.evaluate(
+            "async (values) => (await import(new URL('static/heat.js', document.baseURI).href))"
+            ".drawScale(values)",
+            [[least, 0.5]],
+        )
 
-    said = page.get_by_text("negative: more probable without it")
-    expect(said).to_be_visible(visible=told)
+        said = page.get_by_text("negative: more probable without it")
+        expect(said).to_be_visible(visible=told)
 
 
 @pytest.fixture

@@ -342,7 +342,7 @@ HANGS = (
 )
 
 
-@pytest.mark.parametrize("broken", [FAILS, HANGS])
+@pytest.mark.parametrize("broken", [FAILS, HANGS], ids=["fails", "hangs"])
 def test_an_engine_that_fails_or_hangs_ends_it(
     tiny_model: Path, crowd: Path, tmp_path: Path, broken: str
 ) -> None:
