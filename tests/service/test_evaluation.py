@@ -491,7 +491,8 @@ def test_it_says_how_far_it_is(
     monkeypatch.setattr(progress, "LINE_EVERY", 0.001)
     monkeypatch.setenv("ALEXNET_MAX_BATCH", "1")
     given = ["evaluate", str(folder), "--device", "cpu", "--model", str(tiny_model)]
-    environment = {"COLUMNS": "110"} | ({"FORCE_COLOR": "1"} if terminal else {})
+    environment = {"COLUMNS": "110", "TERM": "xterm-256color"}  # rich keeps a style's first colours
+    environment |= {"FORCE_COLOR": "1"} if terminal else {}
 
     done = CliRunner().invoke(app, [*given, "--crops", "one"], env=environment)
 

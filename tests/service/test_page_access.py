@@ -58,7 +58,7 @@ def live(bundled_model: Path) -> Iterator[Live]:
 
 @pytest.fixture(scope="module")
 def long_named(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A quick one that says of itself what the bundled model does; all its classes' names are long."""
+    """A quick one that says of itself what the bundled model does; its names are all long."""
     told = {key: entry(bundled_model, key) for key in ("name", "weights", "accuracy", "exporter")}
     labels = [
         [wordnet_id, f"American Staffordshire terrier {number}, {label}"]

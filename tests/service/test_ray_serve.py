@@ -197,8 +197,13 @@ TWO_REPLICAS: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="module", params=["two replicas"])
+def _together(request: pytest.FixtureRequest) -> None:
+    """A parameter, since tests of one are run together, in whatever order."""
+
+
 @pytest.fixture
-def two_replicas(ray_serve: Serving, tiny_model: Path) -> Serving:
+def two_replicas(_together: None, ray_serve: Serving, tiny_model: Path) -> Serving:
     """A replica on each node."""
     wanted = {
         "model": tiny_model,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.external
 
 BLOCK = 32  # pictures of a task, in place of many more
-MANY = 24 * BLOCK  # pictures, a ninth of them broken: more than four workers have in hand
+MANY = 12 * BLOCK  # pictures, a ninth of them broken: more than two workers have in hand
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def struck(strike: str, cluster: "Cluster", *arguments: object, model: Path) -> 
     done = subprocess.run(
         [sys.executable, "-c", code, *on(cluster, *arguments)[3:]],
         cwd=ROOT,
-        env=environment(model=model),
+        env=environment(model=model, threads=CPUS),  # so there are two workers, one on each node
         capture_output=True,
         timeout=PATIENCE,
     )
