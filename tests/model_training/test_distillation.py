@@ -307,7 +307,7 @@ def test_rare_classes_are_lifted_by_the_adjustment(tmp_path: Path, float32: None
 
 
 def test_a_picture_s_own_label_has_its_share(tmp_path: Path, float32: None) -> None:
-    labels = torch.full((500,), 77)
+    labels = torch.zeros(500, dtype=torch.int64)
     recipe = replace(SMALL, label=0.5, epochs=8)
     learner = Learner(
         lessons(500, labels=labels), 0.1, PLACES_OF_CLASSES, recipe, tmp_path / "learner.pt", CPU
@@ -318,7 +318,7 @@ def test_a_picture_s_own_label_has_its_share(tmp_path: Path, float32: None) -> N
     learner.head.eval()
     with torch.inference_mode():
         said = learner.head(learner._lessons.features.float() * 0.1).softmax(1)
-    assert said[:, 77].mean() == pytest.approx(0.5, abs=0.05)
+    assert said[:, 0].mean() == pytest.approx(0.55, abs=0.05)  # the teacher says it of a tenth
 
 
 def test_the_photographs_that_measure_the_model_are_excluded() -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import onnx
@@ -117,7 +118,7 @@ def place(whole: Path, tmp_path: Path) -> Path:
 def halves() -> Iterator[None]:
     """The set's 24 pictures are two parts."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model_training.distillation.harvest.PART", 12)
+        patch.setattr(f"{harvest.__module__}.PART", 12)
         yield
 
 
@@ -216,6 +217,41 @@ def test_a_part_that_fails_ends_the_harvest(
     assert isinstance(ended, TrainingError)
     assert "it is no whole clone" in str(ended)
     assert not broken.path.exists()
+
+
+def test_after_a_part_that_fails_no_other_is_begun(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the one that the worker has begun by then: here it ends when the pool is closing."""
+    monkeypatch.setattr(f"{harvest.__module__}.PART", 6)
+    begun: list[Part] = []
+    closing = Event()
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers: int, context: object, **_: object) -> None:
+            super().__init__(workers)
+
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            closing.set()
+            super().shutdown(wait)
+
+    def fail(part: Part, folder: Path) -> None:
+        begun.append(part)
+        if len(begun) == 1:
+            raise TrainingError("the first part")
+        assert closing.wait(PATIENCE)
+
+    monkeypatch.setattr(f"{harvest.__module__}.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(f"{harvest.__module__}.reap", fail)
+    wanted = wanted_parts(place)
+
+    with pytest.raises(TrainingError, match="the first part"):
+        list(harvest(wanted, place / "work", 1))
+
+    assert len(wanted) == 4
+    assert begun[0] == wanted[0]
+    assert len(begun) <= 2
 
 
 def test_the_command_makes_weights_that_the_exporter_takes(
