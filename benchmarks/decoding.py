@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from service.image import decode
+from service.inference.image import decode
 
 PICTURES = Path(__file__).parents[1] / "model_export" / "pictures"
 TYPICAL, LARGE = (500, 375), (4000, 3000)  # pixels; LARGE is 12 megapixels

@@ -43,9 +43,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.cores import usable_cores
-from service.engine import CPU, CUDA, Engine, cuda_options, gist, session_options
-from service.image import decode
+from service.cgroups import usable_cores
+from service.inference.engine import CPU, CUDA, Engine, cuda_options, gist, session_options
+from service.inference.image import decode
 
 from .processes import ROOT, load, serving
 

@@ -23,11 +23,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from model_export import checkpoints, export, views
+from model_export import checkpoints, crops, export
 from model_export.graph import CROPS, serving_graph
 from model_export.precision import PRECISIONS
 from model_export.variants import VARIANTS
-from service.cores import usable_cores
+from service.cgroups import usable_cores
 
 from . import machine, models
 
@@ -42,8 +42,8 @@ def graphs(weights: Path) -> dict[str, bytes]:
         full = Path(folder, "full.safetensors")
         models.expand(weights, full)
         network = checkpoints.build(variant, checkpoints.read(full), source=weights.name)
-    crops = views.ten_crops(views.load_pictures(), variant.side)
-    given = views.planes_of(crops, variant.normalisation)
+    views = crops.ten_crops(crops.load_pictures(), variant.side)
+    given = crops.planes_of(views, variant.normalisation)
     plain = export.to_onnx(network, variant.side)
     made = {}
     for precision in ("fp32", "int8"):
@@ -92,15 +92,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
-    pictures = views.load_pictures()[: given.batch]
+    pictures = crops.load_pictures()[: given.batch]
     with ThreadPoolExecutor(usable_cores()) as pool:
         cases: dict[str, tuple[Run, int]] = {}
         for name, graph in graphs(given.weights).items():
             precision, form = name.split()
-            for crops in FORMS[form]:
-                for suffix, run in runs(graph, CROPS[crops], pictures, pool).items():
+            for choice in FORMS[form]:
+                for suffix, run in runs(graph, CROPS[choice], pictures, pool).items():
                     number = given.batch * (usable_cores() if suffix else 1)
-                    cases[f"{precision} {crops}, {form}{suffix}"] = run, number
+                    cases[f"{precision} {choice}, {form}{suffix}"] = run, number
         rates: dict[str, list[float]] = {name: [] for name in cases}
         for turn in range(given.rounds + 1):
             for name, (run, number) in cases.items():

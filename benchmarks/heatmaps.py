@@ -30,10 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service import occlusion
 from service.client import Client
-from service.engine import Engine
-from service.image import open_picture
+from service.inference import occlusion
+from service.inference.engine import Engine
+from service.inference.image import open_picture
 
 Square = NDArray[np.uint8]  # (256, 256, 3)
 Floats = NDArray[np.float32]

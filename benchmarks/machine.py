@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from service.cores import usable_cores
+from service.cgroups import usable_cores
 
 # The extensions of x86 and Arm that decide how quick the kernels of each precision are.
 TELLING = (

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from service.engine import inspect
+from service.inference.engine import inspect
 from service.settings import Settings
 
-from .bare import Bare, bare
+from .baseline import Bare, bare
 from .photographs import Photographs
 from .processes import Server, load, serving
 

@@ -255,7 +255,7 @@ check_prediction
 # Another model: the bundled one with one more entry of metadata, "own": "x", and so another checksum.
 inside python -c '
 import hashlib, sys
-from service.model_file import MARK, TAIL
+from service.inference.model_file import MARK, TAIL
 content = open("/model/alexnet.onnx", "rb").read()[:-TAIL] + b"\x72\x08\x0a\x03own\x12\x01x"
 sys.stdout.buffer.write(content + MARK + hashlib.sha256(content).hexdigest().encode())
 ' >"$work/own.onnx" || die "no other model could be made"

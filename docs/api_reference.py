@@ -14,7 +14,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from service.app import create_app
-from service.engine import Engine
+from service.inference.engine import Engine
 from service.settings import BUNDLED, Settings
 
 Json = dict[str, Any]

@@ -92,7 +92,7 @@ def _export(
     folder: Path | None,
     record_file: Path | None,
 ) -> None:
-    from model_export import checkpoints, export, verify, views
+    from model_export import checkpoints, crops, export, verify
     from model_export.variants import VARIANTS
 
     variant = VARIANTS[variant_name]
@@ -102,7 +102,7 @@ def _export(
         variant = checkpoints.prepared(variant, path)
         labels = _labels(labels_file, network.classes)
         record = _record(record_file, path, name, variant)
-        real = views.load_pictures(folder)
+        real = crops.load_pictures(folder)
         status.update("building the graph")
         model = export.build_model(network, variant, precision=precision, calibration=real)
         export.describe(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from model_export.chain import with_padding
+from model_export.layer_blocks import with_padding
 
 
 @dataclass

@@ -31,11 +31,11 @@ from onnx import ModelProto, helper
 
 from model_export import precision as precisions
 from model_export.alexnet import AlexNet
-from model_export.chain import fold_padding
+from model_export.crops import Pixels, planes_of, ten_crops
 from model_export.errors import LabelsUnusable
 from model_export.graph import CROPS, IR_VERSION, OPSET, SIDE, serving_graph, views_of
+from model_export.layer_blocks import fold_padding
 from model_export.variants import Normalisation, Variant, greyscale
-from model_export.views import Pixels, planes_of, ten_crops
 
 FORMAT = "1"  # of the contract between this file's reader and us; see docs/model-file.md
 THUMB = 32  # pixels a side of the picture that the start-up check classifies

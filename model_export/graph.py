@@ -30,9 +30,9 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from model_export.builder import Builder
-from model_export.chain import Chain, Part, framed, take_apart
-from model_export.sharing import Maps, Place, apply, crops_of_pictures, planes_first
-from model_export.spans import NotAligned, Span, Window, after
+from model_export.crop_sharing import Maps, Place, apply, crops_of_pictures, planes_first
+from model_export.layer_blocks import Chain, Part, framed, take_apart
+from model_export.receptive_field import NotAligned, Span, Window, after
 from model_export.variants import Normalisation
 
 SIDE = 256  # pixels; the square that the service sends

@@ -18,8 +18,8 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxruntime.transformers import float16
 
 from model_export import int8
+from model_export.crops import Floats, Pixels
 from model_export.variants import Normalisation
-from model_export.views import Floats, Pixels
 
 # The network (normalised views -> logits), views of real photographs (V, planes, side, side) in
 # pixels of 0-255, and the normalisation of its views.

@@ -19,11 +19,11 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from model_export.alexnet import AlexNet
+from model_export.crops import FEWEST, Floats, Pixels, centre_crop, planes_of, ten_crops
 from model_export.errors import VerificationFailed
 from model_export.graph import SIDE, corners, crops_of
 from model_export.precision import PRECISIONS, Runner
 from model_export.variants import Normalisation
-from model_export.views import FEWEST, Floats, Pixels, centre_crop, planes_of, ten_crops
 
 BATCH = FEWEST
 VIEWS = 40  # that PyTorch takes at once, for memory's sake

@@ -21,7 +21,7 @@ from torch.nn import functional
 from model_export.alexnet import AlexNet
 from model_export.variants import Variant
 from model_training.augmentation import cut, cut_ten, prepare
-from model_training.squares import SIDE, Squares
+from model_training.image_cache import SIDE, Squares
 
 VIEWS = 120  # that go through the network at once
 AHEAD = 8  # batches that are made before they are asked for, at most

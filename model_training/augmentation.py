@@ -21,7 +21,7 @@ from torch import Tensor
 
 from model_export.graph import corners
 from model_export.variants import Normalisation
-from model_training.squares import SIDE, Squares
+from model_training.image_cache import SIDE, Squares
 
 SIGMA = 0.1  # of the colour noise, in standard deviations along each principal component
 LUMA = (19595, 38470, 7471)  # ITU-R 601 in 65536ths, as the model file computes it

@@ -24,16 +24,16 @@ from rich.progress import (
 )
 
 from model_export.variants import VARIANTS
-from model_training import outcome, squares
+from model_training import artifacts, image_cache
 from model_training.augmentation import Colours, colours_of
 from model_training.devices import Arithmetic, device_of
 from model_training.errors import PicturesUnusable, Stopped, TrainingError
-from model_training.pictures import Division, divide
+from model_training.images import Division, divide
 from model_training.recipe import Recipe
 from model_training.run import Run
+from model_training.signals import Watch
 from model_training.start import Start, from_nothing, from_weights, preparation
 from model_training.training import Pictures, Step, Training
-from model_training.watch import Watch
 
 MANY = 100  # classes; see `_rate`
 TUNING_RATE = 0.003  # of new layers; with 0.01 the bundled network forgot before it learned
@@ -142,7 +142,7 @@ def _decode(
             bar.advance(task)
             watch.check()
 
-        decoded = squares.decode(
+        decoded = image_cache.decode(
             [example.path for example in examples], folder, workers=wishes.workers, step=step
         )
     for path, why in list(decoded.unreadable.items())[:SHOWN]:
@@ -161,14 +161,14 @@ def _decode(
     rows = np.flatnonzero(decoded.readable)
     training, validation = rows[rows < count], rows[rows >= count]
     labels = np.array([example.label for example in examples], np.int64)
-    kept = folder / f"{squares.identity([e.path for e in left.training])}.colours.npy"
+    kept = folder / f"{image_cache.identity([e.path for e in left.training])}.colours.npy"
     colours = _colours(wishes, decoded.squares, training, kept, console, watch)
     return left, Pictures(decoded.squares, training, validation, labels, colours)
 
 
 def _colours(
     wishes: Wishes,
-    found: squares.Squares,
+    found: image_cache.Squares,
     rows: NDArray[np.int64],
     kept: Path,
     console: Console,
@@ -220,8 +220,8 @@ def _settings(wishes: Wishes, start: Start, recipe: Recipe, division: Division) 
         "variant": start.variant.name,
         "weights": start.sha256 or None,
         "classes": len(division.classes),
-        "training pictures": squares.identity([e.path for e in division.training]),
-        "validation pictures": squares.identity([e.path for e in division.validation]),
+        "training pictures": image_cache.identity([e.path for e in division.training]),
+        "validation pictures": image_cache.identity([e.path for e in division.validation]),
         **asdict(recipe),
     }
 
@@ -273,11 +273,11 @@ def _finish(
     epoch = training.position.best_epoch
     with console.status("measuring the best epoch with ten crops"):
         measured = {crops: training.measure(crops) for crops in ("one", "ten")}
-    outcome.write(run, start, division, measured, epoch=epoch)
+    artifacts.write(run, start, division, measured, epoch=epoch)
     console.print(f"best: epoch {epoch}", highlight=False)
     for line in (
-        outcome.shown(run.folder),
-        *outcome.commands(run, start.variant.name, division.base),
+        artifacts.shown(run.folder),
+        *artifacts.commands(run, start.variant.name, division.base),
     ):
         console.print(line, markup=False, highlight=False)
 

@@ -26,9 +26,9 @@ from model_training.accuracy import Accuracy, ahead, measure, wrong
 from model_training.augmentation import Colours, Plan, cut, plan, prepare
 from model_training.devices import Arithmetic
 from model_training.errors import Stopped, TrainingError
+from model_training.image_cache import Squares
 from model_training.recipe import Plateau, Recipe
 from model_training.run import Run
-from model_training.squares import Squares
 from model_training.start import Start
 
 EVERY = 600.0  # seconds between two checkpoints within an epoch

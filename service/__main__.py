@@ -2,7 +2,7 @@
 The `alexnet` command, also `python -m service`: `commands` has its parts.
 """
 
-from service.commands.application import app, main
+from service.cli.application import app, main
 
 __all__ = ["app", "main"]
 

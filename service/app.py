@@ -19,29 +19,20 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from service import connections
-from service.access import Keys
-from service.classifier import Classifier
-from service.engine import Engine
 from service.errors import SettingsInvalid
-from service.metrics import Metrics
-from service.reloading import Reloader
-from service.routes import (
-    Running,
-    docs,
-    doors,
-    errors,
-    open_inference,
-    operations,
-    page,
-    predict,
-    torchserve,
-    tracing,
-)
-from service.routes.admission import Admission
+from service.http import server
+from service.http.access import Keys
+from service.http.middleware import errors, headers, tracing
+from service.http.middleware.admission import Admission
+from service.http.routes import docs, health, open_inference, page, torchserve, v1
+from service.http.server.reload import Reloader
+from service.http.state import Running
+from service.inference.classifier import Classifier
+from service.inference.engine import Engine
 from service.settings import Settings, limits, spelled
+from service.telemetry.metrics import Metrics
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("service.app")
 
 CRASHED: Final = 70  # EX_SOFTWARE of sysexits.h
 FAREWELL: Final = 0.5  # seconds that idle connections stay open at the end, to be told that it is
@@ -58,9 +49,9 @@ Whatever is refused is answered with `{"error": "...", "code": "..."}`.
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
     """Build the application around an engine that is loaded and checked."""
-    doors_that_classify = (predict, open_inference, torchserve)
+    doors_that_classify = (v1, open_inference, torchserve)
     paths = [path for door in doors_that_classify for path in door.PATHS]
-    metrics = Metrics(lambda: operations.reading(running), routes=paths)
+    metrics = Metrics(lambda: health.reading(running), routes=paths)
     classifier = Classifier(
         engine,
         limits(settings),
@@ -94,11 +85,11 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.state.running = running
     app.add_middleware(Admission, running=running, paths=paths)
     errors.install(app)
-    guards = doors.install(app, running, metrics, tracer)
+    guards = headers.install(app, running, metrics, tracer)
     for door in doors_that_classify:
         app.include_router(door.router, dependencies=guards)
     for open_to_all in (
-        operations.router,
+        health.router,
         open_inference.about,
         torchserve.about,
         page.router,
@@ -133,14 +124,14 @@ class Server(uvicorn.Server):
             access_log=False,  # ours says more under load, and costs less
             server_header=False,
             ws="none",
-            http=connections.protocol(
-                connections.Limits(
+            http=server.protocol(
+                server.Limits(
                     header_timeout=settings.header_timeout,
                     keep_alive=settings.keep_alive,
                     max_headers=settings.max_headers,
-                    max_connections=connections.within_file_limit(settings.max_connections),
+                    max_connections=server.within_file_limit(settings.max_connections),
                 ),
-                headers=doors.SECURITY_HEADERS,
+                headers=headers.SECURITY_HEADERS,
                 admin_port=self._running.admin_port,
             ),
             ssl_certfile=settings.ssl_certfile,
@@ -148,7 +139,7 @@ class Server(uvicorn.Server):
         )
         with _certificate_read(settings):
             config.load()
-        self._tls = connections.greet_within_limits(config)
+        self._tls = server.greet_within_limits(config)
         super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

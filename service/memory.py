@@ -5,7 +5,7 @@ How much memory this process may take: its container's limit, not its host's mem
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.cores import CGROUPS, OWN_CGROUPS, groups
+from service.cgroups import CGROUPS, OWN_CGROUPS, groups
 
 UNLIMITED = 2**60  # bytes; version 1 writes nearly 2**63 for no limit
 

@@ -17,12 +17,12 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import logs
 from service.app import create_app
-from service.engine import Engine
 from service.errors import NotReady, SettingsInvalid, StartError
-from service.routes import Running
+from service.http.state import Running
+from service.inference.engine import Engine
 from service.settings import SECRETS, Settings, load_settings, spelled
+from service.telemetry import logs
 
 try:
     import ray
@@ -33,7 +33,7 @@ except ImportError as error:
         "Ray Serve is not installed: scripts/install run ray, or pip install 'ray[serve]'"
     ) from error
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("service.ray_app")
 
 NAME: Final = "AlexNet"  # of the deployment, to which a Serve config refers
 # Of Ray's proxy, not ours: where it accepts, how long it keeps a connection, how it speaks TLS.

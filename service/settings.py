@@ -21,11 +21,11 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.access import parse_rate
 from service.errors import SettingsInvalid
+from service.http.access import parse_rate
 
 if TYPE_CHECKING:
-    from service.classifier import Limits
+    from service.inference.classifier import Limits
 
 PREFIX = "ALEXNET_"
 BUNDLED = Path(__file__).parent / "bundled" / "alexnet.onnx"
@@ -47,7 +47,7 @@ def _rate(value: str | None) -> str | None:
 
 
 def _formats(names: tuple[str, ...]) -> tuple[str, ...]:
-    from service.image import FORMAT_NAMES
+    from service.inference.image import FORMAT_NAMES
 
     if not names or not set(names) <= set(FORMAT_NAMES):
         raise ValueError(f"expected one or several of {', '.join(FORMAT_NAMES)}")
@@ -332,7 +332,7 @@ class Settings(BaseSettings):
 
 def limits(settings: Settings) -> "Limits":
     """Those of the classifier."""
-    from service.classifier import Limits
+    from service.inference.classifier import Limits
 
     names = {field.name for field in fields(Limits)}
     return Limits(**settings.model_dump(include=names))

@@ -525,7 +525,7 @@ def test_under_kserve_too_an_image_has_a_version(way: str) -> None:
 
 
 def test_the_quota_is_whole_cores_so_that_threads_are_as_many(objects: list[Object]) -> None:
-    """service/cores.py takes the limit; only where requests equal limits is it also promised."""
+    """service/cgroups.py takes the limit; only where requests equal limits is it also promised."""
     resources = container(pod_of(objects))["resources"]
 
     assert resources["requests"] == resources["limits"]

@@ -18,7 +18,7 @@ import pytest
 from markdown_it import MarkdownIt  # what MyST reads with
 
 from service.app import create_app
-from service.engine import Engine
+from service.inference.engine import Engine
 from service.settings import Settings
 from tests.support.servers import PATIENCE
 

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 
 from benchmarks import gpu
-from service.engine import CPU, NVIDIA_DRIVER
+from service.inference.engine import CPU, NVIDIA_DRIVER
 
 ROOT = Path(__file__).parents[1]
 BATCHES = [1, 2]  # of a quick trial

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from service.engine import Engine
-from service.image import decode
-from service.routes.errors import FRAMEWORK, INTERNAL, STATUSES
+from service.http.middleware.errors import FRAMEWORK, INTERNAL, STATUSES
+from service.inference.engine import Engine
+from service.inference.image import decode
 from service.settings import SECRETS, Settings
 
 ROOT = Path(__file__).parents[1]

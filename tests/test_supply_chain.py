@@ -20,9 +20,9 @@ from onnx import TensorProto, helper
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from service.engine import Engine
 from service.errors import ModelUnusable
-from service.model_file import MARK, TAIL
+from service.inference.engine import Engine
+from service.inference.model_file import MARK, TAIL
 from tests.support.servers import PATIENCE, ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -209,7 +209,7 @@ def test_a_model_file_that_reaches_outside_its_folder_is_refused(
 @pytest.mark.parametrize(
     "load",
     [
-        "from service.engine import Engine; Engine.load(pathlib.Path(model), device='cpu')",
+        "from service.inference.engine import Engine as E; E.load(pathlib.Path(model), 'cpu')",
         "import model_export, onnxruntime; onnxruntime.InferenceSession(model)",
     ],
 )

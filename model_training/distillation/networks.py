@@ -27,9 +27,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 from model_export import checkpoints
+from model_export.crops import load_pictures, ten_crops
 from model_export.variants import IMAGENET, Normalisation
-from model_export.views import load_pictures, ten_crops
-from model_training.distillation import ingredients
+from model_training.distillation import pretrained
 from model_training.distillation.crops import SIDE, Crops, planes
 from model_training.errors import TrainingError
 
@@ -56,7 +56,7 @@ class Networks:
 
     def logits(self, crops: Crops) -> NDArray[np.float16]:
         """What the teacher says of crops (N, 224, 224, 3): (N, 1000)."""
-        views = planes(crops, ingredients.TEACHER_PREPARATION)
+        views = planes(crops, pretrained.TEACHER_PREPARATION)
         said: NDArray[np.float32] = self._teacher.run(None, {"views": views})[0]
         return said.astype(np.float16)
 
@@ -64,9 +64,9 @@ class Networks:
 def prepare(folder: Path, downloads: Path | None = None) -> None:
     """Write both networks in 8 bit into ``folder``, unless they are there."""
     if not (folder / TRUNK).is_file():
-        _eight_bit(ingredients.trunk(downloads), IMAGENET, folder / TRUNK, integer=True)
+        _eight_bit(pretrained.trunk(downloads), IMAGENET, folder / TRUNK, integer=True)
     if not (folder / TEACHER).is_file():
-        _eight_bit(ingredients.teacher(), ingredients.TEACHER_PREPARATION, folder / TEACHER)
+        _eight_bit(pretrained.teacher(), pretrained.TEACHER_PREPARATION, folder / TEACHER)
 
 
 def identity(folder: Path) -> str:

@@ -16,19 +16,7 @@ It needs httpx2, pydantic and stamina, and nothing of the server.
     errors                  everything that can go wrong
 """
 
-from service.client.answers import (
-    Box,
-    ClassHeatmap,
-    ClassProbability,
-    Health,
-    Heatmap,
-    Model,
-    Prediction,
-    Queue,
-    View,
-)
-from service.client.awaiting import AsyncClient
-from service.client.blocking import Client
+from service.client.async_client import AsyncClient
 from service.client.errors import (
     AnswerUnreadable,
     CertificateRefused,
@@ -47,8 +35,20 @@ from service.client.errors import (
     Unauthorized,
     Unavailable,
 )
-from service.client.pictures import Picture
-from service.client.replies import Outcome
+from service.client.images import Picture
+from service.client.response_types import (
+    Box,
+    ClassHeatmap,
+    ClassProbability,
+    Health,
+    Heatmap,
+    Model,
+    Prediction,
+    Queue,
+    View,
+)
+from service.client.responses import Outcome
+from service.client.sync_client import Client
 
 __all__ = [
     "AnswerUnreadable",

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from service.model_file import Label
+from service.inference.model_file import Label
 
 WORDNET_ID: Final = re.compile(r"n[0-9]{8}(?![0-9])")
 BETWEEN_WORDS: Final = re.compile(r"[\s_/\\]+")  # a folder's name cannot hold every sign

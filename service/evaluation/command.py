@@ -16,11 +16,11 @@ import typer
 from service.errors import SettingsInvalid
 
 if TYPE_CHECKING:
-    from service.engine import Engine
-    from service.evaluation.answers import Asked, Candidate
     from service.evaluation.decoding import Decoder
+    from service.evaluation.labels import Truth
+    from service.evaluation.predicted import Asked, Candidate
     from service.evaluation.results import Results
-    from service.evaluation.truth import Truth
+    from service.inference.engine import Engine
     from service.settings import Settings
 
 Load = Callable[["Settings"], "Engine"]
@@ -63,7 +63,7 @@ def evaluate(
     if as_json:
         typer.echo(_json(results))
     else:
-        from service.evaluation.terminal import show
+        from service.evaluation.summary import show
 
         show(results, per_class=per_class)
     if output is not None:
@@ -83,7 +83,7 @@ def candidates(
     engines: Sequence["Engine"], choices: Sequence[str] | None
 ) -> list[tuple[int, "Candidate"]]:
     """Each model, by its number, with each choice of crops: `choices`, or all that it offers."""
-    from service.evaluation.answers import Candidate
+    from service.evaluation.predicted import Candidate
 
     found = []
     for number, engine in enumerate(engines):
@@ -106,11 +106,11 @@ def _measure(
     data: str | None,
 ) -> tuple["Results", "Asked", "Decoder"]:
     """What is known afterwards, of which pictures, and what decodes them."""
+    from service.batch.files import text
     from service.evaluation.classes import Classes
     from service.evaluation.decoding import Decoder
+    from service.evaluation.labels import read_truth
     from service.evaluation.results import gather
-    from service.evaluation.truth import read_truth
-    from service.scoring.files import text
     from service.settings import limits
 
     engines = [_engine(its) for its in settings]
@@ -134,9 +134,9 @@ def _ask(
     truth: "Truth", asking: Sequence[tuple[int, "Candidate"]], decode: "Decoder", batch: int
 ) -> "Asked":
     """With a bar; the first Ctrl-C, or SIGTERM, ends it."""
-    from service.evaluation.answers import ask
-    from service.scoring.progress import say, shown
-    from service.scoring.stopping import interrupted_by_signals
+    from service.batch.progress import say, shown
+    from service.batch.signals import interrupted_by_signals
+    from service.evaluation.predicted import ask
 
     try:
         with interrupted_by_signals(), shown(0) as progress:
@@ -150,7 +150,7 @@ def _ask(
 
 
 def _engine(settings: "Settings") -> "Engine":
-    from service.engine import Engine
+    from service.inference.engine import Engine
 
     return Engine.load(
         settings.model,
@@ -182,7 +182,7 @@ def _check(places: dict[str, Path | None]) -> None:
 @contextmanager
 def _written(option: str, path: Path) -> Iterator[None]:
     """What the system says of a file is one sentence."""
-    from service.evaluation.truth import EvaluationFailed
+    from service.evaluation.labels import EvaluationFailed
 
     try:
         yield
@@ -194,7 +194,7 @@ def _written(option: str, path: Path) -> Iterator[None]:
 
 
 def _write_json(path: Path, results: "Results") -> None:
-    from service.scoring.tables import replacing
+    from service.batch.tables import replacing
 
     with replacing(path) as beside:
         beside.write_text(_json(results) + "\n", "utf-8")

@@ -13,11 +13,11 @@ from threading import BoundedSemaphore
 import numpy as np
 from numpy.typing import NDArray
 
-from service.classifier import Limits
-from service.cores import usable_cores
+from service.batch.files import Skipped, read
+from service.cgroups import usable_cores
 from service.errors import BodyTooLarge, ServiceError
-from service.image import LARGE, open_picture
-from service.scoring.files import Skipped, read
+from service.inference.classifier import Limits
+from service.inference.image import LARGE, open_picture
 
 Square = NDArray[np.uint8]  # (256, 256, 3)
 

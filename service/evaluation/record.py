@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from service.batch.tables import replacing
 from service.errors import SettingsInvalid
 from service.evaluation.results import Results, as_json
-from service.scoring.tables import replacing
 
 # As in the results, under the same names.
 KEYS: Final = (

@@ -14,12 +14,12 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from service.batch.files import Skipped
+from service.batch.tables import replacing
 from service.evaluation.decoding import Square
+from service.evaluation.formatting import between, from_to, percent, points, probability
 from service.evaluation.results import Results
-from service.evaluation.terminal import name_of, notes
-from service.evaluation.words import between, from_to, percent, points, probability
-from service.scoring.files import Skipped
-from service.scoring.tables import replacing
+from service.evaluation.summary import name_of, notes
 
 THUMBNAIL: Final = 160  # pixels of either side
 QUALITY: Final = 80  # of JPEG; 6 KB each

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from service.evaluation.answers import Answers, Asked
+from service.batch.files import Skipped, text
+from service.evaluation.accuracy import Comparison, Figures, calibrations, comparisons, figures
 from service.evaluation.calibration import Bin, bins
-from service.evaluation.figures import Comparison, Figures, calibrations, comparisons, figures
-from service.evaluation.mistakes import (
+from service.evaluation.confusion import (
     Class,
     ClassFigures,
     Confusion,
@@ -24,8 +24,8 @@ from service.evaluation.mistakes import (
     without_pictures,
     worst,
 )
-from service.evaluation.truth import Truth
-from service.scoring.files import Skipped, text
+from service.evaluation.labels import Truth
+from service.evaluation.predicted import Answers, Asked
 
 DIGITS = 6
 

@@ -1,5 +1,5 @@
 // A file -> what the network gets of it: the shorter side scaled to 256, the central square kept,
-// upright as EXIF says, transparency on white.  As service/image.py does it, to within what
+// upright as EXIF says, transparency on white.  As service/inference/image.py does it, to within what
 // browsers scale differently.
 
 const SIDE = 256; // pixels

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.__main__ import app
-from service.engine import Engine
+from service.inference.engine import Engine
 from tests.support.exported import write_tiny
 from tests.support.images import picture
 from tests.support.models import altered, entry

@@ -11,8 +11,8 @@ import torch
 from onnx import numpy_helper
 
 from model_export import alexnet, checkpoints, export
+from model_export.crops import Floats
 from model_export.variants import VARIANTS
-from model_export.views import Floats
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 

@@ -18,7 +18,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from model_export import alexnet, checkpoints, export, views
+from model_export import alexnet, checkpoints, crops, export
 from model_export.errors import WeightsUnusable
 from model_export.variants import VARIANTS, Normalisation, Weights
 
@@ -47,7 +47,7 @@ def exported(
     def make(precision: str) -> Path:
         path = tmp_path_factory.mktemp("exported") / f"{precision}.onnx"
         network = checkpoints.build(OWT, state, source="random")
-        pictures = views.load_pictures(limit=7)[:2]
+        pictures = crops.load_pictures(limit=7)[:2]
         model = export.build_model(network, OWT, precision=precision, calibration=pictures)
         export.write(model, path, check=lambda file: None)
         return path

@@ -20,11 +20,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from model_export import checkpoints, verify, views
+from model_export import checkpoints, crops, verify
 from model_export.__main__ import PrecisionName, VariantName, app, main
 from model_export.precision import PRECISIONS
 from model_export.variants import VARIANTS, Normalisation
-from service.engine import Engine
+from service.inference.engine import Engine
 from tests.support.commands import here
 from tests.support.networks import SMALL
 
@@ -48,7 +48,7 @@ def folder(small: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({"state_dict": network.state_dict()}, folder / "flowers.pth")
     (folder / "names.txt").write_text("\n".join(NAMES), "utf-8")
     (folder / "pictures").mkdir()
-    for number, picture in enumerate(views.load_pictures(limit=7)[:7]):
+    for number, picture in enumerate(crops.load_pictures(limit=7)[:7]):
         Image.fromarray(picture).save(folder / "pictures" / f"{number}.png")
     return folder
 
@@ -75,7 +75,7 @@ def test_a_fine_tuned_checkpoint_becomes_a_model_that_the_service_runs(
     ]
     assert (engine.model.name, engine.model.variant) == ("flowers", "owt")
     assert engine.model.weights["name"] == "flowers.pth"
-    answer = engine.run(views.load_pictures(folder / "pictures"), 10)
+    answer = engine.run(crops.load_pictures(folder / "pictures"), 10)
     assert answer.shape == (7, 5)
     assert np.allclose(answer.sum(1), 1, atol=1e-5)
 
@@ -88,7 +88,7 @@ def test_an_export_of_an_export_answers_the_same(
     done = _flowers(folder, "-o", str(second), weights=first)
 
     assert done.returncode == 0, done.stderr
-    pictures = views.load_pictures(folder / "pictures")
+    pictures = crops.load_pictures(folder / "pictures")
     answers = [Engine.load(f, device="cpu", threads=1).run(pictures, 10) for f in (first, second)]
     assert np.array_equal(answers[0], answers[1])
 
@@ -107,7 +107,7 @@ def test_a_networks_own_preparation_stays_with_it(folder: Path, tmp_path: Path) 
     ]
 
     assert [each.returncode for each in done] == [0, 0], done
-    pictures = views.load_pictures(folder / "pictures")
+    pictures = crops.load_pictures(folder / "pictures")
     network = checkpoints.build(VARIANTS["owt"], state, source="own")
     expected = verify.reference(network, pictures, side=224, normalisation=own, crops="ten")
     for file in (first, second):

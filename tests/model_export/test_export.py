@@ -20,12 +20,12 @@ from torch import nn
 
 from model_export import export, verify
 from model_export.alexnet import AlexNet
+from model_export.crops import Floats, Pixels, load_pictures, ten_crops
 from model_export.errors import LabelsUnusable, VerificationFailed
 from model_export.export import Record
 from model_export.graph import CROPS, SIDE, serving_graph, views_of
 from model_export.precision import PRECISIONS, Runner
 from model_export.variants import VARIANTS, Normalisation, greyscale
-from model_export.views import Floats, Pixels, load_pictures, ten_crops
 from tests.support.networks import Layer, logits, maps_of, noise
 
 OWT = VARIANTS["owt"]

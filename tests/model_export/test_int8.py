@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from model_export import checkpoints, export
 from model_export.alexnet import AlexNet, LocalResponseNorm
+from model_export.crops import Floats, load_pictures, planes_of, ten_crops
 from model_export.graph import CROPS, crops_of, serving_graph
 from model_export.int8 import LARGEST, gptq
 from model_export.precision import PRECISIONS
 from model_export.variants import IMAGENET, IMAGENET_MEAN, Normalisation, greyscale
-from model_export.views import Floats, load_pictures, planes_of, ten_crops
 from tests.support.networks import logits, noise
 
 BGR = Normalisation((104.4, 116.3, 123.8), (1.0,) * 3, planes="BGR")

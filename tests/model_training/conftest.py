@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from model_training import watch
+from model_training import signals
 from tests.support.interrupts import pytest_runtest_call as pytest_runtest_call
 from tests.support.interrupts import pytest_runtest_setup as pytest_runtest_setup
 from tests.support.pytorch import one_thread as one_thread
@@ -14,8 +14,8 @@ from tests.support.pytorch import seeded as seeded
 
 
 @pytest.fixture(scope="package", autouse=True)
-def signals() -> Iterator[None]:
+def signals_are_pytests() -> Iterator[None]:
     """A training that runs in this process leaves signals to pytest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watch, "SIGNALS", ())
+        patch.setattr(signals, "SIGNALS", ())
         yield

@@ -7,9 +7,9 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
+from model_export.crops import Pixels, centre_crop, load_pictures, ten_crops
 from model_export.variants import VARIANTS, greyscale
 from model_export.verify import _normalised
-from model_export.views import Pixels, centre_crop, load_pictures, ten_crops
 from model_training.augmentation import SIGMA, Plan, colours_of, cut, cut_ten, plan, prepare
 
 

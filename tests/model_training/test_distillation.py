@@ -18,16 +18,16 @@ from torch.nn import functional
 
 from model_export.alexnet import owt
 from model_export.variants import Weights
-from model_training.distillation import ingredients, learn
+from model_training.distillation import pretrained, train
+from model_training.distillation.calibration import score, temperature_of
 from model_training.distillation.crops import LUMA, random_crop
+from model_training.distillation.dataset import PLACES, Lessons, label_of, read_excluded
 from model_training.distillation.distil import write
 from model_training.distillation.duplicates import alike, thumbnails, turned
-from model_training.distillation.head import MAPS, Head, folded
-from model_training.distillation.learn import Learner, Recipe
-from model_training.distillation.lessons import PLACES, Lessons, label_of, read_excluded
-from model_training.distillation.pictures import clone, contents, decode, entries
-from model_training.distillation.sets import PictureSet, read_manifest
-from model_training.distillation.validation import score, temperature_of
+from model_training.distillation.images import clone, contents, decode, entries
+from model_training.distillation.sources import PictureSet, read_manifest
+from model_training.distillation.student import MAPS, Head, folded
+from model_training.distillation.train import Learner, Recipe
 from model_training.errors import RunUnusable, TrainingError
 from tests.support.photographs import jpeg, photograph, repository
 
@@ -222,7 +222,7 @@ class InFloat32(Head):
 @pytest.fixture
 def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads learn in float32."""
-    monkeypatch.setattr(learn, "Head", InFloat32)
+    monkeypatch.setattr(train, "Head", InFloat32)
 
 
 def lessons(count: int, *, high: int = 9, labels: torch.Tensor | None = None) -> Lessons:
@@ -365,7 +365,7 @@ def archive(path: Path, things: object) -> Weights:
     """A file as the convolutions' one is, and its record."""
     data = pickle.dumps(things)
     with tarfile.open(path, "w:gz") as file:
-        member = tarfile.TarInfo(ingredients.MEMBER)
+        member = tarfile.TarInfo(pretrained.MEMBER)
         member.size = len(data)
         file.addfile(member, io.BytesIO(data))
     from model_export.checkpoints import sha256
@@ -386,9 +386,9 @@ def test_the_convolutions_are_turned_from_jax_s_layout(
         for place, layer in enumerate(convolutions)
     }
     weights = archive(tmp_path / "lpips.tar.gz", {"AlexNet_0": layers})
-    monkeypatch.setattr(ingredients, "CONVOLUTIONS", weights)
+    monkeypatch.setattr(pretrained, "CONVOLUTIONS", weights)
 
-    trunk = ingredients.trunk(tmp_path)
+    trunk = pretrained.trunk(tmp_path)
 
     views = torch.randn(2, 3, 224, 224)
     with torch.inference_mode():
@@ -399,10 +399,10 @@ def test_a_convolutions_file_that_would_run_code_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = archive(tmp_path / "lpips.tar.gz", {"AlexNet_0": subprocess.Popen})
-    monkeypatch.setattr(ingredients, "CONVOLUTIONS", weights)
+    monkeypatch.setattr(pretrained, "CONVOLUTIONS", weights)
 
     with pytest.raises(TrainingError, match=r"names subprocess\.Popen, which is no array"):
-        ingredients.trunk(tmp_path)
+        pretrained.trunk(tmp_path)
 
 
 def test_the_teacher_knows_a_cat() -> None:
@@ -410,9 +410,9 @@ def test_the_teacher_knows_a_cat() -> None:
         cat = np.asarray(image.convert("RGB").resize((224, 224)))
     from model_training.distillation.crops import planes
 
-    views = torch.from_numpy(planes(cat[None], ingredients.TEACHER_PREPARATION))
+    views = torch.from_numpy(planes(cat[None], pretrained.TEACHER_PREPARATION))
     with torch.inference_mode():
-        best = ingredients.teacher()(views)[0].topk(5).indices.tolist()
+        best = pretrained.teacher()(views)[0].topk(5).indices.tolist()
 
     assert set(best) & {281, 282, 285}  # tabby, tiger cat, Egyptian cat
 
@@ -424,7 +424,7 @@ def test_what_is_written_is_read_back_as_owt(
     from model_export.variants import VARIANTS
 
     trunk = owt(ranks=(1, 1, 1)).features
-    monkeypatch.setattr(ingredients, "trunk", lambda downloads: trunk)
+    monkeypatch.setattr(pretrained, "trunk", lambda downloads: trunk)
     head = Head((5, 4, 3)).eval()
 
     write(tmp_path / "weights.safetensors", head, 1.0)

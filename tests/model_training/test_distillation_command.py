@@ -27,13 +27,13 @@ from typer.testing import CliRunner
 from model_export import checkpoints
 from model_export.alexnet import owt
 from model_export.variants import VARIANTS
-from model_training.distillation import distil, ingredients, networks
+from model_training.distillation import distil, networks, pretrained
 from model_training.distillation.__main__ import app, main
-from model_training.distillation.harvest import Harvest, Part, harvest, parts
-from model_training.distillation.learn import Recipe
-from model_training.distillation.lessons import read_lessons
+from model_training.distillation.dataset import read_lessons
+from model_training.distillation.feature_extraction import Harvest, Part, harvest, parts
 from model_training.distillation.networks import CLASSES, MAPS, TEACHER, TRUNK
-from model_training.distillation.sets import read_manifest
+from model_training.distillation.sources import read_manifest
+from model_training.distillation.train import Recipe
 from model_training.errors import TrainingError
 from tests.support.commands import here
 from tests.support.photographs import PHOTOGRAPHS, jpeg, photograph, repository
@@ -129,7 +129,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> None:
     def pool(workers: int, context: object, **_: object) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(workers)
 
-    monkeypatch.setattr("model_training.distillation.harvest.ProcessPoolExecutor", pool)
+    monkeypatch.setattr("model_training.distillation.feature_extraction.ProcessPoolExecutor", pool)
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +259,7 @@ def test_the_command_makes_weights_that_the_exporter_takes(
 ) -> None:
     trunk = owt(ranks=(1, 1, 1)).features
     monkeypatch.setattr(distil, "Recipe", partial(Recipe, ranks=(8, 7, 6)))
-    monkeypatch.setattr(ingredients, "trunk", lambda downloads: trunk)
+    monkeypatch.setattr(pretrained, "trunk", lambda downloads: trunk)
     weights = place / "weights.safetensors"
     options: list[str | Path] = ["--work", place / "work", "--clones", place / "clones"]
     options += ["--manifest", place / "sets.toml", "--epochs", "2", "--workers", "1"]

@@ -21,12 +21,12 @@ from rich.console import Console
 from model_export import checkpoints
 from model_export.variants import VARIANTS
 from model_training import __main__ as command
-from model_training import fit, plots, watch
+from model_training import fit, plots, signals
 from model_training.augmentation import Colours, colours_of
 from model_training.errors import RunUnusable, Stopped
 from model_training.fit import Wishes
 from model_training.run import Run
-from model_training.watch import Watch
+from model_training.signals import Watch
 from tests.support.networks import SMALL
 from tests.support.servers import PATIENCE, ROOT
 from tests.support.trainings import write_digits
@@ -207,7 +207,7 @@ def test_looking_at_the_colours_can_be_stopped(tmp_path: Path) -> None:
 SIGNALLED_TWICE = """
 import os, signal, sys
 from model_training.errors import Stopped
-from model_training.watch import Watch
+from model_training.signals import Watch
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 number = int(sys.argv[1])
@@ -241,7 +241,7 @@ def test_once_it_is_over_signals_are_the_systems_again() -> None:
     before = signal.getsignal(signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watch, "SIGNALS", (signal.SIGTERM,))
+        patch.setattr(signals, "SIGNALS", (signal.SIGTERM,))
         with Watch():
             assert signal.getsignal(signal.SIGTERM) != before
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service import batching
-from service.batching import Batcher
 from service.errors import DeadlineExceeded, NotReady, Overloaded
-from service.steps import Steps
+from service.inference import batching
+from service.inference.batching import Batcher
+from service.inference.timings import Steps
 from tests.support.servers import PATIENCE
 
 Pixels = NDArray[np.uint8]

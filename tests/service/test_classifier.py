@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.classifier import Classifier, Limits, Prediction
-from service.engine import Engine
 from service.errors import (
     DeadlineExceeded,
     ImageTooCostly,
@@ -25,7 +23,9 @@ from service.errors import (
     ParameterInvalid,
     ServiceError,
 )
-from service.image import Picture, open_picture
+from service.inference.classifier import Classifier, Limits, Prediction
+from service.inference.engine import Engine
+from service.inference.image import Picture, open_picture
 from tests.support.images import picture
 from tests.support.servers import PATIENCE
 
@@ -75,8 +75,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         found.append(its.pixels)
         return its
 
-    monkeypatch.setattr("service.classifier.open_picture", noting)
-    monkeypatch.setattr("service.classifier.LARGE", 10_000)
+    monkeypatch.setattr("service.inference.classifier.open_picture", noting)
+    monkeypatch.setattr("service.inference.classifier.LARGE", 10_000)
     return found
 
 
@@ -238,7 +238,7 @@ def test_who_leaves_before_its_picture_is_decoded_costs_no_decoding(
         await classifier.classify(CAT)
 
     monkeypatch.setattr(Picture, "decode", decode_at_the_gate)
-    monkeypatch.setattr("service.classifier.usable_cores", lambda: 2)
+    monkeypatch.setattr("service.inference.classifier.usable_cores", lambda: 2)
     play(tiny_model, scene)
 
     assert len(decoded) == 4  # those that had begun, and the cat

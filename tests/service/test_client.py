@@ -43,8 +43,8 @@ from service.client import (
     Unauthorized,
 )
 from service.client.errors import REFUSALS, STATUSES
-from service.client.waiting import seconds_until
-from service.routes import errors as at_the_edge
+from service.client.retry import seconds_until
+from service.http.middleware import errors as at_the_edge
 from tests.support.images import picture
 from tests.support.scripted import (
     CLASSES,

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from service.classifier import Classifier
-from service.commands.sources import Asker
-from service.engine import Engine
-from service.routes.predict import answer_for
-from service.scoring import progress
+from service.batch import progress
+from service.cli.sources import Asker
+from service.http.routes.v1 import answer_for
+from service.inference.classifier import Classifier
+from service.inference.engine import Engine
 from service.settings import Settings, limits
 from tests.support.commands import BUFFERED, Stream, alexnet, plain
 from tests.support.images import picture

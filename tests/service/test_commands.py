@@ -20,13 +20,13 @@ import pytest
 
 import service
 from service import app as server
-from service import load
-from service.commands.completion import SHELLS
-from service.commands.settings_flags import GROUPS
-from service.commands.statuses import MEANINGS, Status
+from service.batch import job
+from service.cli.completion import SHELLS
+from service.cli.exit_codes import MEANINGS, Status
+from service.cli.settings_options import GROUPS
 from service.errors import NotReady, ServiceError
-from service.routes.errors import STATUSES
-from service.scoring import job
+from service.http.middleware.errors import STATUSES
+from service.loadtest import generator
 from service.settings import SECRETS, Settings
 from tests.support.clocks import Clock
 from tests.support.commands import BUFFERED, Done, alexnet, alexnet_process, plain
@@ -113,7 +113,7 @@ def test_the_examples_of_the_help_work(
     server_of_tiny: Live, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As they are, one after the other; ports are those of the server, or free."""
-    monkeypatch.setattr(load, "time", Clock())
+    monkeypatch.setattr(generator, "time", Clock())
     ran = 0
     for line in examples():
         if re.search(r"FOLDER|alexnet serve|--install|--device cuda|alexnet\.onnx$", line):
@@ -343,7 +343,7 @@ def test_a_network_that_has_died_ends_predict_with_70(tiny_model: Path) -> None:
     """It hangs in its first run; nobody waits for it."""
     code = (
         "import sys, threading\n"
-        "from service.engine import Engine\n"
+        "from service.inference.engine import Engine\n"
         "Engine.run = lambda *given: threading.Event().wait()\n"
         "Engine.check = lambda engine: None\n"
         "sys.argv = ['alexnet', 'predict', 'tests/pictures/cat.jpg']\n"

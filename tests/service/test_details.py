@@ -16,9 +16,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.classifier import Answer, Classifier, Limits
-from service.engine import Engine
 from service.errors import ServiceError
+from service.inference.classifier import Answer, Classifier, Limits
+from service.inference.engine import Engine
 from tests.support.engines import fixed
 from tests.support.images import PICTURES, picture
 from tests.support.models import altered

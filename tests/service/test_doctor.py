@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.commands.checks import configuration, machine, port
+from service.cli.checks import configuration, machine, port
 from service.settings import Settings
 from tests.support.commands import alexnet, plain
 from tests.support.servers import PATIENCE, ROOT, certified, serving

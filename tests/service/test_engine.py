@@ -16,8 +16,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-import service.engine
-from service.engine import (
+from service.errors import ModelUnusable, ProviderUnusable
+from service.inference import engine as inference_engine
+from service.inference.engine import (
     CPU,
     CUDA,
     NVIDIA_DRIVER,
@@ -28,8 +29,7 @@ from service.engine import (
     inspect,
     padded,
 )
-from service.errors import ModelUnusable, ProviderUnusable
-from service.model_file import CENTRE, MARK
+from service.inference.model_file import CENTRE, MARK
 from tests.support.engines import Counted, fixed
 from tests.support.models import altered, entry
 
@@ -142,8 +142,8 @@ def test_a_memory_limit_too_small_for_the_warm_up_names_the_settings(tiny_model:
     """The runtime's own arena, the one that it uses on CUDA, with a limit, on the CPU."""
     script = (
         "import sys; from pathlib import Path; import onnxruntime as ort\n"
-        "from service.engine import *; from service.errors import ProviderUnusable\n"
-        "from service.engine import _failures\n"
+        "from service.inference.engine import *; from service.errors import ProviderUnusable\n"
+        "from service.inference.engine import _failures\n"
         "memory = ort.OrtMemoryInfo('Cpu', ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0,\n"
         "                           ort.OrtMemType.DEFAULT)\n"
         "limit = {'max_mem': 40_000_000, 'arena_extend_strategy': 1,\n"
@@ -207,13 +207,13 @@ def test_a_file_that_is_replaced_while_it_is_loaded_is_refused(
     model, new = tmp_path / "model.onnx", tmp_path / "new.onnx"
     for path in (model, new):
         path.write_bytes(tiny_model.read_bytes())
-    session = service.engine._session
+    session = inference_engine._session
 
     def replace_first(*given: Any) -> Any:
         new.replace(model)
         return session(*given)
 
-    monkeypatch.setattr("service.engine._session", replace_first)
+    monkeypatch.setattr("service.inference.engine._session", replace_first)
 
     with pytest.raises(ModelUnusable, match="has changed while it was loaded"):
         Engine.load(model, device="cpu", threads=1)
@@ -392,7 +392,7 @@ def gpu_runtime(
         preload_dlls=lambda: None,
         InferenceSession=create,
     )
-    monkeypatch.setattr("service.engine.load_runtime", lambda: runtime)
+    monkeypatch.setattr("service.inference.engine.load_runtime", lambda: runtime)
     return made
 
 
@@ -454,7 +454,7 @@ def test_the_gist_of_a_foreign_message_fits_into_a_sentence(message: object, exp
 def test_a_missing_runtime_is_one_sentence_that_names_the_extras(tiny_model: Path) -> None:
     script = (
         "import sys; sys.modules['onnxruntime'] = None\n"  # as if it were not installed
-        "from pathlib import Path; from service.engine import Engine\n"
+        "from pathlib import Path; from service.inference.engine import Engine\n"
         "from service.errors import RuntimeMissing\n"
         "try: Engine.load(Path(sys.argv[1]))\n"
         "except RuntimeMissing as error: print(error)"

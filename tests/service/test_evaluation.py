@@ -19,17 +19,17 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from service.__main__ import app
-from service.classifier import Classifier, Prediction
-from service.engine import Engine
+from service.batch import progress
 from service.errors import ServiceError, SettingsInvalid
-from service.evaluation.answers import Answers, Candidate, ask
 from service.evaluation.classes import Classes
 from service.evaluation.decoding import Decoder
 from service.evaluation.intervals import wilson
-from service.evaluation.terminal import FEW
-from service.evaluation.truth import EvaluationFailed, read_truth
-from service.scenery import photographs
-from service.scoring import progress
+from service.evaluation.labels import EvaluationFailed, read_truth
+from service.evaluation.predicted import Answers, Candidate, ask
+from service.evaluation.summary import FEW
+from service.inference.classifier import Classifier, Prediction
+from service.inference.engine import Engine
+from service.loadtest.synthetic_images import photographs
 from service.settings import Settings, limits
 from tests.support.models import OWN, altered
 from tests.support.servers import PATIENCE

@@ -26,8 +26,8 @@ import httpx2
 import pytest
 
 from service import app as application
-from service.batching import Batcher
-from service.waiting import Entry
+from service.inference.batching import Batcher
+from service.inference.queue import Entry
 from tests.support.commands import alexnet
 from tests.support.images import grey, picture
 from tests.support.models import FAULTY, HANGING, HANGS, RAISES
@@ -369,7 +369,7 @@ def test_a_new_model_that_fails_its_checks_is_refused_and_the_old_one_serves_on(
 
 ANNOUNCED = """
 import sys
-from service.engine import Engine
+from service.inference.engine import Engine
 
 check = Engine.check
 

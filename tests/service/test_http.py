@@ -19,8 +19,8 @@ from starlette.testclient import TestClient
 
 from service import errors
 from service.app import create_app
-from service.engine import Engine
-from service.routes.errors import STATUSES
+from service.http.middleware.errors import STATUSES
+from service.inference.engine import Engine
 from service.settings import load_settings
 from tests.support.images import picture
 from tests.support.servers import PATIENCE, InThread, Live, serving, serving_process, until

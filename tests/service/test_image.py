@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFilter, JpegImagePlugin
 
 from benchmarks.decoding import plain
 from service import errors
-from service.image import decode
+from service.inference.image import decode
 
 Pixels = NDArray[np.uint8]
 PRECISION_BITS = 32 - 8 - 2

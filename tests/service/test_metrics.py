@@ -16,13 +16,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from service.app import create_app
-from service.engine import Engine
-from service.gauges import Reading
-from service.journal import NETWORK, ROAD, Journal
+from service.inference.engine import Engine
+from service.inference.timings import Steps
 from service.memory import memory_limit
-from service.metrics import Metrics
 from service.settings import load_settings
-from service.steps import Steps
+from service.telemetry.gauges import Reading
+from service.telemetry.metrics import Metrics
+from service.telemetry.request_record import NETWORK, ROAD, Journal
 from tests.support.images import picture
 from tests.support.servers import Live, serving, until
 

@@ -19,8 +19,8 @@ from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from service import app
-from service.image import open_picture
-from service.routes.open_inference import PATHS
+from service.http.routes.open_inference import PATHS
+from service.inference.image import open_picture
 from tests.support.images import picture
 from tests.support.models import OWN, altered, entry
 from tests.support.servers import Live, serving, until

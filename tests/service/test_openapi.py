@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from service.routes.errors import STATUSES
+from service.http.middleware.errors import STATUSES
 from tests.support.images import picture
 from tests.support.servers import PATIENCE, Live, serving
 

@@ -12,8 +12,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from service.access import RateLimiter
-from service.routes.doors import Doors
+from service.http.access import RateLimiter
+from service.http.middleware.headers import Doors
 from tests.support.images import PICTURES, picture
 from tests.support.models import CAFFE
 from tests.support.pages import (

@@ -7,8 +7,8 @@ from urllib.parse import urljoin
 
 import pytest
 
-from service import model_file
-from service.routes.page import STATIC
+from service.http.routes.page import STATIC
+from service.inference import model_file
 from tests.support.models import altered
 from tests.support.servers import Live, serving
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from service.routes.page import CHOICES, SAMPLES, STATIC
+from service.http.routes.page import CHOICES, SAMPLES, STATIC
 from tests.support.images import PICTURES
 from tests.support.pages import DESK, PHONE, a_browser, choose, compared, expect, opened, shows
 from tests.support.servers import Live, serving

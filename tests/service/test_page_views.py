@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from service.image import decode
+from service.inference.image import decode
 from tests.support.images import PICTURES
 from tests.support.models import OWN, altered
 from tests.support.pages import DESK, a_browser, bars, choose, compared, expect, opened, shows

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from service.classifier import Prediction
-from service.routes.torchserve import PATHS, by_label
+from service.http.routes.torchserve import PATHS, by_label
+from service.inference.classifier import Prediction
 from tests.support.images import PICTURES, picture
 from tests.support.servers import PATIENCE, Live, serving
 

@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from service.routes import tracing
+from service.http.middleware import tracing
 from tests.support.commands import alexnet
 from tests.support.images import picture
 from tests.support.servers import PATIENCE, InThread, Live, serving, serving_process, until

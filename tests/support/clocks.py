@@ -2,8 +2,9 @@
 
 
 class Clock:
-    """The times that `service.load` asks for: at each look it is a hundredth of a second later, so
-    that a load is as long as its requests are many, however quick the machine is."""
+    """The times that `service.loadtest.generator` asks for: at each look it is a hundredth of a
+    second later, so that a load is as long as its requests are many, however quick the machine
+    is."""
 
     def __init__(self) -> None:
         self._looks = 0

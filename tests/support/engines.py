@@ -6,7 +6,7 @@ from typing import Any
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.engine import CPU, Engine, session_options
+from service.inference.engine import CPU, Engine, session_options
 
 
 class Counted:

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from model_export import export, views
+from model_export import crops, export
 from model_export.alexnet import AlexNet
 from model_export.export import Record
 from model_export.variants import VARIANTS
-from service.engine import inspect
+from service.inference.engine import inspect
 from tests.support.models import CAFFE, FAULTY, HANGING, HANGS, MODELS, OWN, RAISES, TINY
 
 OWN_LABELS = [(None, "cats"), (None, "dogs"), (None, "<b>birds</b>")]
@@ -53,7 +53,7 @@ def write_tiny(
 ) -> Path:
     """The tiny network as a model file, prepared as a variant is; ImageNet's labels by default."""
     labels = labels or export.imagenet_labels()
-    real = views.load_pictures(limit=8)
+    real = crops.load_pictures(limit=8)
     model = export.build_model(
         tiny_network(len(labels)), VARIANTS[variant], precision="fp32", calibration=real
     )

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.model_file import MARK, TAIL
+from service.inference.model_file import MARK, TAIL
 
 MODELS = Path(__file__).parents[1] / "models"
 TINY = MODELS / "tiny.onnx"  # ten crops, one and dense; ImageNet's 1000 classes

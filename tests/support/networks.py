@@ -15,9 +15,9 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from torch import nn
 
 from model_export.alexnet import FULL, AlexNet, LocalResponseNorm, Ranks
+from model_export.crops import Floats, Pixels
 from model_export.graph import SIDE
 from model_export.variants import VARIANTS, Variant
-from model_export.views import Floats, Pixels
 
 # Mirrored pictures have the same views: top left is what the mirror image's top right was.
 MIRRORED = [6, 5, 8, 7, 9, 1, 0, 3, 2, 4]

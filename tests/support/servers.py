@@ -30,14 +30,14 @@ import pytest
 from fastapi import FastAPI
 
 from service import app as application
-from service import logs
+from service.cli.addresses import in_url, listener
+from service.cli.engines import engine_for
 from service.client import Client
-from service.commands.addresses import in_url, listener
-from service.commands.engines import engine_for
-from service.connections.connection import Connection
-from service.engine import Engine
-from service.routes import Running
+from service.http.server.connection import Connection
+from service.http.state import Running
+from service.inference.engine import Engine
 from service.settings import Settings, load_settings
+from service.telemetry import logs
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0  # seconds; only a failing test waits so long

@@ -12,9 +12,9 @@ from sklearn.datasets import load_digits
 
 from model_training.augmentation import colours_of
 from model_training.devices import Arithmetic
+from model_training.image_cache import SIDE
 from model_training.recipe import Recipe
 from model_training.run import Run
-from model_training.squares import SIDE
 from model_training.start import Start, from_nothing
 from model_training.training import Pictures, Training
 from tests.support.networks import SMALL

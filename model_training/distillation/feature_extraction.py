@@ -1,0 +1,160 @@
+"""
+What trunk and teacher say of every set's crops, kept on disk: a file for each part of a set.
+
+A part is written under another name and renamed when it is whole; a harvest that was stopped goes
+on with the parts that are not there.  Each picture has a random generator of its own, seeded by its
+content, so that the same crops come out in whatever order and by however many workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from model_training.distillation import networks
+from model_training.distillation.crops import random_crop
+from model_training.distillation.duplicates import thumbnails
+from model_training.distillation.images import Entry, clone, contents, decode, entries
+from model_training.distillation.sources import PictureSet
+from model_training.errors import TrainingError
+
+PART = 2500  # pictures
+PIXELS = 1  # to be raised when decode() or random_crop() begin to make other pixels
+BATCH = 16  # crops
+HARVEST = "harvest"  # the work folder's part of it
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a set's pictures, and where what is said of their crops will be."""
+
+    pictures: PictureSet
+    repository: Path
+    entries: tuple[Entry, ...]
+    seed: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Harvest:
+    """One part's arrays."""
+
+    features: NDArray[np.uint8]  # (crops, 9216)
+    logits: NDArray[np.float16]  # (crops, 1000)
+    owner: NDArray[np.int32]  # (crops,): the row in the next three
+    paths: NDArray[np.str_]  # (pictures,)
+    blobs: NDArray[np.str_]  # (pictures,)
+    thumbnails: NDArray[np.uint8]  # (pictures, 2, 256): see duplicates.py
+
+    @classmethod
+    def load(cls, path: Path) -> Harvest:
+        """Read what ``save`` wrote."""
+        with np.load(path) as arrays:
+            return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+
+    def save(self, path: Path) -> None:
+        """Write the arrays, whole or not at all."""
+        half = path.with_suffix(".part")
+        with half.open("wb") as file:
+            np.savez(file, **vars(self))
+        os.replace(half, path)
+
+
+def parts(sets: Sequence[PictureSet], clones: Path, work: Path, *, seed: int = 0) -> Iterator[Part]:
+    """All parts of all sets, in the manifest's order; repositories are fetched on the way.
+
+    A part's file is named for all that it follows from: another commit, other crops or other
+    networks (in ``work``) have other files.
+    """
+    asked = networks.identity(work)
+    for pictures in sets:
+        repository = clone(pictures, clones)
+        found = entries(pictures, repository)
+        for start in range(0, len(found), PART):
+            some = tuple(found[start : start + PART])
+            told = [PIXELS, seed, pictures.crops, pictures.smallest, asked]
+            told += [entry.blob for entry in some]
+            digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+            name = f"{pictures.name}-{start // PART:03}-{digest}.npz"
+            yield Part(pictures, repository, some, seed, work / HARVEST / name)
+
+
+def harvest(wanted: Sequence[Part], folder: Path, workers: int) -> Iterator[Part]:
+    """Work on the parts that are not there yet; gives each when it is."""
+    missing = [part for part in wanted if not part.path.is_file()]
+    context = multiprocessing.get_context("spawn")
+    # Not as a context manager: leaving that would take the cancelling back.  Workers end at once on
+    # Ctrl-C; else it would be a part's result.
+    pool = ProcessPoolExecutor(
+        workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_DFL)
+    )
+    try:
+        jobs = {pool.submit(reap, part, folder): part for part in missing}
+        for job in as_completed(jobs):
+            job.result()
+            yield jobs[job]
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "a worker was killed, perhaps for its memory; start again, with fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def reap(part: Part, folder: Path) -> None:
+    """One part, from pictures to the file; ``folder`` has the networks."""
+    runs = networks.Networks(folder)
+    read: list[Entry] = []
+    owner: list[int] = []
+    crops: list[NDArray[np.uint8]] = []
+    thumbs: list[NDArray[np.uint8]] = []
+    features: list[NDArray[np.uint8]] = []
+    logits: list[NDArray[np.float16]] = []
+
+    def flush() -> None:
+        batch = np.stack(crops)
+        features.append(runs.features(batch))
+        logits.append(runs.logits(batch))
+        crops.clear()
+
+    for entry, data in contents(part.repository, part.entries):
+        picture = decode(data)
+        if picture is None:
+            continue
+        for crop in crops_of(picture, part, entry):
+            crops.append(crop)
+            owner.append(len(read))
+            if len(crops) == BATCH:
+                flush()
+        read.append(entry)
+        thumbs.append(thumbnails(picture))
+    if crops:
+        flush()
+    Harvest(
+        features=np.concatenate([np.empty((0, networks.MAPS), np.uint8), *features]),
+        logits=np.concatenate([np.empty((0, networks.CLASSES), np.float16), *logits]),
+        owner=np.array(owner, np.int32),
+        paths=np.array([entry.path for entry in read], np.str_),
+        blobs=np.array([entry.blob for entry in read], np.str_),
+        thumbnails=np.array(thumbs, np.uint8).reshape(-1, 2, 256),
+    ).save(part.path)
+
+
+def crops_of(picture: Image.Image, part: Part, entry: Entry) -> Iterator[NDArray[np.uint8]]:
+    """A picture's crops, always the same for one seed."""
+    rng = np.random.default_rng([part.seed, int(entry.blob[:15], 16)])
+    whole = int(part.pictures.crops)
+    for _ in range(whole + (rng.random() < part.pictures.crops - whole)):
+        yield random_crop(picture, part.pictures.smallest, rng)

@@ -1,0 +1,168 @@
+"""
+The head learns to say what the teacher says.
+
+The loss is the Kullback-Leibler divergence from the teacher's probabilities, the head's logits
+corrected for how often each class stands in the crops (logit adjustment, Menon et al. 2021,
+arXiv:2007.07314): what is rare there need not be rare with those who will use the network.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model_training.distillation.dataset import Lessons
+from model_training.distillation.student import SAMPLE, Head, Ranks
+from model_training.errors import RunUnusable
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is decided before learning begins; the figures that made the bundled model."""
+
+    ranks: Ranks = (512, 320, 512)
+    epochs: int = 8
+    batch: int = 768  # crops
+    rate: float = 2e-3  # the highest; one cycle (Smith 2018), AdamW
+    warm_up: float = 0.15  # of the steps
+    decay: float = 0.05
+    dropout: float = 0.2
+    adjustment: float = 0.6  # of the logarithm of a class's share in the crops
+    label: float = 0.2  # share of the picture's own label in what is learned, where it has one
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is told after each."""
+
+    number: int
+    loss: float  # mean divergence, nats
+
+
+class Learner:
+    """A head and its optimiser; after each epoch both are in ``checkpoint``, and a learner that
+    finds one there goes on from it as if it had never stopped."""
+
+    def __init__(
+        self,
+        lessons: Lessons,
+        scale: float,
+        places: tuple[Tensor, Tensor],
+        recipe: Recipe,
+        checkpoint: Path,
+        device: torch.device,
+    ) -> None:
+        """``scale`` is what a step of the features is worth, ``places`` the teacher's last layer:
+        weight (1000, K) and bias (1000,)."""
+        self.recipe, self.done = recipe, 0
+        self._lessons, self._scale, self._device = lessons, scale, device
+        self._checkpoint = checkpoint
+        torch.manual_seed(recipe.seed)
+        self.head = Head(recipe.ranks, recipe.dropout)
+        if checkpoint.is_file():
+            kept = self._read()
+            self.head.load_state_dict(kept["head"])
+        else:
+            some = torch.randperm(len(lessons))[:SAMPLE]
+            maps = lessons.features[some].float() * scale
+            self.head.begin(maps, *places)
+            kept = None
+        self.head.to(device)
+        matrices = [p for p in self.head.parameters() if p.ndim > 1]
+        others = [p for p in self.head.parameters() if p.ndim == 1]
+        groups = [
+            {"params": matrices, "weight_decay": recipe.decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        self._optimiser = torch.optim.AdamW(groups, recipe.rate, betas=(0.9, 0.98), fused=True)
+        if kept is not None:
+            self._optimiser.load_state_dict(kept["optimiser"])
+            self.done = kept["done"]
+        self._correction = recipe.adjustment * torch.log(lessons.prior + 1e-7).to(device)
+
+    @property
+    def steps(self) -> int:
+        """Of one epoch; crops that do not fill a batch wait for the next one's shuffle."""
+        return max(1, len(self._lessons) // self.recipe.batch)
+
+    def epoch(self, step: Callable[[], None] = lambda: None) -> Epoch:
+        """Learn from every crop once."""
+        order = torch.Generator().manual_seed(1000 * self.recipe.seed + self.done)
+        torch.manual_seed(1000 * self.recipe.seed + self.done)  # dropout's
+        places = torch.randperm(len(self._lessons), generator=order)
+        self.head.train()
+        total = 0.0
+        for number in range(self.steps):
+            for group in self._optimiser.param_groups:
+                group["lr"] = self._rate(self.done * self.steps + number)
+            some = places[number * self.recipe.batch :][: self.recipe.batch]
+            loss = self._loss(some)
+            self._optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimiser.step()
+            total += loss.item()
+            step()
+        self.done += 1
+        self._write()
+        return Epoch(self.done, total / self.steps)
+
+    def _loss(self, some: Tensor) -> Tensor:
+        lessons, device = self._lessons, self._device
+        maps = lessons.features[some].to(device, torch.bfloat16) * self._scale
+        wanted = functional.softmax(lessons.logits[some].to(device).float(), 1)
+        labels = lessons.labels[some].to(device)
+        known = labels >= 0
+        share = self.recipe.label
+        wanted[known] *= 1 - share
+        wanted[known, labels[known]] += share
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = self.head(maps)
+        said = functional.log_softmax(logits.float() + self._correction, 1)
+        return functional.kl_div(said, wanted, reduction="batchmean")
+
+    def _rate(self, step: int) -> float:
+        """Up from a 25th and down to nothing along half a cosine each."""
+        share, warm = step / (self.steps * self.recipe.epochs), self.recipe.warm_up
+        if share < warm:
+            low = self.recipe.rate / 25
+            return low + (self.recipe.rate - low) * (1 - math.cos(math.pi * share / warm)) / 2
+        return self.recipe.rate * (1 + math.cos(math.pi * (share - warm) / (1 - warm))) / 2
+
+    def _settings(self) -> dict[str, Any]:
+        told = {"crops": len(self._lessons), "lessons": self._lessons.identity}
+        return asdict(self.recipe) | told
+
+    def _write(self) -> None:
+        state = {
+            "recipe": self._settings(),
+            "head": self.head.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "done": self.done,
+        }
+        half = self._checkpoint.with_suffix(".part")
+        torch.save(state, half)
+        os.replace(half, self._checkpoint)
+
+    def _read(self) -> dict[str, Any]:
+        kept = torch.load(self._checkpoint, weights_only=True, map_location="cpu")
+        wanted = self._settings()
+        other = [
+            f"{name} {kept['recipe'].get(name)}, now {value}"
+            for name, value in wanted.items()
+            if kept["recipe"].get(name) != value
+        ]
+        if other:
+            raise RunUnusable(
+                f"{self._checkpoint} is of another recipe ({'; '.join(other)}); move it away, or "
+                "ask for the same again"
+            )
+        return kept  # type: ignore[no-any-return]

@@ -1,0 +1,239 @@
+"""
+Picture files -> their 256 x 256 squares, decoded once into a file that is mapped into memory.
+
+The preparation is the service's own (``service/inference/image.py``), which the paper's is
+(section 2): EXIF orientation applied, transparency over white, the shorter side to 256, the central
+square.  What cannot be decoded is left out and listed.  An interrupted decoding
+goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import struct
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from model_training.errors import PicturesUnusable, RunUnusable
+
+SIDE = 256  # pixels; of the square that crops are taken from
+MOST_PIXELS = 50_000_000  # of one picture: the service's default limit
+MISSING, DECODED, UNREADABLE = 0, 1, 2  # a picture's state in the cache
+UNDER_WAY = 64  # pictures that wait for a thread
+TOGETHER = 256  # pictures that are on the disk before they are marked as decoded
+# The service's; Pillow would give PostScript, under any name, to Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+Squares = NDArray[np.uint8]  # (N, 256, 256, 3), RGB
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The squares of the pictures that were asked for, row by row, and what went wrong."""
+
+    squares: Squares  # mapped from the file
+    readable: NDArray[np.bool_]  # (N,); the rows of others are zero
+    unreadable: dict[Path, str]  # what cannot be learned from, and why
+
+
+def decode(
+    paths: Sequence[Path],
+    folder: Path,
+    *,
+    workers: int,
+    step: Callable[[], None] = lambda: None,
+) -> Decoded:
+    """The squares of ``paths``, from the cache in ``folder`` or decoded into it.
+
+    The cache belongs to these very files: other paths, sizes or times of change make another.
+    ``step`` is called for each picture that is decoded; what it raises ends the decoding.  Takes
+    196,608 bytes of disk per picture, and memory for a few pictures per worker.  Raises
+    RunUnusable where it cannot be written.
+    """
+    name = identity(paths)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        squares, states = _opened(folder, name, len(paths))
+        reasons = folder / f"{name}.unreadable.jsonl"
+        with reasons.open("a", encoding="utf-8") as report:
+            missing = np.flatnonzero(states == MISSING).tolist()
+            new: dict[int, int] = {}
+            try:
+                for row, square in _all(paths, missing, workers):
+                    if isinstance(square, str):
+                        print(json.dumps([row, square]), file=report, flush=True)
+                    else:
+                        squares[row] = square
+                    new[row] = UNREADABLE if isinstance(square, str) else DECODED
+                    if len(new) == TOGETHER:
+                        _mark(squares, states, new)
+                    step()
+            finally:
+                _mark(squares, states, new)
+        told = dict(json.loads(line) for line in reasons.read_text("utf-8").splitlines())
+    except OSError as error:
+        raise RunUnusable(
+            f"the decoded pictures cannot be kept in {folder} ({error.strerror}); they take "
+            f"{len(paths) * SIDE * SIDE * 3 / 1e6:.0f} MB: choose another place with --cache"
+        ) from error
+    unreadable = {
+        paths[row]: told.get(row, "cannot be read")
+        for row in np.flatnonzero(states == UNREADABLE).tolist()
+    }
+    return Decoded(squares, states == DECODED, unreadable)
+
+
+def identity(paths: Sequence[Path]) -> str:
+    """What these files are known by, as long as nobody changes them: 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise PicturesUnusable(f"{path} cannot be read ({error.strerror})") from error
+        digest.update(os.fsencode(path.resolve()) + b"\0")
+        digest.update(struct.pack("<qq", found.st_size, found.st_mtime_ns))
+    return digest.hexdigest()[:16]
+
+
+def square_of(path: Path | IO[bytes]) -> Squares:
+    """A picture file's square, uint8 (256, 256, 3); ValueError says why there is none.
+
+    As the service decodes it, bit for bit; a picture that its camera turned may differ by one
+    grey level, since the service scales first and turns then.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+            with Image.open(path, formats=FORMATS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise ValueError(f"more than {MOST_PIXELS:,} pixels")
+                image.load()
+                return _square(_flat(_upright(image)))
+    except Exception as error:  # decoders let out whatever they like
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _square(image: Image.Image) -> Squares:
+    """`Resize(256)`, bilinear with antialias, and `CenterCrop(256)`: only what the crop keeps."""
+    width, height = image.size
+    if width <= height:
+        size = SIDE, int(SIDE * height / width)
+    else:
+        size = int(SIDE * width / height), SIDE
+    left, top = (round((side - SIDE) / 2) for side in size)
+    box = (
+        left * width / size[0],
+        top * height / size[1],
+        (left + SIDE) * width / size[0],
+        (top + SIDE) * height / size[1],
+    )
+    square = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box)
+    return np.asarray(square.convert("RGB"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    with contextlib.suppress(Exception):  # broken EXIF data counts as none
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """RGB or grey, on white."""
+    if image.mode.startswith("I"):
+        # 16-bit grey: Pillow's convert() would clip at 255 and leave a white picture.
+        grey = np.asarray(image.convert("I")) >> 8
+        return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image if image.mode == "L" else image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _opened(folder: Path, name: str, count: int) -> tuple[np.memmap, np.memmap]:
+    """The squares and their states, mapped from their files; states of new squares are MISSING."""
+    squares, states = (folder / f"{name}.{kind}.npy" for kind in ("squares", "states"))
+    shape = count, SIDE, SIDE, 3
+    found = _mapped(squares, shape)
+    if found is None:
+        states.unlink(missing_ok=True)
+        found = _zeros(squares, shape)
+    _allocate(squares)
+    known = _mapped(states, (count,))
+    return found, _zeros(states, (count,)) if known is None else known
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.memmap | None:
+    """The array in a file, or None if there is none of this shape."""
+    if path.is_file():
+        with contextlib.suppress(ValueError):
+            array = np.lib.format.open_memmap(path, mode="r+")
+            if array.shape == shape:
+                return array
+    return None
+
+
+def _zeros(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+
+
+def _allocate(path: Path) -> None:
+    """Take a file's room on the disk; on a full one, writing to its map would kill the process."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # what some file systems say
+                raise
+
+
+def _mark(squares: np.memmap, states: np.memmap, new: dict[int, int]) -> None:
+    """Note the states of new squares, once these are on the disk."""
+    squares.flush()
+    for row, state in new.items():
+        states[row] = state
+    new.clear()
+
+
+def _all(
+    paths: Sequence[Path], rows: Sequence[int], workers: int
+) -> Iterator[tuple[int, Squares | str]]:
+    """Each row's square or what is wrong with it, in any order."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = iter(rows)
+        busy: dict[Future[Squares | str], int] = {}
+        try:
+            while True:
+                for row in islice(waiting, UNDER_WAY - len(busy)):
+                    busy[pool.submit(_try, paths[row])] = row
+                if not busy:
+                    return
+                for done in wait(busy, return_when=FIRST_COMPLETED).done:
+                    yield busy.pop(done), done.result()
+        finally:
+            for future in busy:
+                future.cancel()
+
+
+def _try(path: Path) -> Squares | str:
+    try:
+        return square_of(path)
+    except ValueError as error:
+        return str(error)

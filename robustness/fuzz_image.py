@@ -1,0 +1,104 @@
+"""
+Fuzz `service.inference.image.decode`: arbitrary bytes give a square or an `ImageError`, soon.
+
+Inputs whose length is a multiple of 64 meet the default limits, the others small ones, which
+are faster to reach.  The mutator mends PNG checksums, or no mutation would get past them.
+"""
+
+import random
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["PIL", "service.inference.image"]):
+    from service.inference.image import decode
+
+from service.errors import BodyEmpty, ImageError
+from tests.support import traps
+
+from . import harness
+
+ROOT = Path(__file__).parents[1]
+PNG = b"\x89PNG\r\n\x1a\n"
+SEEDS = {name: make() for name, make in traps.SMALL.items()}
+
+
+def rule(data: bytes) -> None:
+    """A square, or one of our errors."""
+    usual = len(data) % 64 == 0
+    try:
+        square = decode(
+            data,
+            max_pixels=50_000_000 if usual else 4_000_000,
+            max_aspect_ratio=32.0,
+            scaled_decoding=len(data) % 16 < 8,
+            decode_timeout=1.8,
+        )
+    except (ImageError, BodyEmpty):
+        return
+    if square.shape != (256, 256, 3) or square.dtype != "uint8":
+        raise harness.RuleBroken(f"not a square of RGB: {square.shape} {square.dtype}")
+
+
+def mended(data: bytes) -> bytes:
+    """A PNG with the right checksum behind each chunk."""
+    out, place = [data[:8]], 8
+    while place + 8 <= len(data):
+        (length,) = struct.unpack_from(">I", data, place)
+        end = place + 8 + length
+        if end > len(data):
+            break
+        out += [data[place:end], struct.pack(">I", zlib.crc32(data[place + 4 : end]))]
+        place = end + 4
+    return b"".join([*out, data[place:]])
+
+
+def repacked(data: bytes, chance: random.Random) -> bytes:
+    """A PNG whose pixels or text are mutated before they are compressed."""
+    place = data.find(b"IDAT")
+    if place < 4:
+        return data
+    (length,) = struct.unpack_from(">I", data, place - 4)
+    unpack = zlib.decompressobj()
+    try:
+        pixels = unpack.decompress(data[place + 4 : place + 4 + length], 2**16)
+    except zlib.error:
+        return data
+    body = zlib.compress(atheris.Mutate(pixels, len(pixels) + chance.randrange(64)), 1)
+    return (
+        data[: place - 4]
+        + struct.pack(">I", len(body))
+        + b"IDAT"
+        + body
+        + data[place + 4 + length :]
+    )
+
+
+def mutate(data: bytes, most: int, seed: int) -> bytes:
+    """Mutate, sometimes splice in a piece of another seed, then mend what hides the rest."""
+    chance = random.Random(seed)
+    if data.startswith(PNG) and chance.random() < 0.2:
+        data = repacked(data, chance)
+    else:
+        data = atheris.Mutate(data, most)
+    if chance.random() < 0.1:
+        other = chance.choice(list(SEEDS.values()))
+        start = chance.randrange(len(other))
+        piece = other[start : start + chance.randrange(1, 64)]
+        place = chance.randrange(len(data) + 1)
+        data = data[:place] + piece + data[place:]
+    if data.startswith(PNG) and chance.random() < 0.9:
+        data = mended(data)
+    if data.startswith(b"RIFF") and len(data) > 12 and chance.random() < 0.8:
+        data = data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+    return data[:most]
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    pictures = (ROOT / "tests" / "pictures").rglob("*.*")
+    files = {file.name: file.read_bytes() for file in pictures if file.suffix != ".md"}
+    harness.main(rule, SEEDS | files, mutate)

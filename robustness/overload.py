@@ -1,0 +1,407 @@
+"""
+What happens at several times the load that the server can take; Linux, about 10 minutes.
+
+    scripts/overload [--seconds 60] [--factors 2,5,10] [--json overload.json]
+
+A closed loop measures the capacity, an open loop offers a multiple of it, a closed loop measures
+the capacity again, and so on: each multiple is compared with the mean of the two capacities beside
+it, so that a machine that has others to serve too does not pass for a loss.  Server, load and
+prober share its cores; what the last two take is told.  docs/robustness.md defines each figure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from benchmarks import machine
+from service.loadtest.generator import LoadImpossible, probe, run
+from service.loadtest.statistics import rate_of
+
+from . import figures
+from .client import Ask, Client, Record, connected, keep, offer
+from .figures import Claim
+from .health_prober import Probe, probing
+from .payloads import form, singles
+from .server import ServerDied, Tried, Usage, end_politely, serving, watched
+
+LOOK: Final = 0.5  # seconds between two looks at the server's memory
+RAMP: Final = 5.0  # seconds, at most a quarter of a step, in which the queue fills
+CALM: Final = 5.0  # seconds
+FORMS, FILES = 4, 64  # in flight, and pictures in each
+GOODPUT: Final = 0.95
+PROBE: Final = 100.0  # ms
+SAME: Final = 1.2  # "as before": at most so many times the lone latency
+SLACK: Final = 1.1  # times the queue's images over the capacity: the goodput may be 95%
+FLAT: Final = 1.1  # the last step's memory over the first one's
+
+
+@dataclass
+class Trial:
+    """What is measured, on what, and what was found so far."""
+
+    server: Tried
+    client: Client
+    pictures: Sequence[bytes]
+    crops: str
+    seconds: float
+    in_flight: int
+    probes: list[Probe]
+    samples: list[Usage]
+    say: Callable[[str], None]
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.query = f"?crops={self.crops}"
+        self._rotation = itertools.cycle(self.pictures)
+
+    @property
+    def calm(self) -> float:
+        """Seconds of lone requests, and of rest before each part; shorter in a short trial."""
+        return min(CALM, self.seconds / 4)
+
+    def next(self) -> Ask:
+        """A single picture."""
+        return Ask(next(self._rotation), query=self.query)
+
+    async def capacity(self) -> float:
+        """Answers a second to a closed loop."""
+        await asyncio.sleep(self.calm)
+        seconds, warm_up = min(self.seconds, 20.0), min(1.0, self.seconds / 4)
+        start, cpu = time.perf_counter() + warm_up, time.process_time()
+        records = await self.singles(warm_up + seconds, self.in_flight)
+        cpu = (time.process_time() - cpu) / (warm_up + seconds)
+        self.server.check("the measurement of its capacity")
+        full = [r for r in records if r.status == 200 and start <= r.ended < start + seconds]
+        rate = rate_of([record.ended for record in full])
+        if not rate:
+            raise LoadImpossible(f"too little was answered: {figures.losses(records)}")
+        self.found.setdefault("capacities", []).append(rate)
+        latency = figures.spread([record.ended - record.due for record in full])
+        self.say(
+            f"capacity {rate:.1f}/s, {self.in_flight} in flight, p50 {latency['p50']:.0f} ms, "
+            f"the load's CPU {cpu:.0%} of a core"
+        )
+        return rate
+
+    async def lone(self) -> dict[str, float]:
+        """Latencies of requests with nobody beside them, in ms."""
+        records = await self.singles(self.calm)
+        return figures.spread([r.ended - r.due for r in records if r.status == 200])
+
+    async def singles(self, seconds: float, in_flight: int = 1) -> list[Record]:
+        """A client of single pictures that comes again with each answer."""
+
+        async def send(due: float) -> Record:
+            return await self.client.post(self.next(), due)
+
+        return await keep(send, in_flight=in_flight, seconds=seconds, alive=self.server.alive)
+
+    async def step(self, factor: float) -> None:
+        """Offer a multiple of the capacity."""
+        before = self.found["capacities"][-1]
+        await asyncio.sleep(self.calm)
+        ramp = min(RAMP, self.seconds / 4)
+        records: list[Record] = []
+
+        async def send(due: float) -> None:
+            records.append((await self.client.post(self.next(), due))._replace(body=b""))
+
+        start = time.perf_counter()
+        until = start + ramp + self.seconds
+        offered = await offer(
+            send,
+            rate=factor * before,
+            seconds=ramp + self.seconds,
+            seed=round(factor * 10),
+            alive=self.server.alive,
+        )
+        ended = time.perf_counter()
+        row = {
+            "factor": factor,
+            **asdict(offered),
+            "probes": figures.probes(self.probes, start, ended),
+        }
+        row["memory"] = figures.memory(self.samples, start, ended)
+        self.found.setdefault("steps", []).append(row)
+        if not self.server.alive():
+            row |= figures.losses(records)
+            self.server.check(f"{factor:g} times its capacity")
+        after = await self.capacity()
+        row |= figures.step(records, start + ramp, until, (before + after) / 2)
+        self.say(sentence(row))
+
+    async def fairness(self) -> None:
+        """A lone client of single pictures beside one of large forms, and beside singles."""
+        capacity = self.found["capacities"][-1]
+        whole = itertools.islice(itertools.cycle(self.pictures), FILES)
+        body, headers = form([("picture", picture) for picture in whole])
+        forms: list[Record] = []
+
+        async def large(due: float) -> Record:
+            record = await self.client.post(Ask(body, headers, self.query), due)
+            forms.append(record)
+            return record
+
+        async def other(due: float) -> None:
+            await self.client.post(self.next(), due)
+
+        alive, seconds = self.server.alive, self.seconds
+        lead = min(1.0, seconds / 4)
+        rows = self.found["fairness"] = {"quiet": _alone(await self.singles(self.calm), self.calm)}
+        beside = asyncio.create_task(
+            keep(large, in_flight=FORMS, seconds=lead + seconds, alive=alive)
+        )
+        await asyncio.sleep(lead)
+        start = time.perf_counter()
+        rows["forms"] = _alone(await self.singles(seconds), seconds)
+        until = time.perf_counter()
+        await beside
+        done = [r for r in forms if r.status == 200]
+        rows["forms"] |= {
+            # A form counts by the part of its time that lies within.
+            "pictures": sum(FILES * _overlap(r, start, until) for r in done) / (until - start),
+            "form": figures.spread([r.ended - r.due for r in done]),
+            "forms_refused": sum(r.status == 503 for r in forms),
+            **{f"forms_{name}": value for name, value in figures.losses(forms).items()},
+        }
+        self.server.check("the forms of 64 pictures")
+        await asyncio.sleep(self.calm)
+        crowd = asyncio.create_task(
+            offer(other, rate=capacity, seconds=lead + seconds, alive=alive)
+        )
+        await asyncio.sleep(lead)
+        rows["full"] = _alone(await self.singles(seconds), seconds)
+        await crowd
+        self.server.check("100% load")
+        self.say(
+            "a single picture at a time: "
+            + "; ".join(
+                f"{name} {row['latency']['p50']:.0f}, p99 {row['latency']['p99']:.0f} ms, "
+                f"{row['refused']} refused"
+                for name, row in rows.items()
+            )
+        )
+
+
+def _alone(records: Sequence[Record], seconds: float) -> dict[str, Any]:
+    return {
+        "latency": figures.spread([r.ended - r.due for r in records if r.status == 200]),
+        "answered": sum(r.status == 200 for r in records),
+        "refused": sum(r.status == 503 for r in records),
+        "rate": sum(r.status == 200 for r in records) / seconds,
+        **figures.losses(records),
+    }
+
+
+def _overlap(record: Record, began: float, until: float) -> float:
+    inside = min(record.ended, until) - max(record.due, began)
+    return max(0.0, inside) / (record.ended - record.due)
+
+
+def sentence(row: dict[str, Any]) -> str:
+    """A step in a line."""
+    after, memory = row["retry_after"], row["memory"]
+    return (
+        f"x{row['factor']:g}: offered {row['offered']:.0f}/s, answered {row['answered']:.1f}/s "
+        f"({row['share']:.1%}), {row['refused']} refused in p50 {row['refusal']['p50']:.1f} "
+        f"p99 {row['refusal']['p99']:.1f} max {row['refusal']['max']:.0f} ms "
+        f"(from the intended time p99 {row['refusal_from_due']['p99']:.1f}), "
+        f"Retry-After {after.get('mean', 0):.1f} s for {after.get('mean_wait', 0):.1f} s, "
+        f"accepted p50 {row['latency']['p50']:.0f} p99 {row['latency']['p99']:.0f} "
+        f"max {row['latency']['max']:.0f} ms, other {row['other']}, lost {row['lost']}, "
+        f"at most {row['most_outstanding']} outstanding, "
+        f"the load's CPU {row['cpu']:.0%} of a core, "
+        f"the server's {memory.get('cores', 0):.2f} cores, "
+        f"{memory.get('most', 0):.0f} MB at most, probes max "
+        + ", ".join(f"{path} {probe['max']:.0f} ms" for path, probe in row["probes"].items())
+    )
+
+
+async def measure(trial: Trial, factors: Sequence[float], after: float, fair: bool) -> None:
+    """All of it, in order."""
+    found = trial.found
+    answer = await probe(trial.server.url, trial.pictures[0], crops=trial.crops)
+    health = await trial.client.get("/health")
+    queue: Any = health["queue"]
+    found |= {
+        "machine": machine.describe(str(health["provider"])),
+        "model": answer["model"],
+        "crops": answer["crops"],
+        "limit": queue["limit"],
+    }
+    await trial.capacity()  # warms up all there is
+    found["capacities"].clear()
+    await asyncio.sleep(trial.calm)
+    found["before"] = await trial.lone()
+    await trial.capacity()
+    for factor in factors:
+        await trial.step(factor)
+    trial.say(f"waiting {after:g} s")
+    await asyncio.sleep(after)
+    found["resident_after"] = trial.samples[-1].resident if trial.samples else None
+    queue = (await trial.client.get("/health"))["queue"]
+    found["after"] = await trial.lone() | {"pending": queue["pending"]}
+    if fair:
+        await trial.fairness()
+
+
+def claims(found: dict[str, Any]) -> list[Claim]:
+    """What the issue claims against what was found."""
+    made: list[Claim] = []
+    steps = [row for row in found.get("steps", ()) if "share" in row]
+    for row in steps:
+        bound = 1000 * found["limit"] / row["capacity"]
+        times, after, latency = f"at {row['factor']:g}x", row["retry_after"], row["latency"]
+        probes = row["probes"]
+        slowest = max((probe["max"] for probe in probes.values()), default=0.0)
+        asked = sum(probe["number"] for probe in probes.values())
+        failed = sum(probe["failed"] for probe in probes.values())
+        ratio = after.get("mean_ratio", 0.0)
+        made += [
+            Claim(f"{times} the goodput stays", row["share"] >= GOODPUT, f"{row['share']:.1%}"),
+            Claim(
+                f"{times} 99% of the refusals come within 50 ms",
+                row["refusal"]["p99"] <= 1000 * figures.PROMPT,
+                f"{row['refused_promptly']:.2%} do, p99 {row['refusal']['p99']:.1f} ms, "
+                f"max {row['refusal']['max']:.0f} ms",
+            ),
+            Claim(
+                f"{times} Retry-After is right within a factor of two",
+                0.5 <= ratio <= 2 and not after["without"],
+                f"{ratio:.2f} times the true wait on average, {after.get('within_two', 0):.0%} "
+                f"of them within the factor, {after['without']:.0f} of {after['refusals']:.0f} "
+                "without one",
+            ),
+            Claim(
+                f"{times} /livez and /readyz answer within 100 ms",
+                slowest <= PROBE and asked > 0 and not failed,
+                f"max {slowest:.0f} ms, p99 "
+                f"{max((probe['p99'] for probe in probes.values()), default=0.0):.0f} ms, "
+                f"{failed:.0f} of {asked:.0f} without a 200",
+            ),
+            Claim(
+                f"{times} who is accepted waits as long as the queue at most",
+                latency["p99"] <= SLACK * bound,
+                f"p99 {latency['p99']:.0f} ms, max {latency['max']:.0f} ms; {found['limit']} "
+                f"images take {bound:.0f} ms",
+            ),
+            Claim(
+                f"{times} nothing is lost, no error but 503",
+                not row["other"] and not row["lost"],
+                f"other {row['other']}, lost {row['lost']}",
+            ),
+        ]
+    if steps and all(row["memory"] for row in steps):
+        first, last = steps[0]["memory"]["most"], steps[-1]["memory"]["most"]
+        made.append(
+            Claim(
+                "memory is flat",
+                last <= FLAT * first,
+                f"{steps[0]['memory']['first']:.0f} MB before, at most {first:.0f} MB in the first "
+                f"step, {last:.0f} MB in the last"
+                + (
+                    f", {found['resident_after']:.0f} MB later" if "resident_after" in found else ""
+                ),
+            )
+        )
+    if "after" in found:
+        before, after = found["before"], found["after"]
+        made.append(
+            Claim(
+                "a minute after all is as before",
+                0 < after["p50"] <= SAME * before["p50"] and not after["pending"],
+                f"a lone request takes {after['p50']:.1f} ms, before {before['p50']:.1f} ms; "
+                f"{after['pending']} pending",
+            )
+        )
+    if "full" in found.get("fairness", {}):
+        rows = found["fairness"]
+        beside, bound = rows["forms"], 1000 * FILES / found["capacities"][-1]
+        made.append(
+            Claim(
+                "large forms do not starve single pictures",
+                beside["latency"]["p99"] <= bound
+                and beside["answered"] > 0
+                and not (beside["refused"] or beside["other"] or beside["lost"]),
+                f"p50 {beside['latency']['p50']:.0f}, p99 {beside['latency']['p99']:.0f} ms beside "
+                f"{beside['pictures']:.0f} pictures/s in forms, of which one takes {bound:.0f} ms; "
+                f"{beside['answered']} answered, {beside['refused']} refused; quiet "
+                f"{rows['quiet']['latency']['p50']:.0f}, at 100% load of single ones p50 "
+                f"{rows['full']['latency']['p50']:.0f}, "
+                f"p99 {rows['full']['latency']['p99']:.0f} ms",
+            )
+        )
+    return made
+
+
+def overload(
+    model: Annotated[Path | None, typer.Option(help="By default the bundled one.")] = None,
+    crops: Annotated[str, typer.Option(help="ten, one or dense.")] = "ten",
+    url: Annotated[str, typer.Option(help="Try this running server instead.")] = "",
+    pid: Annotated[int | None, typer.Option(help="Its process, for memory and CPU.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Of each step.")] = 60.0,
+    factors: Annotated[str, typer.Option(help="Times the capacity.")] = "2,5,10",
+    in_flight: Annotated[int, typer.Option(min=1, help="For the capacity.")] = 32,
+    after: Annotated[float, typer.Option(min=0.0, help="Seconds of rest at the end.")] = 60.0,
+    fairness: Annotated[bool, typer.Option(help="Try large forms beside single pictures.")] = True,
+    pictures: Annotated[Path | None, typer.Option(help="Send these JPEGs instead.")] = None,
+    serve: Annotated[str, typer.Option(help="More flags for `alexnet serve`.")] = "",
+    output: Annotated[Path | None, typer.Option("--json", help="Write everything here.")] = None,
+) -> None:
+    """Offer several times what the server can take."""
+    died = ""
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet-overload-")))
+        bodies, about = singles(pictures)
+        flags = [*(("--model", str(model)) if model else ()), *serve.split()]
+        server = (
+            Tried(url, pid) if url else stack.enter_context(serving(work / "server.log", flags))
+        )
+        found: dict[str, Any] = {"pictures": about, "seconds": seconds}
+        _say(f"trying {server.url}, process {server.pid or 'unknown'}")
+        samples = stack.enter_context(watched(server, LOOK))
+        probes = stack.enter_context(probing(server.url))
+
+        async def all_of_it() -> None:
+            async with connected(server.url) as client:
+                trial = Trial(
+                    server, client, bodies, crops, seconds, in_flight, probes, samples, _say, found
+                )
+                await measure(trial, [float(one) for one in factors.split(",")], after, fairness)
+
+        try:
+            run(all_of_it())
+        except (ServerDied, LoadImpossible, OSError) as error:
+            died = found["ended"] = str(error) or type(error).__name__
+        found["errors_logged"] = server.errors()
+    found["exit_status"] = server.status
+    made = claims(found)
+    found["claims"] = [asdict(claim) for claim in made]
+    if output:
+        output.write_text(json.dumps(found, indent=1) + "\n")
+    print(*made, sep="\n")
+    if died:
+        sys.exit(f"overload.py: {died}")
+
+
+def _say(line: str) -> None:
+    print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    end_politely()
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(overload)
+    app()

@@ -1,0 +1,213 @@
+"""
+One scoring job from its beginning to its end: walk, score, write down, make the table.
+
+    FILE.partial       the journal, while the job is under way
+    FILE               the scores, all at once at the end
+    FILE.skipped.csv   what has none; only if there is any
+
+Whatever ends the job early, the same command goes on from where it stopped.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from service.batch import tables
+from service.batch.files import SUFFIXES, Pictures, Skipped, text
+from service.batch.progress import Progress, counted, say, shown
+from service.batch.reader import Outcome, Question, Scorer, window
+from service.batch.signals import Stopped, interrupted_by_signals
+from service.batch.store import Journal, opened
+from service.errors import NotReady, ServiceError, SettingsInvalid
+from service.inference.classifier import Classifier, Limits
+from service.inference.engine import Engine, Model
+
+FEW: Final = 5  # skipped pictures that are shown
+ENGINE_DEAD: Final = 70  # exit status, as the server's
+
+Score = Callable[[Iterable[bytes], Callable[[Outcome], None], Progress], None]
+
+
+class ScoringFailed(ServiceError):
+    """The job could not be done, or not to its end."""
+
+    code = "scoring_failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is scored, with which model, and where the scores go."""
+
+    pictures: Pictures
+    question: Question
+    model: Model
+    scaled_decoding: bool
+    output: Path
+
+    @property
+    def journal(self) -> Path:
+        """What is kept until the job is done."""
+        return self.output.with_name(self.output.name + ".partial")
+
+    @property
+    def skipped(self) -> Path:
+        """The table of what has no scores."""
+        return self.output.with_name(self.output.name + ".skipped.csv")
+
+    def depends_on(self) -> dict[str, object]:
+        """What may not change between two runs of one job."""
+        return {
+            "model": self.model.version,
+            "crops": self.question.crops,
+            "top": self.question.top,
+            "scaled decoding": self.scaled_decoding,
+            "folder": text(self.question.base),
+            "places": [text(name) for name in self.pictures.roots],
+        }
+
+    def about(self) -> dict[str, str]:
+        """What a reader of the table may want to know."""
+        facts = {
+            "model": self.model.name,
+            "variant": self.model.variant,
+            "precision": self.model.precision,
+            "version": self.model.version,
+            "crops": self.question.crops,
+            "top": str(self.question.top),
+            "service": _service(),
+        }
+        return {f"alexnet.{name}": fact for name, fact in facts.items()}
+
+
+def check(output: Path, *, overwrite: bool) -> None:
+    """Before anything slow: `SettingsInvalid` unless the scores can be written to `output`."""
+    tables.check(output)
+    if output.is_dir():
+        raise SettingsInvalid(f"--output {output}: this is a folder; choose the name of a file")
+    if output.exists() and not overwrite:
+        raise SettingsInvalid(
+            f"--output {output}: there is such a file; give --overwrite to have it replaced at "
+            "the end, or choose another"
+        )
+
+
+def run(job: Job, score: Score) -> None:
+    """
+    Do the job, or what is left of it; `score` scores names, records each one's outcome, and may
+    say to the progress what it waits for.
+
+    Raises `ScoringFailed` with a sentence, `JournalUnusable`, or `Stopped`.
+    """
+    try:
+        with interrupted_by_signals(), opened(job.journal, job.depends_on()) as journal:
+            with shown(journal.scored) as progress, counted(job.pictures, progress):
+                score(*_work(job, journal, progress), progress)
+            _finish(job, journal)
+    except KeyboardInterrupt as interrupt:
+        (number,) = interrupt.args
+        raise Stopped(_to_be_continued("Stopped.", job), 128 + number) from interrupt
+    except NotReady as error:
+        raise Stopped(
+            _to_be_continued(f"The engine has failed ({error}).", job), ENGINE_DEAD
+        ) from error
+    except (sqlite3.Error, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ScoringFailed(
+            _to_be_continued(f"{job.output} or its journal cannot be written: {reason}.", job)
+        ) from error
+
+
+def on_this_machine(engine: Engine, limits: Limits, question: Question) -> Score:
+    """Score with one engine, in this process."""
+
+    def score(
+        names: Iterable[bytes], record: Callable[[Outcome], None], progress: Progress
+    ) -> None:
+        asyncio.run(_score(names, record))
+
+    async def _score(names: Iterable[bytes], record: Callable[[Outcome], None]) -> None:
+        reasons: list[str] = []
+        classifier = Classifier(engine, limits, on_death=reasons.append)
+        try:
+            async with classifier:
+                await Scorer(classifier, question, window=window(limits)).score(names, record)
+        except NotReady as error:
+            raise NotReady("; ".join(reasons)) from error
+
+    return score
+
+
+def _work(
+    job: Job, journal: Journal, progress: Progress
+) -> tuple[Iterator[bytes], Callable[[Outcome], None]]:
+    """The names that are not in the journal, and what writes outcomes into it."""
+
+    def record(outcome: Outcome) -> None:
+        journal.add(outcome)
+        progress.update(journal.scored + journal.skipped, journal.skipped)
+
+    def names() -> Iterator[bytes]:
+        for found in job.pictures:
+            if isinstance(found, Skipped):
+                record(found)
+            elif found not in journal:
+                yield found
+
+    return names(), record
+
+
+def _finish(job: Job, journal: Journal) -> None:
+    """The tables, in place of the journal; then the report."""
+    journal.commit()
+    if journal.scored:
+        tables.write(job.output, journal.rows(), job.model.labels, job.about())
+    if journal.skipped:
+        tables.write_skipped(job.skipped, journal.without_scores())
+    else:
+        job.skipped.unlink(missing_ok=True)  # of an earlier job
+    job.journal.unlink()
+    _report(job, journal)
+    if not journal.scored:
+        places = ", ".join(map(str, job.pictures.places))
+        raise ScoringFailed(
+            f"none of the {journal.skipped} pictures in {places} could be scored"
+            if journal.skipped
+            else f"there is no picture in {places}; their names end in "
+            f"{', '.join(map(text, SUFFIXES))}"
+        )
+
+
+def _report(job: Job, journal: Journal) -> None:
+    """What was done, for people."""
+    before = f", {journal.before} of them before" if journal.before else ""
+    files = "file" if job.pictures.others == 1 else "files"
+    lines = [
+        f"{job.output}: {journal.scored} pictures scored{before}; {journal.skipped} skipped; "
+        f"{job.pictures.others} other {files} passed over"
+    ]
+    if journal.skipped:
+        reasons = ", ".join(f"{number} {code}" for code, number in journal.reasons().items())
+        lines.append(f"{job.skipped}: {reasons}")
+        lines += [
+            f"  {text(one.name)}: {one.error}" for one in islice(journal.without_scores(), FEW)
+        ]
+        if journal.skipped > FEW:
+            lines.append("  ...")
+    for line in lines:
+        say(line)
+
+
+def _to_be_continued(what: str, job: Job) -> str:
+    return f"{what} What was scored is kept in {job.journal}: the same command goes on from there."
+
+
+def _service() -> str:
+    try:
+        return version("alexnet-service")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "unknown"

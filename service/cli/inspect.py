@@ -1,0 +1,92 @@
+"""
+`alexnet inspect`: what a model file says about itself.
+"""
+
+import json
+from typing import Annotated, Any, Final
+
+import typer
+
+from service.cli.exit_codes import Status, lesson
+from service.cli.options import AsJson
+from service.console import clean, console
+
+LESSON: Final = lesson(
+    {
+        "alexnet inspect": "the bundled model",
+        "alexnet inspect alexnet.onnx": "another file",
+        "alexnet inspect | grep sha256": "in a pipe: a fact a line, a tab behind its name",
+        "alexnet inspect --json": "the same as JSON",
+    },
+    Status.USAGE,
+    done="the file is whole, and this service can read it",
+    failed="it is missing, damaged, or no model file of ours",
+)
+
+
+def inspect(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="The model file; the bundled one by default.", metavar="FILE"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is in a model file: its network, its classes, its accuracy, its checksum.
+
+    Prints one fact a line, in a pipe with a tab behind its name. The checksum is
+    verified, the network is not run. The version that the server's answers bear is the
+    first 12 digits of the checksum.
+    """
+    from service.inference.engine import inspect as read
+    from service.settings import load_settings
+
+    found = read(load_settings(model=model).model)
+    facts: dict[str, Any] = {
+        "file": str(found.path),
+        "size": found.size_bytes,
+        "sha256": found.sha256,
+        "name": found.name,
+        "variant": found.variant,
+        "precision": found.precision,
+        "version": found.version,
+        "classes": len(found.labels),
+        "crops": dict(found.crops),
+        "weights": found.weights,
+        "accuracy": found.accuracy,
+        "exporter": found.exporter,
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        _print_facts(facts)
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    facts["size"] = f"{facts['size'] / 1e6:.1f} MB"
+    facts["crops"] = ", ".join(facts["crops"])
+    lines = [line for name, value in facts.items() for line in _lines(name, value)]
+    screen = console()
+    if not screen.is_terminal:
+        print(*map("\t".join, lines), sep="\n")
+        return
+    table = Table(box=None, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for heading, text in lines:
+        table.add_row(heading, text)
+    screen.print(table)
+
+
+def _lines(name: str, value: Any) -> list[tuple[str, str]]:
+    """A record as one line for each of its parts, a list as one for each of its records."""
+    if value in ({}, []):
+        return [(name, "not recorded")]
+    if isinstance(value, dict):
+        return [line for part, text in value.items() for line in _lines(f"{name}, {part}", text)]
+    if isinstance(value, list) and isinstance(value[0], dict):
+        return [line for record in value for line in _lines(name, record)]
+    if isinstance(value, list):  # an interval
+        value = " to ".join(map(str, value))
+    return [(clean(name), clean(str(value)))]

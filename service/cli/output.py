@@ -1,0 +1,151 @@
+"""
+Outcomes -> standard output: bars for a person, lines or JSON for programs, each as it comes.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from textwrap import indent
+from typing import TYPE_CHECKING, Any, Final
+
+from service.batch.files import text
+from service.console import clean, console
+from service.errors import ServiceError
+from service.inference.classifier import Prediction
+from service.inference.engine import Engine
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDE: Final = 76  # columns from which on there is room for the WordNet id
+
+
+class Answers:
+    """Counts what it is told; the classes below print it, each in its own way."""
+
+    screen: "Console | None" = None  # where it is a terminal that answers are printed on
+
+    def __init__(self, engine: Engine, crops: str) -> None:
+        self.engine, self.crops = engine, crops
+        self.told = self.refused = 0  # pictures
+
+    def tell(self, name: str, outcome: Sequence[Prediction] | ServiceError) -> None:
+        """Print what became of one picture."""
+        self.told += 1
+        if isinstance(outcome, ServiceError):
+            self.refused += 1
+            self._refuse(name, outcome)
+        else:
+            self._answer(name, outcome)
+
+    def end(self) -> None:
+        """After the last of them."""
+
+    def _refuse(self, name: str, error: ServiceError) -> None:
+        print(clean(f"{name}: {error}"), file=sys.stderr, flush=True)
+
+    def _answer(self, name: str, best: Sequence[Prediction]) -> None:
+        raise NotImplementedError
+
+
+class Bars(Answers):
+    """For a person: as wide as the terminal, in the signs that it knows."""
+
+    def __init__(self, engine: Engine, crops: str) -> None:
+        super().__init__(engine, crops)
+        self.screen = console()
+
+    def _answer(self, name: str, best: Sequence[Prediction]) -> None:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        assert self.screen is not None
+        width = max(8, min(32, self.screen.width // 4))
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(width=width)
+        table.add_column(overflow="fold")
+        if wide := self.screen.width >= WIDE:
+            table.add_column(style="dim", no_wrap=True)
+        for prediction in best:
+            bar = ProgressBar(
+                total=1.0,
+                completed=prediction.probability,
+                width=width,
+                complete_style="cyan",
+                finished_style="cyan",
+            )
+            row = f"{100 * prediction.probability:5.1f} %", bar, clean(prediction.label)
+            table.add_row(*row, *([prediction.wordnet_id or ""] if wide else []))
+        self.screen.print(Text(clean(name), style="bold", overflow="fold"))
+        self.screen.print(table, "", sep="\n")
+
+
+class Lines(Answers):
+    """For cut and awk: name, probability, WordNet id and class, with tabs between."""
+
+    def _answer(self, name: str, best: Sequence[Prediction]) -> None:
+        for one in best:
+            fields = name, f"{one.probability:.4f}", one.wordnet_id or "-", one.label
+            print(*map(clean, fields), sep="\t")
+        sys.stdout.flush()
+
+
+class JsonLines(Answers):
+    """One object a line; a picture that has no answer has its error there, as the server's."""
+
+    def _refuse(self, name: str, error: ServiceError) -> None:
+        self._print(self._entry(name, error))
+
+    def _answer(self, name: str, best: Sequence[Prediction]) -> None:
+        self._print(self._entry(name, best))
+
+    def _entry(self, name: str, outcome: Sequence[Prediction] | ServiceError) -> dict[str, Any]:
+        from service.http.routes.v1 import answer_for
+
+        shown = text(os.fsencode(name))
+        found = outcome if isinstance(outcome, ServiceError) else list(outcome)
+        answer = answer_for(self.engine, self.crops, [shown], [found])
+        entry: dict[str, Any] = answer.model_dump(mode="json")["predictions"][0]
+        return entry
+
+    def _print(self, entry: dict[str, Any]) -> None:
+        print(json.dumps(entry), flush=True)
+
+
+class Document(JsonLines):
+    """The server's answer, one document, written as it grows."""
+
+    def __init__(self, engine: Engine, crops: str) -> None:
+        from service.http.routes.v1 import answer_for
+
+        super().__init__(engine, crops)
+        head = answer_for(engine, crops, [], []).model_dump(mode="json")
+        self._head, self._tail = json.dumps(head, indent=2).rsplit("]", 1)
+        self._before = self._head + "\n"
+
+    def _print(self, entry: dict[str, Any]) -> None:
+        shown = indent(json.dumps(entry, indent=2), " " * 4)
+        print(self._before + shown, end="", flush=True)
+        self._before = ",\n"
+
+    def end(self) -> None:
+        """Close it; one that was broken off stays open, and is not taken for a whole."""
+        if self.told:
+            print(f"\n  ]{self._tail}")
+
+
+@contextmanager
+def writer(engine: Engine, crops: str, *, as_json: bool, json_lines: bool) -> Iterator[Answers]:
+    """What prints the answers, as it was asked for and as standard output can take them."""
+    if as_json or json_lines:
+        answers: Answers = (Document if as_json else JsonLines)(engine, crops)
+    elif console().is_terminal:
+        answers = Bars(engine, crops)
+    else:
+        answers = Lines(engine, crops)
+    yield answers
+    answers.end()

@@ -1,0 +1,225 @@
+"""
+`alexnet predict`: pictures here, without a server.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from service.cli.engines import engine_for
+from service.cli.exit_codes import Status, lesson
+from service.cli.options import OUTPUT, AsJson, Crops, Device, ModelPath, Top
+from service.console import console, watched
+from service.errors import FileUnreadable, SettingsInvalid
+
+if TYPE_CHECKING:
+    from service.batch.progress import Progress
+    from service.cli.output import Answers
+    from service.settings import Settings
+
+LESSON: Final = lesson(
+    {
+        "alexnet predict tests/pictures/cat.jpg": "bars for the five best classes",
+        "alexnet predict tests/pictures --top 1 --crops one": "a folder, and quickly",
+        "alexnet predict tests/pictures | cut -f 1,4": "in a pipe: name and best classes",
+        "alexnet predict - < tests/pictures/cat.jpg": "the picture on standard input",
+        "ls tests/pictures/*.jpg | alexnet predict --files-from -": "a list of names",
+        "alexnet predict tests/pictures --json-lines": "for programs, a line for each picture",
+        "alexnet predict tests/pictures -o scores.csv": "a folder of any size, into one table",
+    },
+    Status.USAGE,
+    Status.CANNOT_GO_ON,
+    Status.NOBODY_READS,
+    done="every picture was classified (with --output: at least one)",
+    failed="one of them was not, or nothing could begin; standard error says why",
+    interrupted="Ctrl-C (143: SIGTERM); with --output, the same command goes on",
+)
+STANDARD_INPUT: Final = "-"
+FEW: Final = 5  # pictures without a bar that says how far it is
+FOLDERS: Final = "Folders of any size"
+
+
+def predict(
+    pictures: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Picture files, and folders, with all that is below them in the order of names; "
+            "- is a picture on standard input.",
+            metavar="PICTURE",
+        ),
+    ] = None,
+    files_from: Annotated[
+        str | None,
+        typer.Option(
+            help="A file with one name of a picture or folder per line; - is standard input.",
+            metavar="FILE",
+        ),
+    ] = None,
+    top: Top = 5,
+    crops: Crops = "ten",
+    model: ModelPath = None,
+    device: Device = None,
+    as_json: AsJson = False,
+    json_lines: Annotated[
+        bool,
+        typer.Option(
+            "--json-lines",
+            help="One JSON object a line, for each picture as it comes.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write the scores to this .parquet, .jsonl or .csv; the same command again goes "
+            "on where it was stopped.",
+            metavar="FILE",
+            rich_help_panel=FOLDERS,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace FILE if there is one.",
+            rich_help_panel=FOLDERS,
+        ),
+    ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Score on this Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local to start "
+            "one here.",
+            metavar="ADDRESS",
+            rich_help_panel=FOLDERS,
+        ),
+    ] = None,
+) -> None:
+    """Tell what is in pictures, here, without a server.
+
+    On a terminal it draws bars. Elsewhere it prints a line for each class, with tabs:
+    name of the picture, probability from 0 to 1, WordNet id, class. With --json it prints
+    the server's answer, as one document however many pictures there are.
+
+    A picture that cannot be read is told on standard error and does not stop the others.
+    """
+    from service.settings import load_settings
+
+    settings = load_settings(model=model, device=device)
+    places = [*(pictures or []), *_listed(files_from)]
+    if not places:
+        raise typer.BadParameter(
+            "name a picture, a folder, or - for standard input", param_hint="PICTURE"
+        )
+    if output is not None:
+        if as_json or json_lines or STANDARD_INPUT in places:
+            raise SettingsInvalid(
+                "--output takes files and folders, without --json and without -; for JSON name it "
+                "FILE.jsonl"
+            )
+        from service.batch.command import score
+
+        score(
+            settings,
+            places,
+            output,
+            crops=crops,
+            top=top,
+            overwrite=overwrite,
+            ray=ray,
+            load=lambda: engine_for(settings),
+        )
+        return
+    if ray is not None or overwrite:
+        raise SettingsInvalid("--ray and --overwrite are for --output: name the file to write")
+    if as_json and json_lines:
+        raise SettingsInvalid("--json is one document, --json-lines a line for each: choose one")
+    if STANDARD_INPUT in places and files_from == STANDARD_INPUT:
+        raise SettingsInvalid("standard input is a picture or a list of names: give - once")
+    import asyncio
+
+    from service.cli.output import writer
+
+    engine = engine_for(settings)
+    if crops not in engine.model.crops:
+        offered = ", ".join(engine.model.crops)
+        raise SettingsInvalid(f"--crops {crops}: this model offers {offered}")
+    with writer(engine, crops, as_json=as_json, json_lines=json_lines) as answers:
+        asyncio.run(_classify(settings, places, answers, top=top))
+    if not answers.told:
+        raise FileUnreadable(
+            f"there is no picture in {', '.join(places)}; in folders those count whose names end "
+            "as .jpg, .png, .webp, .gif and .bmp do"
+        )
+    if answers.refused:
+        raise typer.Exit(Status.FAILED)
+
+
+def _listed(file: str | None) -> list[str]:
+    """The names in a file, one a line."""
+    if file is None:
+        return []
+    try:
+        data = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
+    except OSError as error:
+        raise FileUnreadable(f"--files-from {file} cannot be read: {error.strerror}") from error
+    # Not splitlines() of the text: names may hold U+2028, and bytes that are not UTF-8.
+    lines = (line.removesuffix(b"\r") for line in data.split(b"\n"))
+    return [os.fsdecode(line) for line in lines if line]
+
+
+async def _classify(
+    settings: "Settings", places: Sequence[str], answers: "Answers", *, top: int
+) -> None:
+    """Each answer in the order of the names, as soon as it is there."""
+    from service.batch.reader import window
+    from service.cli.sources import Asker, standard_input
+    from service.inference.classifier import Classifier
+    from service.settings import limits
+
+    most = settings.max_body
+    given = standard_input(most) if STANDARD_INPUT in places else b""
+    its = limits(settings)
+    async with Classifier(answers.engine, its) as classifier:
+        asker = Asker(
+            classifier,
+            crops=answers.crops,
+            top=top,
+            window=window(its),
+            most=most,
+            at_once=settings.max_uploads,
+            standard_input=given,
+        )
+        with _watched(places, answers) as progress:
+            async with aclosing(asker.outcomes(places)) as outcomes:
+                async for name, outcome in outcomes:
+                    answers.tell(name, outcome)
+                    if progress is not None:
+                        progress.update(answers.told, answers.refused)
+
+
+@contextmanager
+def _watched(places: Sequence[str], answers: "Answers") -> "Iterator[Progress | None]":
+    """How far it is, for whoever waits: beyond a few pictures, on a terminal."""
+    from service.cli.sources import walk
+
+    seen = watched() and (answers.screen is not None or not sys.stdout.isatty())
+    # Only then: the names of a large folder would be listed and sorted twice.
+    if not seen or len(list(islice(walk(places), FEW + 1))) <= FEW:
+        yield None
+        return
+    from service.batch.files import Pictures
+    from service.batch.progress import counted, shown
+
+    found = Pictures([place for place in places if place != STANDARD_INPUT])
+    screen = answers.screen or console(stderr=True)
+    with shown(0, screen) as progress, counted(found, progress):
+        yield progress

@@ -1,0 +1,114 @@
+"""
+`alexnet serve`: from the settings to a server that answers.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+from service.cli.addresses import in_url, listener
+from service.cli.engines import engine_for
+from service.cli.exit_codes import Status, lesson
+from service.cli.settings_options import takes_settings
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+log = logging.getLogger("service")
+
+LESSON: Final = lesson(
+    {
+        "alexnet serve": "the bundled model at http://127.0.0.1:8000, which has a page to try",
+        "alexnet serve --port 8080 --model alexnet.onnx": "another port, another model",
+        "alexnet serve --host 0.0.0.0 --api-keys-file keys.txt": "open to the network, with keys",
+        "alexnet doctor --port 8080": "whether a server with these flags would start",
+    },
+    Status.USAGE,
+    Status.CANNOT_GO_ON,
+    done="stopped by SIGTERM or Ctrl-C, after the last answers",
+    failed="it could not start; standard error says why and what to do",
+)
+
+
+def serve(**given: str | None) -> None:
+    """Answer over HTTP until SIGTERM or Ctrl-C.
+
+    Prints where it answers and a curl line to try; the log goes to standard error,
+    with --log-format json as one JSON object a line, which is this command's --json.
+    Each flag is also a variable of the environment: --max-batch is ALEXNET_MAX_BATCH.
+    """
+    from service.settings import load_settings, unknown_variables
+    from service.telemetry import logs
+
+    # Until there is something to stop or to reload; in a container, nobody else would.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    settings = load_settings(**given)
+    as_json = logs.is_json(settings.log_format, sys.stderr)
+    logs.install(settings.log_level, as_json=as_json)
+    for name in unknown_variables(os.environ):
+        log.warning("%s is no setting, and has no effect; alexnet serve --help lists them", name)
+    # A line for each broken form, and a text that Python keeps for each odd GIF: strangers send as
+    # many as they like, and have their answer.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+    status = _run(settings, as_json=as_json)
+    # Not sys.exit: it would wait for a run that never comes back, or take the runtime from one.
+    logging.shutdown()
+    os._exit(status)
+
+
+takes_settings(serve)
+
+
+def _run(settings: "Settings", *, as_json: bool) -> int:
+    with ExitStack() as bound:
+        # Before anything slow: a port that is taken is said at once.
+        listeners = [bound.enter_context(listener(settings.host, settings.port, "port"))]
+        if settings.admin_port is not None:
+            second = listener(settings.admin_host, settings.admin_port, "admin_port")
+            listeners.append(bound.enter_context(second))
+
+        from service.app import create_app
+        from service.app import serve as run
+
+        web = create_app(settings, engine_for(settings))
+        return run(
+            web,
+            listeners,
+            lambda: _announce(settings, listeners, as_json=as_json),
+            load=lambda current: engine_for(settings, current),
+        )
+
+
+def _announce(settings: "Settings", listeners: Sequence[socket.socket], *, as_json: bool) -> None:
+    scheme = "https" if settings.ssl_certfile else "http"
+    hosts = (settings.host, settings.admin_host)
+    address, *second = (
+        f"{scheme}://{in_url(host)}:{bound.getsockname()[1]}"
+        for host, bound in zip(hosts, listeners, strict=False)
+    )
+    key = "-H 'Authorization: Bearer KEY' " if settings.api_keys or settings.api_keys_file else ""
+    places = {"main": [address], "admin": second}.get(settings.docs, [])
+    docs = "".join(f"{place}/docs" for place in places)
+    if as_json:
+        fields = {"url": address} | ({"docs": docs} if docs else {})
+        log.info("AlexNet answers at %s until SIGTERM", address, extra=fields)
+        return
+    try:
+        told = f"docs: {docs}, " if docs else ""
+        print(f"AlexNet answers at {address}  ({told}stop: Ctrl-C).  Try:")
+        print(
+            f"  curl --data-binary @tests/pictures/cat.jpg -H 'Content-Type: image/jpeg' "
+            f"{key}{address}/v1/predict",
+            flush=True,
+        )
+    except OSError:  # where the log goes the disk is full, or nobody reads: no reason to stop
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  lest it is tried again at the end

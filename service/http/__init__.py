@@ -1,0 +1,1 @@
+"""Bytes from untrusted clients become requests, and answers go back."""

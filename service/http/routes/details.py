@@ -1,0 +1,121 @@
+"""
+What an answer holds beyond its classes, if it was asked for: `details=views`, `details=heatmap`.
+
+docs/explain.md says what they tell, and what they do not.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Literal, TypedDict
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from service.inference import occlusion
+from service.inference.classifier import Answer, Prediction, best, order
+from service.inference.engine import Engine
+from service.inference.model_file import CENTRE, View
+
+DIGITS: Final = 6  # of a cell; what comes after them is rounding
+
+
+class ClassAnswer(BaseModel):
+    """One class and how probable it is."""
+
+    index: int
+    wordnet_id: str | None  # a network of one's own may have none
+    label: str
+    probability: float
+
+
+class Box(BaseModel):
+    """Where a view lies in the prepared square of 256 x 256 pixels."""
+
+    left: int
+    top: int
+    side: int
+
+
+class ViewAnswer(BaseModel):
+    """The best classes of one view alone."""
+
+    name: str
+    mirrored: bool = Field(description="Whether it is its box seen in a mirror.")
+    box: Box | None = Field(description="Pixels; null where the model file does not say.")
+    classes: list[ClassAnswer]
+
+
+class ClassMap(BaseModel):
+    """Where the evidence for one class lies."""
+
+    index: int
+    values: list[list[float]] = Field(
+        description="Row by row from the top left: how much less probable the class is while that "
+        "part of the picture is hidden; negative where it is more probable."
+    )
+
+
+class Heatmap(BaseModel):
+    """Cells that cover the prepared square evenly."""
+
+    method: Literal["occlusion"]
+    rows: int
+    columns: int
+    classes: list[ClassMap]
+
+
+class Extra(TypedDict, total=False):
+    """The fields of a picture's answer that were asked for."""
+
+    views: list[ViewAnswer]
+    heatmap: Heatmap
+
+
+def extra(engine: Engine, answer: Answer, top: int) -> Extra:
+    """The details of one answer, of its `top` best classes."""
+    found = Extra()
+    if answer.views is not None:
+        found["views"] = [
+            ViewAnswer(
+                name=view.name,
+                mirrored=view.mirrored,
+                box=Box(left=view.left, top=view.top, side=view.side) if view.side else None,
+                classes=classes(best(probabilities, engine.model.labels, top)),
+            )
+            for view, probabilities in zip(
+                _views(engine, len(answer.views)), answer.views, strict=True
+            )
+        ]
+    if answer.hidden is not None:
+        indices = order(answer.probabilities, top)
+        maps = occlusion.evidence(answer.probabilities[indices], answer.hidden[:, indices]).astype(
+            np.float64
+        )  # which a float32 in JSON would have the digits of
+        found["heatmap"] = Heatmap(
+            method="occlusion",
+            rows=occlusion.CELLS,
+            columns=occlusion.CELLS,
+            classes=[
+                ClassMap(index=index, values=np.round(maps[..., place], DIGITS).tolist())
+                for place, index in enumerate(indices.tolist())
+            ],
+        )
+    return found
+
+
+def classes(predictions: Sequence[Prediction]) -> list[ClassAnswer]:
+    """As they stand in an answer."""
+    return [
+        ClassAnswer(
+            index=one.index,
+            wordnet_id=one.wordnet_id,
+            label=one.label,
+            probability=one.probability,
+        )
+        for one in predictions
+    ]
+
+
+def _views(engine: Engine, count: int) -> Sequence[View]:
+    """All of them, or the centre's alone."""
+    views = engine.model.views
+    return views if count == len(views) else views[CENTRE : CENTRE + 1]

@@ -1,0 +1,175 @@
+"""
+GET /health, /livez, /readyz: for people, for Docker, for an orchestrator; /metrics: for
+Prometheus.
+
+Live means that the dispatcher's heart beats; ready, that a picture sent now would be
+classified.  Never behind a key and never refused under load: they touch no queue.
+"""
+
+import re
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from service.http.middleware.errors import ErrorAnswer, documented
+from service.http.routes.v1 import ModelAnswer
+from service.http.state import Running, running
+from service.memory import memory_limit
+from service.telemetry.gauges import Reading
+from service.telemetry.metrics import OPEN_METRICS, Metrics
+
+EXPOSITIONS: Final = ("text/plain", OPEN_METRICS)
+RELOADED: Final = ("model", "key file", "certificate")  # the names in `Running.stale`
+FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[\w.+@-]+/)+")  # of a path, not of a URL
+
+
+class HealthModel(ModelAnswer):
+    """The model in use, with what was measured of it."""
+
+    accuracy: Any
+
+
+class HealthQueue(BaseModel):
+    """Pictures that wait, and how many may."""
+
+    pending: int
+    limit: int
+
+
+class HealthAnswer(BaseModel):
+    """Readiness with its details."""
+
+    status: str
+    model: HealthModel
+    provider: str
+    device_requested: str
+    warning: str | None
+    queue: HealthQueue
+
+
+class StatusAnswer(BaseModel):
+    """Readiness or liveness in a word."""
+
+    status: str
+
+
+def unwell(answer: type[BaseModel], reason: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's `responses` of a check: what any request may meet, and its own 503."""
+    responses = documented()
+    responses[503] |= {"model": answer | ErrorAnswer, "description": reason}
+    return responses
+
+
+router = APIRouter(tags=["operations"])
+
+
+@router.head("/health", include_in_schema=False)
+@router.get(
+    "/health",
+    summary="Ready or not, and the details",
+    response_model=HealthAnswer,
+    responses=unwell(HealthAnswer, "Not ready: starting or draining"),
+)
+async def health(request: Request) -> Response:
+    """What runs, where it runs, and how full the queue is."""
+    service = running(request)
+    return report(_health(service), service.ready)
+
+
+@router.head("/readyz", include_in_schema=False)
+@router.get(
+    "/readyz",
+    summary="Whether to send traffic here",
+    response_model=StatusAnswer,
+    responses=unwell(StatusAnswer, "Not ready: starting or draining"),
+)
+async def readyz(request: Request) -> Response:
+    """200 while a picture sent now would be classified, 503 otherwise."""
+    service = running(request)
+    return report(StatusAnswer(status=service.status), service.ready)
+
+
+@router.head("/livez", include_in_schema=False)
+@router.get(
+    "/livez",
+    summary="Whether to leave the process alone",
+    response_model=StatusAnswer,
+    responses=unwell(StatusAnswer, "The dispatcher has stopped"),
+)
+async def livez(request: Request) -> Response:
+    """200 while the dispatcher's heart beats; 503 asks for a restart."""
+    alive = running(request).classifier.batcher.alive
+    return report(StatusAnswer(status="alive" if alive else "stopped"), alive)
+
+
+@router.head("/metrics", include_in_schema=False)
+@router.get(
+    "/metrics",
+    summary="For Prometheus",
+    response_class=Response,
+    responses=documented()
+    | {
+        200: {
+            "content": {kind: {"schema": {"type": "string"}} for kind in EXPOSITIONS},
+            "description": "OK",
+        }
+    },
+)
+async def metrics(request: Request) -> Response:
+    """Counters, histograms and gauges: Prometheus's text format, or OpenMetrics if accepted."""
+    measured: Metrics = request.app.state.metrics
+    text, media_type = measured.text(request.headers.get("accept", ""))
+    headers = {"Cache-Control": "no-store", "Vary": "Accept"}
+    return Response(text, media_type=media_type, headers=headers)
+
+
+def reading(service: Running) -> Reading:
+    """What the metrics tell of a service, read when they are asked for."""
+    engine, batcher, settings = service.engine, service.classifier.batcher, service.settings
+    return Reading(
+        pending=batcher.pending,
+        limit=settings.max_queue,
+        batch_limit=settings.max_batch,
+        in_flight=service.in_flight,
+        held=service.held,
+        held_limit=settings.max_uploads,
+        memory_limit=memory_limit(),
+        ready=service.ready,
+        degraded=engine.warning is not None,
+        reloads={what: what in service.stale for what in RELOADED},
+        facts={
+            "provider": engine.provider,
+            "device_requested": engine.device_requested,
+            "model": engine.model.name,
+            "variant": engine.model.variant,
+            "precision": engine.model.precision,
+            "version": engine.model.version,
+        },
+    )
+
+
+def _health(service: Running) -> HealthAnswer:
+    engine, model, batcher = service.engine, service.engine.model, service.classifier.batcher
+    return HealthAnswer(
+        status=service.status,
+        model=HealthModel(
+            name=model.name,
+            variant=model.variant,
+            precision=model.precision,
+            version=model.version,
+            accuracy=model.accuracy,
+        ),
+        provider=engine.provider,
+        device_requested=engine.device_requested,
+        # Reasons are the runtime's own words, which may name where it is installed.
+        warning=FOLDERS.sub("", service.warning) if service.warning else None,
+        queue=HealthQueue(pending=batcher.pending, limit=service.settings.max_queue),
+    )
+
+
+def report(answer: BaseModel, well: bool) -> Response:
+    """Answer a check: 200 or 503, never from a cache."""
+    headers = {"Cache-Control": "no-store"}
+    return JSONResponse(answer.model_dump(mode="json"), 200 if well else 503, headers=headers)

@@ -1,0 +1,89 @@
+"""
+POST /v2/models/{model}/infer: rows in, probabilities or classes out.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+
+from service.errors import ServiceError
+from service.http.middleware.errors import STATUSES, documented, refusal
+from service.http.middleware.headers import INFERENCE_HEADER
+from service.http.routes.open_inference import (
+    compression,
+    infer_request,
+    infer_response,
+    served_models,
+)
+from service.http.routes.open_inference.schema import ANSWER, REQUEST_BODY
+from service.http.routes.open_inference.served_models import MODELS, Served
+from service.http.routes.request import Chunks, Way, beside, road
+from service.telemetry.triton_metrics import VERSION
+
+VERSIONS: Final = ("", f"/versions/{VERSION}")
+PATHS: Final = tuple(  # that a full queue refuses
+    f"/v2/models/{name}{version}/infer" for name in MODELS for version in VERSIONS
+)
+
+router = APIRouter(tags=["open inference"])
+
+
+def _handler(served: Served) -> Callable[[Request], Awaitable[Response]]:
+    """What infers with one of the models."""
+
+    async def infer(request: Request) -> Response:
+        async with road(request, None, model=served.name) as way:
+            question = await way.read(lambda chunks: _question(request, chunks, served, way))
+            way.crops = question.crops
+            outcomes = await way.probabilities(question.rows)
+        rows = []
+        for row, outcome in enumerate(outcomes):
+            if isinstance(outcome, ServiceError):
+                return refusal(outcome, f"row {row}: {outcome}" if len(outcomes) > 1 else None)
+            rows.append(outcome)
+        labels = way.engine.model.labels
+        size = len(rows) * (question.classes or len(labels))
+        answer = await beside(size, lambda: infer_response.write(served, question, rows, labels))
+        return await _sent(request, answer)
+
+    infer.__doc__ = (
+        f"`{served.input.name}`, {served.input.datatype} {served.input.shape}, to "
+        f"`{served.output}`; also at /versions/{VERSION}."
+    )
+    return infer
+
+
+async def _question(
+    request: Request, chunks: Chunks, served: Served, way: Way
+) -> infer_request.Question:
+    encoding = request.headers.get("content-encoding", "")
+    plain = compression.unpacked(chunks, encoding, way.settings.max_body, way.hold)
+    body = b"".join([chunk async for chunk in plain])
+    header = request.headers.get(INFERENCE_HEADER)
+    return infer_request.read(body, header, served, served_models.most_rows(way.settings))
+
+
+async def _sent(request: Request, answer: infer_response.Answer) -> Response:
+    headers = {"Vary": "Accept-Encoding"}
+    if answer.header is not None:
+        headers[INFERENCE_HEADER] = str(answer.header)
+    body = answer.body
+    encoding = compression.wanted(request.headers.get("accept-encoding", ""))
+    if encoding and len(body) >= compression.WORTH:
+        headers["Content-Encoding"] = encoding
+        body = await compression.packed(body, encoding)
+    return Response(body, media_type=answer.media_type, headers=headers)
+
+
+for _path in PATHS:
+    _served = MODELS[_path.split("/")[3]]
+    router.post(
+        _path,
+        name=f"infer {_served.name}",
+        summary=f"Infer with {_served.name}",
+        include_in_schema=VERSIONS[1] not in _path,
+        response_class=Response,
+        responses=documented(*STATUSES) | ANSWER,
+        openapi_extra={"requestBody": REQUEST_BODY},
+    )(_handler(_served))

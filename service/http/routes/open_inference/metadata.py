@@ -1,0 +1,184 @@
+"""
+What the protocol tells of the server and its models, open to all: GET /v2 and below.
+"""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import JSONResponse
+
+from service import __version__
+from service.http.middleware.errors import documented, missing
+from service.http.routes.health import report, unwell
+from service.http.routes.open_inference import served_models
+from service.http.routes.open_inference.schema import (
+    UNKNOWN,
+    IndexEntry,
+    ModelMetadata,
+    ModelReady,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
+from service.http.routes.open_inference.served_models import MODELS, Served
+from service.http.state import running
+from service.telemetry.metrics import Metrics
+from service.telemetry.triton_metrics import VERSION
+
+EXTENSIONS: Final = ("binary_tensor_data", "classification", "model_configuration", "statistics")
+NO_STORE: Final = {"Cache-Control": "no-store"}
+
+router = APIRouter(tags=["open inference"])
+
+Model = Annotated[str, Path(json_schema_extra={"enum": list(MODELS)})]
+
+
+@router.head("/v2/health/live", include_in_schema=False)
+@router.get(
+    "/v2/health/live",
+    summary="Whether to leave the process alone",
+    response_model=ServerLive,
+    responses=unwell(ServerLive, "The dispatcher has stopped"),
+)
+async def live(request: Request) -> Response:
+    """As /livez."""
+    alive = running(request).classifier.batcher.alive
+    return report(ServerLive(live=alive), alive)
+
+
+@router.head("/v2/health/ready", include_in_schema=False)
+@router.get(
+    "/v2/health/ready",
+    summary="Whether to send traffic here",
+    response_model=ServerReady,
+    responses=unwell(ServerReady, "Not ready: starting or draining"),
+)
+async def ready(request: Request) -> Response:
+    """As /readyz."""
+    well = running(request).ready
+    return report(ServerReady(ready=well), well)
+
+
+@router.get(
+    "/v2",
+    summary="The server and its extensions",
+    response_model=ServerMetadata,
+    responses=documented(),
+)
+async def server() -> Response:
+    """Only the extensions that are here whole."""
+    answer = ServerMetadata(
+        name="alexnet-service", version=__version__, extensions=list(EXTENSIONS)
+    )
+    return JSONResponse(answer.model_dump())
+
+
+@router.get(
+    "/v2/models/stats",
+    summary="What the models have done",
+    response_model=dict[str, Any],
+    responses=documented(),
+)
+async def all_statistics(request: Request) -> Response:
+    """Triton's statistics of both models."""
+    return _statistics(request, list(MODELS.values()))
+
+
+@router.post(
+    "/v2/repository/index",
+    summary="The models",
+    response_model=list[IndexEntry],
+    responses=documented(),
+)
+async def index(request: Request) -> Response:
+    """Both models; the body is not looked at."""
+    service = running(request)
+    state, reason = ("READY", "") if service.ready else ("UNAVAILABLE", service.status)
+    return JSONResponse(
+        [{"name": name, "version": VERSION, "state": state, "reason": reason} for name in MODELS],
+        headers=NO_STORE,
+    )
+
+
+@router.get("/v2/models/{model}/versions/{version}", include_in_schema=False)
+@router.get(
+    "/v2/models/{model}",
+    summary="What a model takes and gives",
+    response_model=ModelMetadata,
+    responses=documented() | UNKNOWN,
+)
+async def metadata(request: Request, model: Model) -> Response:
+    """Inputs and outputs; also at /versions/1."""
+    if (served := _served(request)) is None:
+        return _not_found(request)
+    return JSONResponse(served_models.metadata(served, running(request)))
+
+
+@router.head("/v2/models/{model}/versions/{version}/ready", include_in_schema=False)
+@router.head("/v2/models/{model}/ready", include_in_schema=False)
+@router.get("/v2/models/{model}/versions/{version}/ready", include_in_schema=False)
+@router.get(
+    "/v2/models/{model}/ready",
+    summary="Whether a model answers",
+    response_model=ModelReady,
+    responses=unwell(ModelReady, "Not ready: starting or draining") | UNKNOWN,
+)
+async def model_ready(request: Request, model: Model) -> Response:
+    """As /readyz: both models are ready, or none."""
+    if (served := _served(request)) is None:
+        return _not_found(request)
+    well = running(request).ready
+    return report(ModelReady(name=served.name, ready=well), well)
+
+
+@router.get("/v2/models/{model}/versions/{version}/config", include_in_schema=False)
+@router.get(
+    "/v2/models/{model}/config",
+    summary="How a model is set up",
+    response_model=dict[str, Any],
+    responses=documented() | UNKNOWN,
+)
+async def config(request: Request, model: Model) -> Response:
+    """Triton's model configuration; the crops that are offered are among its parameters."""
+    if (served := _served(request)) is None:
+        return _not_found(request)
+    return JSONResponse(served_models.config(served, running(request)))
+
+
+@router.get("/v2/models/{model}/versions/{version}/stats", include_in_schema=False)
+@router.get(
+    "/v2/models/{model}/stats",
+    summary="What a model has done",
+    response_model=dict[str, Any],
+    responses=documented() | UNKNOWN,
+)
+async def model_statistics(request: Request, model: Model) -> Response:
+    """Triton's statistics of one model."""
+    if (served := _served(request)) is None:
+        return _not_found(request)
+    return _statistics(request, [served])
+
+
+@router.post("/v2/models/{model}/versions/{version}/infer", include_in_schema=False)
+@router.post("/v2/models/{model}/infer", include_in_schema=False)
+async def unknown(request: Request) -> Response:
+    """The models that there are have routes of their own, behind the keys."""
+    return _not_found(request)
+
+
+def _served(request: Request) -> Served | None:
+    if request.path_params.get("version", VERSION) != VERSION:
+        return None
+    return MODELS.get(request.path_params["model"])
+
+
+def _not_found(request: Request) -> Response:
+    asked = "".join(f", {name} {value!r}" for name, value in request.path_params.items())
+    text = f"there is no such model{asked}; there are {' and '.join(MODELS)}, of version {VERSION}"
+    return missing(request.url.path, text)
+
+
+def _statistics(request: Request, served: list[Served]) -> Response:
+    metrics: Metrics = request.app.state.metrics
+    stats = [served_models.statistics(one, metrics.statistics[one.name]) for one in served]
+    return JSONResponse({"model_stats": stats}, headers=NO_STORE)

@@ -1,0 +1,156 @@
+"""
+GET /: a page to try pictures on, out of `static/`, with no request to anywhere else.
+
+Its addresses are relative, so that it also works behind a proxy that serves it below a
+path of its own.  Content types are written out: the system's own table may be wrong.
+What the model is and offers is written into the page as it is served: no choice appears late,
+or only to be refused.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.exceptions import HTTPException
+
+from service.http.state import Running, running
+from service.inference.model_file import CENTRE, Model
+
+STATIC: Final = Path(__file__).parents[2] / "static"
+
+MEDIA_TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".jpg": "image/jpeg"}
+ASSETS: Final = {  # what there is to ask for, and nothing else
+    path.relative_to(STATIC).as_posix(): path
+    for path in STATIC.rglob("*")
+    if path.suffix in MEDIA_TYPES
+}
+
+HEADERS: Final = {
+    # Pictures that were chosen are shown from memory: blob:.  The icon is written in the page.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+    "Cache-Control": "no-cache",  # ask each time: an upgrade must not meet an old script
+}
+
+
+class Choice(NamedTuple):
+    """One choice of crops: what the API calls it, what the page calls it, what to know of it."""
+
+    value: str
+    name: str
+    remark: str
+
+
+CHOICES: Final = (
+    Choice("ten", "Ten crops", "the paper's"),
+    Choice("one", "One crop", "the least work"),
+    Choice("dense", "Dense", "ten windows, less work"),
+)
+
+
+class Sample(NamedTuple):
+    """A picture to click: its file in static/samples and what it shows."""
+
+    file: str
+    name: str
+
+
+SAMPLES: Final = (
+    Sample("cat.jpg", "Cat"),
+    Sample("panda.jpg", "Panda"),
+    Sample("espresso.jpg", "Coffee"),
+    Sample("guitar.jpg", "Guitar"),
+    Sample("okapi.jpg", "Okapi"),
+    Sample("rocket.jpg", "Rocket"),
+)
+
+PROVIDERS: Final = {"CPUExecutionProvider": "the CPU", "CUDAExecutionProvider": "CUDA"}
+
+router = APIRouter(include_in_schema=False)
+
+_templates = Environment(
+    loader=FileSystemLoader(STATIC),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@router.head("/")
+@router.get("/")
+def page(request: Request) -> HTMLResponse:
+    """The page itself, with what the running model is and offers."""
+    html = _templates.get_template("index.html").render(facts(running(request)))
+    return HTMLResponse(html, headers=HEADERS)
+
+
+@router.head("/static/{name:path}")
+@router.get("/static/{name:path}")
+async def asset(name: str) -> FileResponse:
+    """What the page is made of; only the names in `ASSETS` exist."""
+    if name not in ASSETS:
+        raise HTTPException(404)
+    path = ASSETS[name]
+    return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=HEADERS)
+
+
+def facts(service: Running) -> dict[str, Any]:
+    """What the page says and needs to know, all of it as plain values."""
+    engine, settings = service.engine, service.settings
+    model = engine.model
+    return {
+        "model": model,
+        "provider": PROVIDERS.get(engine.provider, engine.provider),
+        "choices": choices(model),
+        "views": views(model),
+        "accuracy": accuracy(model),
+        "samples": SAMPLES,
+        "docs": settings.docs == "main",
+        "heatmaps": settings.heatmaps,
+        "keyed": bool(settings.api_keys or settings.api_keys_file),
+        "max_body": settings.max_body,
+    }
+
+
+def choices(model: Model) -> list[Choice]:
+    """The choices of crops that a model offers; one that is unknown here has but its name."""
+    known = {choice.value: choice for choice in CHOICES}
+    return [known.get(value, Choice(value, value, "")) for value in model.crops]
+
+
+def views(model: Model) -> list[dict[str, Any]]:
+    """The ten views' places in words, in the order of the answers, and which is the centre's."""
+    return [
+        {"name": view.name, "mirrored": view.mirrored, "centre": number == CENTRE}
+        for number, view in enumerate(model.views)
+    ]
+
+
+def accuracy(model: Model) -> list[dict[str, Any]]:
+    """What was measured of the model, by data and by whom; an entry may lack anything."""
+    names = {choice.value: choice.name for choice in CHOICES}
+    groups: dict[tuple[str, ...], dict[str, Any]] = {}
+    for entry in model.accuracy:
+        source = tuple(str(entry.get(key, "")) for key in ("data", "by"))
+        group = groups.setdefault(source, {"data": source[0], "by": source[1], "rows": []})
+        crops = str(entry.get("crops", ""))
+        row = {"crops": names.get(crops, crops), "top1": _share(entry, "top1")}
+        group["rows"].append(row | {"top5": _share(entry, "top5")})
+    for group in groups.values():
+        group["intervals"] = any(row[key][1] for row in group["rows"] for key in ("top1", "top5"))
+    return list(groups.values())
+
+
+def _share(entry: dict[str, Any], key: str) -> tuple[str, str]:
+    """`44.8 %` and `40.5 to 49.2`, either of them empty where it is not known."""
+    share = interval = ""
+    with suppress(KeyError, TypeError, ValueError):
+        share = f"{100 * entry[key]:.1f} %"
+        low, high = entry[f"{key}_interval"]
+        interval = f"{100 * low:.1f} to {100 * high:.1f}"
+    return share, interval

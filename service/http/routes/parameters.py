@@ -1,0 +1,87 @@
+"""
+What a query may say, at every door that takes encoded pictures.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, get_args
+
+from fastapi import Query
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
+
+from service.errors import ParameterInvalid
+from service.inference.classifier import Detail
+from service.inference.occlusion import WINDOWS
+
+MOST_CLASSES: Final = 1000
+NAMES: Final = ("top", "crops", "details")  # of POST /v1/predict
+DETAILS: Final[tuple[Detail, ...]] = get_args(Detail)
+
+
+def _whole_number(value: object) -> object:
+    text = str(value)
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4) or not (
+        1 <= int(text) <= MOST_CLASSES
+    ):
+        raise PydanticCustomError("top", f"must be a whole number from 1 to {MOST_CLASSES}")
+    return value
+
+
+Top = Annotated[
+    int,
+    BeforeValidator(_whole_number),
+    Query(
+        description="How many classes to answer with.",
+        # Not ge= and le=: behind a validator of our own they would stand here as they are.
+        json_schema_extra={"minimum": 1, "maximum": MOST_CLASSES},
+    ),
+]
+Crops = Annotated[
+    str,
+    Query(
+        description="ten: the paper's ten views; one: the centre; dense: ten views cut from "
+        "the maps of the whole picture, where the model offers it."
+    ),
+]
+
+
+# Of its own in the document: the framework would have a list as details=views&details=heatmap.
+Details = Annotated[str | None, Query(include_in_schema=False)]
+DETAILS_PARAMETER: Final[dict[str, Any]] = {
+    "name": "details",
+    "in": "query",
+    "required": False,
+    "style": "form",
+    "explode": False,  # separated by commas
+    "description": "views: the answer of each view alone, at no further run of the network; "
+    f"heatmap: where in the picture the evidence for each class lies, at {WINDOWS} further runs "
+    "for each picture. In any order, in upper or lower case.",
+    "schema": {
+        "type": "array",
+        "items": {"type": "string", "enum": list(DETAILS)},
+        "minItems": 1,
+    },
+}
+
+
+def check_names(given: Sequence[str]) -> None:
+    """`ParameterInvalid` for a name that is none of ours, or comes twice, and would be ignored."""
+    for name in given:
+        if name not in NAMES:
+            raise ParameterInvalid(
+                f"there is no parameter {name!r} here; there are {', '.join(NAMES)}"
+            )
+        if given.count(name) > 1:
+            raise ParameterInvalid(f"{name} is given more than once; give it once")
+
+
+def details_in(words: str | None) -> frozenset[Detail]:
+    """What these words ask for, or `ParameterInvalid`."""
+    if words is None:
+        return frozenset()
+    given = {word.strip().lower() for word in words.split(",")}
+    if not given <= set(DETAILS):
+        raise ParameterInvalid(
+            f"details={words!r}: must be {' or '.join(DETAILS)}, or both separated by a comma"
+        )
+    return frozenset(detail for detail in DETAILS if detail in given)

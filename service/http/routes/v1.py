@@ -1,0 +1,222 @@
+"""
+POST /v1/predict: pictures in, their best classes out.
+
+Two doors to one road: the raw body is one picture and the fast door; a multipart form
+carries one or more and is the convenient one.  Both keep the upload in memory, within
+ALEXNET_MAX_BODY and ALEXNET_MAX_UPLOADS, and both drop the work when the client hangs up.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
+
+from service import errors
+from service.http.middleware.errors import STATUSES, documented, refusal
+from service.http.routes.details import ClassAnswer, Extra, Heatmap, ViewAnswer, classes, extra
+from service.http.routes.parameters import (
+    DETAILS_PARAMETER,
+    Crops,
+    Details,
+    Top,
+    check_names,
+    details_in,
+)
+from service.http.routes.request import beside, road
+from service.http.routes.uploads import Upload, uploads
+from service.inference.classifier import Answer, Detail, Prediction, best_of_each, probabilities_of
+from service.inference.engine import Engine
+
+PATHS: Final = ("/v1/predict",)  # that a full queue refuses
+# How many times as long as a class takes to write what belongs to it.
+SIZES: Final = {"classes": 1, "views": 10, "heatmap": 10}
+# Classes in an answer with details: as many as 64 pictures, the default of ALEXNET_MAX_FILES, have
+# without.  Each takes about 1 kB of memory while it is written.
+MOST_IN_ANSWER: Final = 64_000
+
+
+class ModelAnswer(BaseModel):
+    """Which model answered."""
+
+    name: str
+    variant: str
+    precision: str
+    version: str
+
+
+def _absent(value: object) -> bool:
+    return value is None
+
+
+class FileAnswer(BaseModel):
+    """The best classes of one picture, the most probable first."""
+
+    filename: str | None
+    classes: list[ClassAnswer]
+    # Left out, not null: who asks for no details reads none.
+    views: list[ViewAnswer] | SkipJsonSchema[None] = Field(
+        default=None, exclude_if=_absent, description="With details=views."
+    )
+    heatmap: Heatmap | SkipJsonSchema[None] = Field(
+        default=None, exclude_if=_absent, description="With details=heatmap."
+    )
+
+
+class FileRefusal(BaseModel):
+    """Why one picture of several has no answer."""
+
+    filename: str | None
+    error: str
+    code: str
+
+
+class PredictAnswer(BaseModel):
+    """An answer for each picture, in the order they came."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": {
+                        "name": "alexnet",
+                        "variant": "owt",
+                        "precision": "int8",
+                        "version": "3f9a1c",
+                    },
+                    "crops": "ten",
+                    "predictions": [
+                        {
+                            "filename": "cat.jpg",
+                            "classes": [
+                                {
+                                    "index": 281,
+                                    "wordnet_id": "n02123045",
+                                    "label": "tabby, tabby cat",
+                                    "probability": 0.61,
+                                }
+                            ],
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
+    model: ModelAnswer
+    crops: str
+    predictions: list[FileAnswer | FileRefusal]
+
+
+PICTURE: Final = {"schema": {"type": "string", "format": "binary"}}
+FORM: Final = {
+    "schema": {
+        "type": "object",
+        "properties": {
+            "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        },
+        "required": ["file"],
+    }
+}
+REQUEST_BODY: Final = {
+    "required": True,
+    "description": "One picture as the body itself, or any number of file parts of a form.",
+    "content": {
+        "multipart/form-data": FORM,
+        "image/*": PICTURE,
+        "application/octet-stream": PICTURE,
+    },
+}
+
+
+router = APIRouter()
+
+
+@router.post(
+    PATHS[0],
+    tags=["predict"],
+    summary="Classify one picture or several",
+    response_model=PredictAnswer,
+    responses=documented(*STATUSES),
+    openapi_extra={"requestBody": REQUEST_BODY, "parameters": [DETAILS_PARAMETER]},
+)
+async def predict(
+    request: Request, top: Top = 5, crops: Crops = "ten", details: Details = None
+) -> Response:
+    """Bytes -> `top` classes for each picture; one bad picture does not spoil the others."""
+    check_names([name for name, _ in request.query_params.multi_items()])
+    wanted = details_in(details)
+    async with road(request, crops, details=wanted) as way:
+        if "heatmap" in wanted and not way.settings.heatmaps:
+            raise errors.ParameterInvalid(
+                "details=heatmap is switched off here; leave it out, or have ALEXNET_HEATMAPS set"
+            )
+        found = await way.read(lambda chunks: uploads(request.headers, chunks, way.settings))
+        size = _size(len(found), top, wanted)
+        outcomes = await way.answers([upload.data for upload in found], wanted)
+    if refused := _all_refused(found, outcomes):
+        return refused
+
+    def body() -> str:
+        names = [upload.filename for upload in found]
+        best = best_of_each(probabilities_of(outcomes), way.engine.model.labels, top)
+        extras = [
+            Extra() if isinstance(outcome, errors.ServiceError) else extra(way.engine, outcome, top)
+            for outcome in outcomes
+        ]
+        return answer_for(way.engine, crops, names, best, extras).model_dump_json()
+
+    return Response(await beside(size, body), media_type="application/json")
+
+
+def _size(pictures: int, top: int, details: Collection[Detail]) -> int:
+    """How long an answer is, in classes; `ParameterInvalid` if its details make it too long."""
+    size = pictures * top * sum(SIZES[part] for part in ("classes", *details))
+    if details and size > MOST_IN_ANSWER:
+        raise errors.ParameterInvalid(
+            f"an answer for {pictures} pictures with top={top} and details={','.join(details)} "
+            f"would be as long as {size} classes, and {MOST_IN_ANSWER} are the most; send fewer "
+            "pictures in a request, or ask for a lower top"
+        )
+    return size
+
+
+def answer_for(
+    engine: Engine,
+    crops: str,
+    filenames: Sequence[str | None],
+    outcomes: Sequence[list[Prediction] | errors.ServiceError],
+    extras: Sequence[Extra] = (),
+) -> PredictAnswer:
+    """The answer's JSON shape; the command `alexnet predict --json` prints the same."""
+    model = engine.model
+    return PredictAnswer(
+        model=ModelAnswer(
+            name=model.name,
+            variant=model.variant,
+            precision=model.precision,
+            version=model.version,
+        ),
+        crops=crops,
+        predictions=[
+            FileRefusal(filename=name, error=str(outcome), code=outcome.code)
+            if isinstance(outcome, errors.ServiceError)
+            else FileAnswer(filename=name, classes=classes(outcome), **more)
+            for name, outcome, more in zip(
+                filenames, outcomes, extras or [Extra()] * len(outcomes), strict=True
+            )
+        ],
+    )
+
+
+def _all_refused(
+    found: Sequence[Upload], outcomes: Sequence[Answer | errors.ServiceError]
+) -> Response | None:
+    refused = [outcome for outcome in outcomes if isinstance(outcome, errors.ServiceError)]
+    if len(refused) < len(outcomes):
+        return None
+    if len(refused) == 1:
+        return refusal(refused[0])
+    first = f"the first, {found[0].filename}: {refused[0]}"
+    return refusal(refused[0], f"none of the {len(refused)} files could be classified; {first}")

@@ -1,0 +1,120 @@
+"""
+SIGHUP: the model file, the API keys and the certificate are read again, while serving.
+
+A model passes the same checks as at the start before it takes over; one that fails them changes
+nothing.  Requests that have begun are finished by the model that they began with, so none is lost;
+for that time both are in memory.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, TypeVar, cast
+
+from service.errors import ServiceError
+from service.http.state import Running
+from service.inference.engine import Engine
+
+T = TypeVar("T")
+
+PATIENCE: Final = 300.0  # seconds that a model may take to be loaded and checked
+MODEL: Final = "model"
+
+log = logging.getLogger("service.reloading")
+
+
+class Reloader:
+    """Reads again what can change."""
+
+    def __init__(
+        self,
+        running: Running,
+        load: Callable[[Engine], Engine],
+        others: Mapping[str, Callable[[], object]],
+    ) -> None:
+        """`others` are what else is read again, each by its name for the log."""
+        self._running = running
+        self._load = load
+        self._others = others
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loading = False
+        self._again = False
+
+    def request(self) -> None:
+        """Read everything again; the model once more if that is under way."""
+        self._start(self._read_others())
+        if self._loading:
+            self._again = True
+        else:
+            self._loading = True
+            self._start(self._read_model())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _read_others(self) -> None:
+        for name, read in self._others.items():
+            await self._read(name, read)
+
+    async def _read_model(self) -> None:
+        try:
+            self._again = True
+            while self._again:
+                self._again = False
+                engine = await self._read(MODEL, partial(self._load, self._running.engine))
+                if engine is not None:
+                    self._running.classifier.replace(engine)
+                    log.info("Serving %s, version %s", engine.model.path, engine.model.version)
+                    if engine.warning:
+                        log.warning(engine.warning)
+        finally:
+            self._loading = False
+
+    async def _read(self, name: str, read: Callable[[], T]) -> T | None:
+        """What is read, or None and a line in the log that says why."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                found = await _in_thread(read)
+        except TimeoutError:
+            log.error("The %s stays as it was: not read and checked in %g s", name, PATIENCE)
+        except ServiceError as error:
+            log.error("The %s stays as it was: %s", name, error)
+        except Exception:
+            log.exception("The %s stays as it was", name)
+        else:
+            log.info("The %s has been read again", name)
+            self._running.stale.discard(name)
+            return found
+        self._running.stale.add(name)
+        return None
+
+
+async def _in_thread(read: Callable[[], T]) -> T:
+    """Not in a pool: its threads are waited for at the end, and a model may never be done."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def settle(found: T | None, error: Exception | None) -> None:
+        if outcome.done():  # too late
+            return
+        if error is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(cast(T, found))
+
+    def work() -> None:
+        found, error = None, None
+        try:
+            found = read()
+        except Exception as failed:
+            error = failed
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, found, error)
+
+    threading.Thread(target=work, name="alexnet-reload", daemon=True).start()
+    return await outcome

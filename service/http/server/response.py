@@ -1,0 +1,86 @@
+"""
+The answer to one request, by the application; and what is answered here for want of one: refusals
+of what is no request, and 500.  These have the one shape, and the headers that all answers carry.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from service.errors import ServiceError
+from service.http.middleware.errors import internal_error, refusal
+from service.http.server.parser import Request
+
+if TYPE_CHECKING:
+    from service.http.server.connection import Connection
+
+logger = logging.getLogger("uvicorn.error")
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+def last_words(error: ServiceError, headers: Headers) -> bytes:
+    """A refusal as it is sent, to be followed by nothing."""
+    answer = refusal(error)
+    lines = [b"%s: %s\r\n" % header for header in (*answer.raw_headers, *headers)]
+    return b"".join(
+        [STATUS_LINE[answer.status_code], *lines, b"connection: close\r\n\r\n", bytes(answer.body)]
+    )
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its answer; our own words for what is our own fault."""
+
+    def __init__(
+        self,
+        request: Request,
+        connection: "Connection",
+        default_headers: list[tuple[bytes, bytes]],
+        state: dict[str, Any],
+    ) -> None:
+        super().__init__(
+            scope={
+                "type": "http",
+                "asgi": {"version": "3.0", "spec_version": "2.3"},
+                "http_version": request.version,
+                "server": connection.server,
+                "client": connection.client,
+                "scheme": connection.scheme,
+                "method": request.method,
+                "root_path": "",
+                "path": request.path,
+                "raw_path": request.raw_path,
+                "query_string": request.query,
+                "headers": request.headers,
+                "state": state,
+            },
+            transport=cast(asyncio.Transport, connection),
+            flow=connection.flow,
+            logger=logger,
+            access_logger=logger,
+            access_log=False,
+            default_headers=default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=request.waits_to_continue,
+            keep_alive=request.keep_alive,
+            on_response=connection.answered,
+        )
+        self._headers = connection.headers
+
+    async def send_500_response(self) -> None:
+        """What uvicorn says when the application raised before it answered."""
+        answer = internal_error({"Connection": "close"})
+        headers = [*answer.raw_headers, *self._headers]
+        await self.send({"type": "http.response.start", "status": 500, "headers": headers})
+        await self.send(
+            {"type": "http.response.body", "body": bytes(answer.body), "more_body": False}
+        )
+
+    def leave(self) -> None:
+        """Tell the application that its client is gone."""
+        if not self.response_complete:
+            self.disconnected = True
+        self.message_event.set()

@@ -1,0 +1,1 @@
+"""An image becomes probabilities: decode, batch, run.  Knows no HTTP and no settings."""

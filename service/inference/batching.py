@@ -1,0 +1,405 @@
+"""
+Single pictures -> batches -> single answers.
+
+Greedy: an idle engine starts at once with what is there; while it runs, arrivals gather, and the
+next batch takes all of them that ask for the same crops, up to `max_batch`.  Only company that is
+on its way is waited for, and not for long: pictures that are accepted and being decoded at that
+very moment; and, just after a batch, as many as usually come right after one, if that is most of
+those answered.  Without this, eight clients that each wait for their answer split into batches of
+three and five for ever; with it they share one.
+
+    reserve(n)      n places in the bounded queue, or Overloaded at once
+    places.submit() joins the queue, waits for its own row
+    _dispatch()     one task: drops those who left, joins the rest, runs them in one worker thread
+
+Nothing that happens to one entry harms its neighbours: a client that leaves only leaves a row
+that nobody reads, and when a run fails, its pictures are run one by one, each failing alone.
+
+What cannot be mended ends the dispatcher: a run that hangs, or an engine that fails even its
+check.  Nobody waits for it then, `alive` says so, and `on_death` is told.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+
+from service.errors import NotReady, Overloaded
+from service.inference.queue import Entry, Pixels, Probabilities, Run, Waiting, refuse
+from service.inference.timings import Steps
+
+SHAPE = (256, 256, 3)
+RECENT = 0.2  # weight of the newest batch in the moving average of batch times
+# How long company on its way is waited for: a share of the time that a batch takes of late, and
+# seconds.  Decoding sixteen photographs takes 20 ms on two cores.
+COMPANY, COMPANY_SECONDS = 0.3, 0.025
+LOYAL = 0.5  # the share of answered clients that came back at once, from which on they are expected
+SEVERAL = 0.75  # the share of the queue that several requests of several pictures may hold together
+
+T = TypeVar("T")
+log = logging.getLogger("service.batching")
+
+
+class RunHung(RuntimeError):
+    """A run did not come back in time; its thread cannot be stopped."""
+
+
+class Places:
+    """What one request holds in the queue; each place is for one picture, or given up."""
+
+    def __init__(self, batcher: "Batcher", count: int) -> None:
+        self._batcher = batcher
+        self._alone = count == 1
+        self._expected = count
+        batcher.expect(count)
+
+    async def submit(
+        self,
+        pixels: Pixels,
+        crops: int,
+        *,
+        run: Run | None = None,
+        deadline: float | None = None,
+        steps: Steps | None = None,
+    ) -> Probabilities:
+        """`Batcher.submit`, in one of these places."""
+        self.give_up()
+        return await self._batcher.submit(
+            pixels, crops, run=run, alone=self._alone, deadline=deadline, steps=steps
+        )
+
+    def give_up(self, count: int = 1) -> None:
+        """No picture will come for so many of the places: they cannot be decoded."""
+        count = min(count, self._expected)
+        self._expected -= count
+        self._batcher.expect(-count)
+
+    def leave(self) -> None:
+        """Give up all that is left."""
+        self.give_up(self._expected)
+
+
+class Batcher:
+    """Joins pictures of many requests into runs of `run(images, crops)`, one at a time."""
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        max_batch: int,
+        max_queue: int,
+        max_delay: float = 0.0,
+        run_timeout: float | None = None,
+        check: Callable[[], None] | None = None,
+        on_run: Callable[[int, float], None] | None = None,
+        on_death: Callable[[str], None] | None = None,
+    ) -> None:
+        """
+        `max_batch` and `max_queue` count images; `max_delay` and `run_timeout` are in seconds.
+
+        `check` raises if the engine is broken; it is called, in the worker thread, when a run has
+        failed for each of its pictures.  `on_run` gets the images and seconds of each run that
+        succeeded, `on_death` the reason when the dispatcher ends without having been stopped.
+        """
+        self._run = run
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._max_delay = max_delay
+        self._run_timeout = run_timeout
+        self._check = check
+        self._on_run = on_run
+        self._on_death = on_death
+        self._waiting = Waiting()
+        self._changed = asyncio.Event()  # an arrival, a place freed, or the wish to stop
+        self._worker: ThreadPoolExecutor | None = None
+        self._dispatcher: asyncio.Task[None] | None = None
+        self._pending = 0
+        self._several = 0  # those of them that are of requests with several pictures
+        # Places that single ones leave to a request of several that was refused, and until when.
+        self._room, self._room_until = 0, -math.inf
+        self._expected = 0  # pictures with a place that are not in the queue yet
+        self._stopping = False
+        self._image_seconds = 0.0  # of late, from batch to batch while pictures are pending
+        self._busy_since = -math.inf  # when the first of those that are pending came
+        self._reason = ""  # why the dispatcher was told to give up
+        self._seconds_of: dict[int, float] = {}  # a batch's, for each choice of crops
+        # Of the last batch: when it ended, until when who comes counts as coming right after it,
+        # its size, how many have come; and which share of a batch that is of late.
+        self._ended = self._returning = -math.inf
+        self._answered = 0
+        self._returned = 0
+        self._loyalty = 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the dispatcher runs: without it no answer ever comes."""
+        return self._dispatcher is not None and not self._dispatcher.done()
+
+    @property
+    def pending(self) -> int:
+        """Images that hold a place: accepted and not yet answered."""
+        return self._pending
+
+    async def start(self) -> None:
+        """Start the dispatcher on the running loop."""
+        if self.alive:
+            raise RuntimeError("the batcher runs already")
+        self._stopping = False
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="alexnet-engine")
+        self._dispatcher = asyncio.create_task(self._dispatch(), name="alexnet-dispatcher")
+        self._dispatcher.add_done_callback(self._bury)
+
+    async def stop(self) -> None:
+        """Accept nothing more, finish what holds a place, then end."""
+        self._stopping = True
+        self._changed.set()
+        if self._dispatcher is not None:
+            # wait(), not await: whoever stops us must not be hit by what killed the dispatcher.
+            await asyncio.wait([self._dispatcher])
+        if self._worker is not None:
+            self._worker.shutdown(wait=False)
+
+    def admit(self, count: int = 1) -> None:
+        """Raise `NotReady` or `Overloaded` if a request of `count` images would be refused now."""
+        if self._stopping or not self.alive:
+            raise NotReady("The service is not accepting work now. Try again shortly.")
+        now = asyncio.get_running_loop().time()
+        held, most = self._pending, self._max_queue
+        several = int(SEVERAL * most)
+        if count == 1 and now < self._room_until:
+            most -= self._room
+        # The first of them may take all there is: it is one, and soon done.
+        if crowded := count > 1 and 0 < self._several > several - count:
+            held, most = self._several, several
+        if held + count > most:
+            retry_after = self._retry_after()
+            if count > 1 and not crowded:
+                # Single ones would take each place as it is freed: room is kept until it is back.
+                self._room, self._room_until = min(count, several), now + 2 * retry_after
+            raise Overloaded(
+                f"The queue is full: {held} of {most} images are waiting and {count} more do not "
+                f"fit. Try again in {retry_after} s.",
+                retry_after=retry_after,
+            )
+
+    def give_up(self, reason: str) -> None:
+        """Answer all who wait with `NotReady`, although a run may still be under way."""
+        self._reason = reason
+        if self._dispatcher is not None:
+            self._dispatcher.cancel()
+
+    @contextmanager
+    def reserve(self, count: int) -> Iterator[Places]:
+        """Hold `count` places while the block runs; all or none, at once."""
+        self.admit(count)
+        several = count if count > 1 else 0
+        if not self._pending:
+            self._busy_since = asyncio.get_running_loop().time()
+        self._pending += count
+        self._several += several
+        if asyncio.get_running_loop().time() <= self._returning:
+            self._returned += count
+        places = Places(self, count)
+        try:
+            yield places
+        finally:
+            places.leave()
+            self._pending -= count
+            self._several -= several
+            self._changed.set()
+
+    def expect(self, count: int) -> None:
+        """So many more pictures, or fewer, will soon be submitted."""
+        self._expected += count
+        self._changed.set()
+
+    async def submit(
+        self,
+        pixels: Pixels,
+        crops: int,
+        *,
+        run: Run | None = None,
+        alone: bool = True,
+        deadline: float | None = None,
+        steps: Steps | None = None,
+    ) -> Probabilities:
+        """
+        One picture, uint8 `(256, 256, 3)`, to its float32 `(classes,)`.
+
+        `run` is what runs it, by default the batcher's own; whatever row it gives is the answer.
+        `alone` says that its request has no other picture.  `deadline` is a time of the running
+        loop; if it passes before the picture's batch starts, `DeadlineExceeded`.  `steps` is where
+        the moments from here on are written down.  What the run raises, this raises.
+        """
+        if pixels.shape != SHAPE or pixels.dtype != np.uint8:
+            raise ValueError(f"expected uint8 {SHAPE}, got {pixels.dtype} {pixels.shape}")
+        if not self.alive:
+            raise NotReady("The service is not running the model now. Try again shortly.")
+        answer: asyncio.Future[Probabilities] = asyncio.get_running_loop().create_future()
+        steps = steps or Steps()
+        steps.decoded = time.monotonic()
+        self._waiting.add(Entry(pixels, crops, run or self._run, alone, deadline, answer, steps))
+        self._changed.set()
+        return await answer
+
+    def _retry_after(self) -> int:
+        """Seconds, at least one, until what is pending now should be done."""
+        return max(1, round(self._pending * self._image_seconds))
+
+    async def _dispatch(self) -> None:
+        """Batch after batch, until stopped and nothing holds a place."""
+        batch: list[Entry] = []
+        try:
+            while True:
+                self._drop_the_gone()
+                if self._waiting:
+                    await self._gather()
+                    self._drop_the_gone()
+                    if batch := self._waiting.take(self._max_batch):
+                        await self._serve(batch)
+                        batch = []  # its model may be replaced by now
+                elif self._stopping and not self._pending:
+                    return
+                else:
+                    self._changed.clear()
+                    await self._changed.wait()
+        finally:
+            # Should this task ever end early, nobody may wait for it for ever.
+            for entry in (*batch, *self._waiting):
+                refuse(entry, NotReady("The service has stopped. Try again shortly."))
+
+    def _bury(self, dispatcher: asyncio.Task[None]) -> None:
+        """The dispatcher has ended; unless it was to, that is a death."""
+        if dispatcher.cancelled():
+            reason = self._reason or "the dispatcher was cancelled"
+        elif error := dispatcher.exception():
+            reason = f"{type(error).__name__}: {error}"
+        else:
+            return
+        if self._on_death is not None:
+            self._on_death(reason)
+
+    def _drop_the_gone(self) -> None:
+        self._waiting.drop_the_gone(asyncio.get_running_loop().time())
+
+    async def _gather(self) -> None:
+        """Give others time to join the next batch: those on their way a moment, and with a
+        `max_delay` anybody that long."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while not self._stopping:
+            batch = self._waiting.next_batch(self._max_batch)
+            if len(batch) == self._max_batch:
+                return
+            until = began + self._max_delay
+            # Nobody waits for company while others wait for the engine.
+            if batch and len(batch) == len(self._waiting):
+                patience = self._patience(batch[0].crops)
+                if self._expected:
+                    until = max(until, began + patience)
+                if self._loyalty > LOYAL and self._returned < self._loyalty * self._answered:
+                    until = max(until, self._ended + patience)
+            if loop.time() >= until:
+                return
+            self._changed.clear()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+
+    def _patience(self, crops: int) -> float:
+        """Seconds that company on its way is worth to a batch of these crops."""
+        return min(COMPANY * self._seconds_of.get(crops, 0.0), COMPANY_SECONDS)
+
+    async def _serve(self, batch: Sequence[Entry]) -> None:
+        """Run a batch in the worker thread and hand each entry its row, or its own failure."""
+        began = asyncio.get_running_loop().time()
+        try:
+            rows = await self._run_together(batch)
+        except RunHung:
+            raise
+        except Exception as error:  # whatever a run raises belongs to its batch, not to the loop
+            await self._one_by_one(batch, error)
+            return
+        self._measure(began, batch)
+        for entry, row in zip(batch, rows, strict=True):
+            if not entry.answer.done():  # its client may have left meanwhile
+                entry.answer.set_result(row)
+
+    async def _one_by_one(self, batch: Sequence[Entry], error: Exception) -> None:
+        """After a run that failed: its pictures alone, and if none succeeds, the check."""
+        log.error("A run of %d pictures failed: %r", len(batch), error)
+        answered = False
+        for entry in batch:
+            if len(batch) > 1 and not entry.answer.done():
+                try:
+                    row = (await self._run_together([entry]))[0]
+                except RunHung:
+                    raise
+                except Exception as again:
+                    error = again
+                else:
+                    answered = True
+                    if not entry.answer.done():
+                        entry.answer.set_result(row)
+            refuse(entry, error)
+        if not answered and self._check is not None:
+            await self._in_worker(self._check)
+
+    async def _run_together(self, batch: Sequence[Entry]) -> Probabilities:
+        """One run of these pictures, which is written down in the steps of each."""
+        began = time.monotonic()
+        for entry in batch:
+            entry.steps.running, entry.steps.batch = began, len(batch)
+        rows = await self._in_worker(_join_and_run, batch)
+        ended = time.monotonic()
+        for entry in batch:
+            entry.steps.answered = ended
+        if self._on_run is not None:
+            try:
+                self._on_run(len(batch), ended - began)
+            except Exception:  # whoever counts runs must not harm one
+                log.exception("A run could not be counted")
+        return rows
+
+    async def _in_worker(self, work: Callable[..., T], *arguments: object) -> T:
+        """`work`'s result, from the worker thread, or `RunHung`."""
+        run = asyncio.get_running_loop().run_in_executor(self._worker, work, *arguments)
+        await asyncio.wait([run], timeout=self._run_timeout)
+        if not run.done():
+            raise RunHung(f"a run has not come back in {self._run_timeout:g} s")
+        return run.result()
+
+    def _measure(self, began: float, batch: Sequence[Entry]) -> None:
+        """Fold a batch's times, and who came right after the last one, into the moving averages."""
+        now = asyncio.get_running_loop().time()
+        crops, seconds = batch[0].crops, now - began
+        self._seconds_of[crops] = _recent(self._seconds_of.get(crops, seconds), seconds)
+        # Whatever the pictures waited for, decoding too, is in it.
+        each = (now - max(self._ended, self._busy_since)) / len(batch)
+        self._image_seconds = _recent(self._image_seconds or each, each)
+        if self._answered:
+            self._loyalty = _recent(self._loyalty, min(1.0, self._returned / self._answered))
+        self._ended = now
+        self._returning = self._ended + self._patience(crops)
+        self._answered, self._returned = len(batch), 0
+
+
+def _join_and_run(batch: Sequence[Entry]) -> Probabilities:
+    """In the worker thread: the one copy, then the engine."""
+    rows = batch[0].run(np.stack([entry.pixels for entry in batch]), batch[0].crops)
+    if len(rows) != len(batch):
+        raise RuntimeError(f"{len(batch)} images went in, {len(rows)} rows came out")
+    return rows
+
+
+def _recent(before: float, newest: float) -> float:
+    """The moving average, one value on."""
+    return before + RECENT * (newest - before)

@@ -1,0 +1,1 @@
+"""Load on a running server: the generator, its statistics, and images to send."""

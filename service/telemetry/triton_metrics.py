@@ -1,0 +1,119 @@
+"""
+What each of the two models has done, in Triton's terms: for its counters, and for `/stats`.
+
+As in an ensemble of Triton's, `alexnet_image` is the road, which decodes and then asks `alexnet`,
+the network: a request of the road is one of the network too, which begins there when its picture
+is decoded.  A request that is not answered counts for the model that it asked for alone.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Final
+
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily, UnknownMetricFamily
+
+from service.telemetry.request_record import NETWORK, ROAD, Journal
+
+OK: Final = 200
+VERSION: Final = "1"  # of both models; which file answers is in their configuration
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What one model has done since the start, in Triton's terms; durations are sums over requests
+    in nanoseconds, of each the times of the picture that was answered last."""
+
+    success: int = 0  # requests answered with 200
+    success_ns: int = 0  # of those, from the headers to the answer
+    failure: int = 0  # other requests that asked for it
+    failure_ns: int = 0
+    inferences: int = 0  # pictures answered
+    executions: int = 0  # runs of the network; of the road, requests
+    input_ns: int = 0  # reading and decoding
+    queue_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0  # from the end of the run to the answer
+    last: int = 0  # ms since 1970, of the last request
+    batches: dict[int, tuple[int, int]] = field(default_factory=dict)  # size: runs, nanoseconds
+
+    def ran(self, pictures: int, seconds: float) -> None:
+        """Count a run of the network."""
+        self.executions += 1
+        runs, before = self.batches.get(pictures, (0, 0))
+        self.batches[pictures] = runs + 1, before + _ns(seconds)
+
+    def failed(self, journal: Journal) -> None:
+        """Count a request that was not answered with 200."""
+        self.failure += 1
+        self.failure_ns += _ns((journal.ended or journal.began) - journal.began)
+        self.last = _now()
+
+    def succeeded(self, journal: Journal, *, from_pixels: bool) -> None:
+        """Count a request; `from_pixels` leaves out what came before its picture was pixels."""
+        if (last := journal.last) is None:  # it had no picture
+            return
+        moments = (journal.began, last.decoded, last.running, last.answered, journal.ended)
+        # Each at least the one before: two clocks of different fineness may have been read.
+        began, *after = accumulate((moment or 0.0 for moment in moments), max)
+        decoded, running, answered, ended = after
+        if from_pixels:
+            began = decoded
+        self.success += 1
+        self.success_ns += _ns(ended - began)
+        self.input_ns += _ns(decoded - began)
+        self.queue_ns += _ns(running - decoded)
+        self.infer_ns += _ns(answered - running)
+        self.output_ns += _ns(ended - answered)
+        self.inferences += journal.outcomes.count(None)
+        self.last = _now()
+
+
+# Triton's names are those of counters, but without the ending that the formats demand of these.
+TRITON: Final[Mapping[str, tuple[str, Callable[[Statistics], float]]]] = {
+    "request_success": ("Requests answered.", lambda its: its.success),
+    "request_failure": ("Requests that asked for it and got no answer.", lambda its: its.failure),
+    "count": ("Pictures answered.", lambda its: its.inferences),
+    "exec_count": ("Runs; of alexnet_image, requests.", lambda its: its.executions),
+    "request_duration_us": ("Of requests answered.", lambda its: its.success_ns // 1000),
+    "queue_duration_us": ("In the queue.", lambda its: its.queue_ns // 1000),
+    "compute_input_duration_us": ("Reading and decoding.", lambda its: its.input_ns // 1000),
+    "compute_infer_duration_us": ("In the network.", lambda its: its.infer_ns // 1000),
+    "compute_output_duration_us": ("From run to answer.", lambda its: its.output_ns // 1000),
+}
+
+
+def count(statistics: dict[str, Statistics], journal: Journal, model: str) -> None:
+    """Tell the two of a request for one of them."""
+    if journal.status != OK:
+        statistics[model].failed(journal)
+        return
+    if model == ROAD:
+        statistics[ROAD].executions += 1
+        statistics[ROAD].succeeded(journal, from_pixels=False)
+    statistics[NETWORK].succeeded(journal, from_pixels=model == ROAD)
+
+
+def tritons(statistics: Mapping[str, Statistics], pending: int) -> Iterator[Metric]:
+    """Triton's counters, and its gauge of what waits, in our pictures `pending`."""
+    labels = ["model", "version"]
+    for name, (text, value) in TRITON.items():
+        sums = UnknownMetricFamily(f"nv_inference_{name}", text, labels=labels)
+        for model, its in statistics.items():
+            sums.add_metric([model, VERSION], value(its))
+        yield sums
+    waiting = GaugeMetricFamily(
+        "nv_inference_pending_request_count", "Pictures accepted and unanswered.", labels=labels
+    )
+    waiting.add_metric([NETWORK, VERSION], pending)
+    yield waiting
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
