@@ -6,7 +6,7 @@ The roof: what the runtime alone, and decoding alone, can do on this machine.
 A process of its own that loads the model file once.  Reads one question a line, JSON, and answers
 each with a line; ends with its standard input.  `raw` is onnxruntime.InferenceSession with its own
 default options but for the threads, `engine` is the service's session; both run batches of random
-pictures, one after the other.  `decode` is the service's decoding in a pool of threads, and alone.
+images, one after the other.  `decode` is the service's decoding in a pool of threads, and alone.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def bare(model: Path, device: str) -> Iterator[Bare]:
 
 
 def measure(run: Run, views: int, batch: int, seconds: float) -> dict[str, float]:
-    """Pictures per second, and the median ms of a run; whole runs only, the first not counted."""
+    """Images per second, and the median ms of a run; whole runs only, the first not counted."""
     chance = np.random.default_rng(0)
     batches = [
         chance.integers(0, 256, (batch, 256, 256, 3), dtype=np.uint8) for _ in range(DISTINCT)
@@ -93,26 +93,26 @@ def measure(run: Run, views: int, batch: int, seconds: float) -> dict[str, float
 
 
 def decoding(typical: Path, large: Path, seconds: float) -> dict[str, float]:
-    """Pictures per second of all cores, and ms of one picture on one."""
+    """Images per second of all cores, and ms of one image on one."""
     prepare = partial(decode, **LIMITS)
-    pictures = [file.read_bytes() for file in sorted(typical.iterdir())]
+    images = [file.read_bytes() for file in sorted(typical.iterdir())]
     answer = {
-        "typical_ms": _alone(prepare, pictures, seconds / 2),
+        "typical_ms": _alone(prepare, images, seconds / 2),
         "large_ms": _alone(prepare, [f.read_bytes() for f in sorted(large.iterdir())], seconds / 2),
     }
-    number = max(len(pictures), int(1000 * seconds / answer["typical_ms"]))
+    number = max(len(images), int(1000 * seconds / answer["typical_ms"]))
     with ThreadPoolExecutor(usable_cores()) as pool:
         began = time.perf_counter()
-        for _ in pool.map(prepare, islice(cycle(pictures), number)):
+        for _ in pool.map(prepare, islice(cycle(images), number)):
             pass
         return answer | {"rate": number / (time.perf_counter() - began)}
 
 
-def _alone(prepare: Callable[[bytes], object], pictures: list[bytes], seconds: float) -> float:
-    prepare(pictures[0])
+def _alone(prepare: Callable[[bytes], object], images: list[bytes], seconds: float) -> float:
+    prepare(images[0])
     began = time.perf_counter()
-    for number, picture in enumerate(cycle(pictures), start=1):
-        prepare(picture)
+    for number, image in enumerate(cycle(images), start=1):
+        prepare(image)
         if (passed := time.perf_counter() - began) >= seconds:
             return 1000 * passed / number
     raise AssertionError("a cycle has no end")

@@ -4,8 +4,8 @@ Decoding: the service's way against plain Pillow, in speed and in pixels.
     python -m benchmarks.decoding [FOLDER]
 
 FOLDER holds JPEGs (model_export/pictures).  They are scaled to 500x375, eight of them to 4000x3000
-too, and all the pictures join in one mosaic of 4000x3000, sharper than any photograph.  Prints for
-each way the median over interleaved rounds: ms a picture on one thread, pictures/s on as many
+too, and all the images join in one mosaic of 4000x3000, sharper than any photograph.  Prints for
+each way the median over interleaved rounds: ms an image on one thread, images/s on as many
 threads as there are cores; and how far the pixels are from plain Pillow's, in grey levels.
 """
 
@@ -28,16 +28,16 @@ from PIL import Image, ImageOps
 
 from service.inference.image import decode
 
-PICTURES = Path(__file__).parents[1] / "model_export" / "pictures"
+IMAGES = Path(__file__).parents[1] / "model_export" / "pictures"
 TYPICAL, LARGE = (500, 375), (4000, 3000)  # pixels; LARGE is 12 megapixels
 QUALITY = 90
 
 Way = Callable[[bytes], NDArray[np.uint8]]
 
 
-def plain(picture: bytes) -> NDArray[np.uint8]:
+def plain(data: bytes) -> NDArray[np.uint8]:
     """torchvision's preset in plain Pillow: upright, RGB, all of it resized, then cropped."""
-    with Image.open(BytesIO(picture)) as image:
+    with Image.open(BytesIO(data)) as image:
         ImageOps.exif_transpose(image, in_place=True)
         upright = image if image.mode == "RGB" else image.convert("RGB")
     width, height = upright.size
@@ -58,14 +58,14 @@ WAYS: dict[str, Way] = {
 
 
 def encoded(image: Image.Image) -> bytes:
-    """The picture as a JPEG."""
+    """The image as a JPEG."""
     file = BytesIO()
     image.save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
 
 
 def mosaic(images: list[Image.Image]) -> Image.Image:
-    """All of them, again and again, as tiles of a large picture."""
+    """All of them, again and again, as tiles of a large image."""
     joined = Image.new("RGB", LARGE)
     across, down = LARGE[0] // TYPICAL[0], LARGE[1] // TYPICAL[1]
     for place in range(across * down):
@@ -74,29 +74,29 @@ def mosaic(images: list[Image.Image]) -> Image.Image:
     return joined
 
 
-def measure(name: str, pictures: list[bytes], rounds: int) -> None:
+def measure(name: str, images: list[bytes], rounds: int) -> None:
     """Print one line per way; the first is what the others are compared with."""
     cores = len(os.sched_getaffinity(0))
-    reference = [WAYS["plain Pillow"](picture).astype(int) for picture in pictures]
+    reference = [WAYS["plain Pillow"](image).astype(int) for image in images]
     alone: dict[str, list[float]] = {way: [] for way in WAYS}
     together: dict[str, list[float]] = {way: [] for way in WAYS}
     with ThreadPoolExecutor(cores) as threads:
         for _ in range(rounds):
             for way, prepare in WAYS.items():
                 began = time.perf_counter()
-                for picture in pictures:
-                    prepare(picture)
+                for image in images:
+                    prepare(image)
                 alone[way].append(time.perf_counter() - began)
                 began = time.perf_counter()
                 # Enough for each thread to have work until the last moments.
-                work = pictures * math.ceil(4 * cores / len(pictures))
+                work = images * math.ceil(4 * cores / len(images))
                 list(threads.map(prepare, work))
                 together[way].append((time.perf_counter() - began) / len(work))
     for way, prepare in WAYS.items():
-        apart = [np.abs(prepare(p) - r) for p, r in zip(pictures, reference, strict=True)]
+        apart = [np.abs(prepare(p) - r) for p, r in zip(images, reference, strict=True)]
         print(
             f"{name:20} {way:22}"
-            f" {statistics.median(alone[way]) / len(pictures) * 1e3:7.2f} ms"
+            f" {statistics.median(alone[way]) / len(images) * 1e3:7.2f} ms"
             f" {1 / statistics.median(together[way]):7.1f}/s on {cores} threads"
             f"   largest difference {max(a.max() for a in apart):2}"
             f" mean {np.mean([a.mean() for a in apart]):.4f}",
@@ -105,8 +105,8 @@ def measure(name: str, pictures: list[bytes], rounds: int) -> None:
 
 
 def main() -> None:
-    """Typical pictures, large ones, and a large one full of edges."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURES
+    """Typical images, large ones, and a large one full of edges."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
     images = [Image.open(file).convert("RGB") for file in sorted(folder.glob("*.jpg"))[:64]]
     if not images:
         raise SystemExit(f"there are no JPEGs in {folder}")

@@ -4,8 +4,8 @@ Model files on a GPU: is it truly in use, are the answers right, how fast, bare 
     python -m benchmarks.gpu MODEL... [--part PART]... [-o gpu.json]
 
     provider   Engine.load's own check; which nodes ran where, from the runtime's profile
-    answers    the device against the CPU, on pictures, for every choice of crops
-    bare       pictures/s and latency by batch, for each way to set up the runtime
+    answers    the device against the CPU, on images, for every choice of crops
+    bare       images/s and latency by batch, for each way to set up the runtime
     served     `alexnet serve` in its own process, loaded by `alexnet bench`, over the bare rate
 
 MODEL may be given several times: the same network exported with --precision fp32 and fp16.  Each
@@ -49,10 +49,10 @@ from service.inference.image import decode
 
 from .processes import ROOT, load, serving
 
-PICTURES = ROOT / "model_export" / "pictures"
+IMAGES = ROOT / "model_export" / "pictures"
 PARTS = ("provider", "answers", "bare", "served")
 COMPUTE = re.compile("Conv|Gemm|MatMul")  # the nodes that are the work; the rest is shapes
-REFERENCES = 4  # pictures; how many rows of each measured batch are held against the CPU's
+REFERENCES = 4  # images; how many rows of each measured batch are held against the CPU's
 
 Pixels = NDArray[np.uint8]  # (N, 256, 256, 3)
 Answers = NDArray[np.float32]  # (N, classes)
@@ -71,7 +71,7 @@ class Extent:
     seconds: float = 0.3  # at least, for each figure
     in_flight: tuple[int, ...] = (1, 8, 32)
     load_seconds: float = 10.0  # of the served path, each
-    pictures: int = 1000  # at most
+    images: int = 1000  # at most
 
 
 QUICK = Extent((1, 2), 1, 3, 0.0, (2,), 0.5, 8)
@@ -94,7 +94,7 @@ class Bench:
 
     device: str
     extent: Extent
-    pictures: Pixels
+    images: Pixels
     max_batch: int
     results: dict[str, list[Row]] = field(default_factory=lambda: {part: [] for part in PARTS})
     notes: list[str] = field(default_factory=list)
@@ -121,8 +121,8 @@ class Bench:
         return Engine.load(path, device=device, max_batch=self.max_batch)
 
     def batch(self, size: int) -> Pixels:
-        """So many pictures, in order, again from the first where there are too few."""
-        return self.pictures[np.arange(size) % len(self.pictures)]
+        """So many images, in order, again from the first where there are too few."""
+        return self.images[np.arange(size) % len(self.images)]
 
     def write(self, path: Path | None, machine: dict[str, str]) -> None:
         """All there is until now, so that what is cut off later leaves it."""
@@ -189,16 +189,13 @@ def answers(bench: Bench, path: Path) -> Iterator[Row]:
     for crops, views in device.model.crops.items():
         ours, theirs = (
             np.concatenate(
-                [
-                    engine.run(bench.pictures[i : i + 7], views)
-                    for i in range(0, len(bench.pictures), 7)
-                ]
+                [engine.run(bench.images[i : i + 7], views) for i in range(0, len(bench.images), 7)]
             )
             for engine in (device, reference)
         )
         row = compared(ours, theirs)
         print(
-            f"  {crops} crops: {row['same_top1']} of {row['pictures']} pictures have the same best "
+            f"  {crops} crops: {row['same_top1']} of {row['pictures']} images have the same best "
             f"class, the largest difference of a probability is {row['largest_difference']:.2g}"
         )
         if not row["largest_difference"] <= tolerance:  # negated, so that NaN fails too
@@ -232,7 +229,7 @@ def bare(bench: Bench, path: Path) -> Iterator[Row]:
     right = {crops: reference.run(few, views) for crops, views in model.crops.items()}
     del reference
     sizes = ", ".join(map(str, bench.extent.batches))
-    print(f"  pictures/s (median ms / 99% ms) at batch {sizes}")
+    print(f"  images/s (median ms / 99% ms) at batch {sizes}")
 
     def measured(crops: str, setting: str, prepare: Prepare) -> Iterator[Row]:
         line = []
@@ -320,7 +317,7 @@ def session(
 
 
 def plain(made: Any, views: int | None, images: Pixels) -> Prepared:
-    """As the engine runs it: pictures from the host, answers to the host."""
+    """As the engine runs it: images from the host, answers to the host."""
     feeds: dict[str, NDArray[Any]] = {"images": images}
     if views is not None:
         feeds["crops"] = np.array(views, np.int64)
@@ -336,7 +333,7 @@ def bound(made: Any, classes: int, copies: bool, images: Pixels) -> Prepared:
     """
     A run with input and output at fixed places on the device, which a CUDA graph wants.
 
-    With `copies` the pictures come from the host and the answers go there each time, as a server
+    With `copies` the images come from the host and the answers go there each time, as a server
     would need; without, only the device's work is left.
     """
     import onnxruntime
@@ -384,7 +381,7 @@ def with_fixed_crops(path: Path, views: int) -> bytes:
 
 
 def timed(run: Callable[[], object], size: int, extent: Extent) -> Row:
-    """Pictures/s, and the latency of one run in ms: median and 99th percentile."""
+    """Images/s, and the latency of one run in ms: median and 99th percentile."""
     for _ in range(extent.warm_up):
         run()
     times: list[float] = []
@@ -426,7 +423,7 @@ def served(bench: Bench, path: Path) -> Iterator[Row]:
                 row = {"model": path.name, "crops": crops, "in_flight": in_flight}
                 row |= {"bare_rate": rate, "ratio": found["rate"] / rate, **found}
                 print(
-                    f"  {crops:>6}, {in_flight:>3} in flight: {found['rate']:.0f} pictures/s, "
+                    f"  {crops:>6}, {in_flight:>3} in flight: {found['rate']:.0f} images/s, "
                     f"{row['ratio']:.2f} of the bare {rate:.0f}; p50 {found['p50']:.1f}, "
                     f"p95 {found['p95']:.1f}, p99 {found['p99']:.1f} ms",
                     flush=True,
@@ -514,7 +511,7 @@ def reach_libraries() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def load_pictures(folder: Path, limit: int) -> Pixels:
+def load_images(folder: Path, limit: int) -> Pixels:
     """The folder's JPEGs as the service decodes them."""
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in {".jpg", ".jpeg"})[:limit]
     if not files:
@@ -532,7 +529,9 @@ def main() -> int:
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL")
     parser.add_argument("--part", action="append", choices=PARTS, help="all, if none is named")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--pictures", type=Path, default=PICTURES, help="a folder of JPEGs")
+    parser.add_argument(
+        "--pictures", dest="images", type=Path, default=IMAGES, help="a folder of JPEGs"
+    )
     parser.add_argument("--max-batch", type=int, default=16, help="the service's setting")
     parser.add_argument("--quick", action="store_true", help="a trial, no measurement")
     parser.add_argument("-o", "--output", type=Path, help="write all of it here, as JSON")
@@ -540,8 +539,8 @@ def main() -> int:
     if given.device == "cuda":
         reach_libraries()
     extent = QUICK if given.quick else Extent()
-    pictures = load_pictures(given.pictures, extent.pictures)
-    bench = Bench(given.device, extent, pictures, given.max_batch)
+    images = load_images(given.images, extent.images)
+    bench = Bench(given.device, extent, images, given.max_batch)
     machine = facts(given.device)
     for name, text in machine.items():
         print(f"{name}: {text}")

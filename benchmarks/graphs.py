@@ -42,7 +42,7 @@ def graphs(weights: Path) -> dict[str, bytes]:
         full = Path(folder, "full.safetensors")
         models.expand(weights, full)
         network = checkpoints.build(variant, checkpoints.read(full), source=weights.name)
-    views = crops.ten_crops(crops.load_pictures(), variant.side)
+    views = crops.ten_crops(crops.load_images(), variant.side)
     given = crops.planes_of(views, variant.normalisation)
     plain = export.to_onnx(network, variant.side)
     made = {}
@@ -61,10 +61,10 @@ def graphs(weights: Path) -> dict[str, bytes]:
 
 
 def runs(
-    graph: bytes, value: int, pictures: NDArray[np.uint8], pool: ThreadPoolExecutor
+    graph: bytes, value: int, images: NDArray[np.uint8], pool: ThreadPoolExecutor
 ) -> dict[str, Run]:
     """One run on all cores, and one on each core."""
-    feeds = {"images": pictures, "crops": np.array(value, np.int64)}
+    feeds = {"images": images, "crops": np.array(value, np.int64)}
 
     def session(threads: int) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
@@ -92,13 +92,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
-    pictures = crops.load_pictures()[: given.batch]
+    images = crops.load_images()[: given.batch]
     with ThreadPoolExecutor(usable_cores()) as pool:
         cases: dict[str, tuple[Run, int]] = {}
         for name, graph in graphs(given.weights).items():
             precision, form = name.split()
             for choice in FORMS[form]:
-                for suffix, run in runs(graph, CROPS[choice], pictures, pool).items():
+                for suffix, run in runs(graph, CROPS[choice], images, pool).items():
                     number = given.batch * (usable_cores() if suffix else 1)
                     cases[f"{precision} {choice}, {form}{suffix}"] = run, number
         rates: dict[str, list[float]] = {name: [] for name in cases}
@@ -113,7 +113,7 @@ def main() -> None:
         f"{machine.sentence(machine.describe('CPUExecutionProvider'))}; batch {given.batch}, "
         f"medians of {given.rounds} rounds."
     )
-    print("\n| | pictures/s | times plain ten crops in fp32 |")
+    print("\n| | images/s | times plain ten crops in fp32 |")
     print("|---|---|---|")
     for name, each in rates.items():
         ratios = [rate / base for rate, base in zip(each, first, strict=True)]

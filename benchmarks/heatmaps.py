@@ -1,12 +1,12 @@
 """
-Which way of hiding parts of a picture finds the evidence: the forms compared, by RISE's measure.
+Which way of hiding parts of an image finds the evidence: the forms compared, by RISE's measure.
 
     python -m benchmarks.heatmaps FOLDER [--pictures 100] [--crops one] [--model FILE]
     python -m benchmarks.heatmaps FOLDER --cost http://127.0.0.1:8000
 
 For each photograph, and the class that the network finds most probable, each form makes a map of
 8 x 8 cells from 64 runs.  Then the cells are removed, those of most evidence first (deletion), or
-put back into a picture without any (insertion): the mean of the class's probability on the way,
+put back into an image without any (insertion): the mean of the class's probability on the way,
 which for a good map is small and large (Petsiuk et al. 2018, section 4.2).  Removed is what is
 grey, and what is blurred; the figure is the mean of the two, lest it favour the form that hides in
 the same way.  "apart" is insertion - deletion, and "behind" how much less that is than of what is
@@ -33,7 +33,7 @@ from PIL import Image
 from service.client import Client
 from service.inference import occlusion
 from service.inference.engine import Engine
-from service.inference.image import open_picture
+from service.inference.image import open_image
 
 Square = NDArray[np.uint8]  # (256, 256, 3)
 Floats = NDArray[np.float32]
@@ -51,7 +51,7 @@ BUNDLED: Final = Path(__file__).parents[1] / "service" / "bundled" / "alexnet.on
 
 @dataclass(frozen=True)
 class Form:
-    """One way to hide: `masks` float32 `(64, 256, 256)`, 1 where a picture is hidden."""
+    """One way to hide: `masks` float32 `(64, 256, 256)`, 1 where an image is hidden."""
 
     name: str
     masks: Floats
@@ -64,13 +64,13 @@ def grey(_: Square) -> Floats:
 
 
 def mean(square: Square) -> Floats:
-    """The picture's own."""
+    """The image's own."""
     own: Floats = square.mean((0, 1), dtype=np.float32)
     return own
 
 
 def blurred(square: Square) -> Floats:
-    """The picture without anything smaller than a window."""
+    """The image without anything smaller than a window."""
     return occlusion.blurred(square).astype(np.float32)
 
 
@@ -125,7 +125,7 @@ def shares(masks: Floats) -> Floats:
 
 
 def mixed(square: Square, masks: Floats, fill: Floats) -> Square:
-    """`(N, 256, 256, 3)`: the picture where a mask is 0, the fill where it is 1."""
+    """`(N, 256, 256, 3)`: the image where a mask is 0, the fill where it is 1."""
     hidden = masks[..., np.newaxis]
     if np.isin(masks, (0, 1)).all():
         return np.where(hidden > 0, np.rint(fill).astype(np.uint8), square)
@@ -218,7 +218,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("folder", type=Path, help="JPEGs, at any depth")
-    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--pictures", dest="images", type=int, default=100)
     parser.add_argument("--crops", default="one")
     parser.add_argument("--model", type=Path, default=BUNDLED)
     parser.add_argument(
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--cost", metavar="URL", help="instead, how long a server takes")
     given = parser.parse_args()
     files = sorted([*given.folder.rglob("*.jpg"), *given.folder.rglob("*.JPEG")])
-    files = files[:: max(1, len(files) // given.pictures)][: given.pictures]
+    files = files[:: max(1, len(files) // given.images)][: given.images]
     if not files:
         raise SystemExit(f"{given.folder} holds no JPEGs; name a folder of photographs")
     if given.cost:
@@ -238,9 +238,9 @@ def main() -> None:
     names = [*(form.name for form in compared), "a random order", "as it is served"]
     rows: list[list[tuple[float, float, float]]] = []
     for number, file in enumerate(files, start=1):
-        picture = open_picture(file.read_bytes(), max_pixels=50_000_000, max_aspect_ratio=32)
+        image = open_image(file.read_bytes(), max_pixels=50_000_000, max_aspect_ratio=32)
         chance = np.random.default_rng(number)
-        rows.append(measured(network, picture.decode(), compared, chance))
+        rows.append(measured(network, image.decode(), compared, chance))
         print(f"\r{number} of {len(files)}", end="", file=sys.stderr, flush=True)
     print(f"\n{len(files)} photographs, crops={given.crops}, {given.model.name}\n")
     print(

@@ -1,5 +1,5 @@
 """
-A folder of JPEGs -> three folders to send: typical pictures, 12-megapixel ones, and a mixture.
+A folder of JPEGs -> three folders to send: typical images, 12-megapixel ones, and a mixture.
 
 Without a folder, the photographs that the exporter calibrates on, scaled up once to 500 x 375.
 """
@@ -34,14 +34,14 @@ class Photographs:
 
 
 def prepare(source: Path | None, work: Path) -> Photographs:
-    """Lay the pictures of `source` out below `work`."""
+    """Lay the images of `source` out below `work`."""
     typical, large, mixed = (work / name for name in ("typical", "large", "mixed"))
     for folder in (typical, large, mixed):
         folder.mkdir(parents=True)
     files = sorted((source or PACKAGED).glob("*.jpg"))[:MOST]
     if len(files) < LEAST:
         raise SystemExit(
-            f"{source} holds {len(files)} files *.jpg; {LEAST} distinct pictures are needed"
+            f"{source} holds {len(files)} files *.jpg; {LEAST} distinct images are needed"
         )
     for file in files:
         if source:

@@ -30,7 +30,7 @@ svg { color: #1f2328 }
 
 
 def draw(rows: Sequence[dict[str, Any]], note: str) -> str:
-    """The picture, as SVG, of rows as `serving.py` writes them."""
+    """The image, as SVG, of rows as `serving.py` writes them."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -52,7 +52,7 @@ def draw(rows: Sequence[dict[str, Any]], note: str) -> str:
             _panel(axes, [row for row in closed if row["model"] == name], colours)
             axes.set_title(name)
         grid[0][0].set_ylabel("latency, ms: p50 solid, p99 dashed")
-        figure.supxlabel("pictures/s, at 1, 8 and 32 in flight", fontsize="medium")
+        figure.supxlabel("images/s, at 1, 8 and 32 in flight", fontsize="medium")
         figure.text(0.01, 0.005, note, fontsize=6)
         figure.tight_layout(rect=(0, 0.03, 1, 1))
         drawn = StringIO()

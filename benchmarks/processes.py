@@ -73,7 +73,7 @@ def serving(
 
 def load(
     server: Server,
-    pictures: Path | None = None,
+    images: Path | None = None,
     *,
     crops: str,
     seconds: float,
@@ -84,12 +84,12 @@ def load(
 ) -> dict[str, Any]:
     """What `alexnet bench --json` says of a load on the server: a closed loop, or an open one.
 
-    Without a folder of pictures it sends its own.
+    Without a folder of images it sends its own.
     """
     kind = ["--in-flight", str(in_flight)] if rate is None else ["--rate", f"{rate:.3f}"]
     command = [
         *(sys.executable, "-m", "service", "bench", server.url, "--json", *kind),
-        *([str(pictures)] if pictures else []),
+        *([str(images)] if images else []),
         *("--crops", crops, "--seconds", f"{seconds:.3f}", "--warm-up", f"{warm_up:.3f}"),
         *("--seed", str(seed)),
     ]

@@ -23,7 +23,7 @@ from .processes import Server, load, serving
 MAX_BATCH: Final = int(Settings.model_fields["max_batch"].default)
 IN_FLIGHT: Final = (1, 8, 32)
 SHARES: Final = (50, 80, 95)  # percent of the closed loop's best rate
-MIXED: Final = 8  # in flight, with pictures of 12 megapixels among them
+MIXED: Final = 8  # in flight, with images of 12 megapixels among them
 WAVES: Final = 4  # of all that is in flight, at least, however slow the model
 WARM_UP: Final = 0.4  # seconds, at least
 LONGEST: Final = 20.0  # seconds of one measurement

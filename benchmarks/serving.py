@@ -5,7 +5,7 @@ How much of the bare runtime's speed reaches a client over HTTP, and at what lat
 
 Measured are the full-size network (61.1 million parameters, made from compact weights), in fp32 and
 in int8, and the bundled model, for every choice of crops: a closed loop at 1, 8 and 32 in flight,
-the same with some pictures of 12 megapixels, and an open loop at shares of the best rate.  The
+the same with some images of 12 megapixels, and an open loop at shares of the best rate.  The
 runtime alone, the server and the load on it are three processes, on the same cores.  About
 20 minutes.
 """
@@ -40,8 +40,9 @@ def bench(
     weights: Annotated[
         Path, typer.Option(help="The compact weights that are made full-size.")
     ] = models.BUNDLED,
-    pictures: Annotated[
-        Path | None, typer.Option(help="A folder of at least 50 JPEGs; by default the package's.")
+    images: Annotated[
+        Path | None,
+        typer.Option("--pictures", help="A folder of at least 50 JPEGs; by default the package's."),
     ] = None,
     crops: Annotated[
         list[str] | None, typer.Option(help="Only this choice of crops; may be repeated.")
@@ -64,12 +65,12 @@ def bench(
     """Measure the service against the bare runtime, side by side."""
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet-bench-")))
-        progress.print("preparing pictures and models")
+        progress.print("preparing images and models")
         plan = Plan(
             models={file.stem: file.resolve() for file in model}
             if model
             else models.default(weights.resolve(), device, (work or scratch).resolve()),
-            photographs=photographs.prepare(pictures, scratch / "pictures"),
+            photographs=photographs.prepare(images, scratch / "pictures"),
             device=device,
             rounds=1 if quick else rounds,
             seconds=min(seconds, 0.5) if quick else seconds,

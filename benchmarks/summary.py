@@ -87,7 +87,7 @@ TABLES = (
         "Decoding alone",
         ("decoding",),
         (
-            Column("all cores, pictures/s", "rate", ".0f"),
+            Column("all cores, images/s", "rate", ".0f"),
             Column("typical, ms on one core", "typical_ms", ".2f"),
             Column("12 megapixels, ms on one core", "large_ms", ".1f"),
         ),

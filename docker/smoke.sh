@@ -23,7 +23,7 @@ case ${1:-} in
 *) printf 'usage: docker/smoke.sh [--export]\n' >&2; exit 2 ;;
 esac
 
-picture=tests/pictures/cat.jpg
+image=tests/pictures/cat.jpg
 bundled=service/bundled/alexnet.onnx
 tag=$$
 image=localhost/alexnet-smoke:$tag
@@ -41,7 +41,7 @@ die() {
 now() { date +%s%3N; }
 get() { curl --noproxy '*' --silent --max-time 10 "$@"; }
 
-[[ -f $picture ]] || die "there is no $picture"
+[[ -f $image ]] || die "there is no $image"
 command -v curl >/dev/null || die "curl is needed"
 if docker info >/dev/null 2>&1; then
     tool=docker
@@ -224,8 +224,8 @@ check_promises() {
 
 check_prediction() {
     local answer labels
-    answer=$(get --fail-with-body --data-binary "@$picture" -H 'Content-Type: image/jpeg' "http://$address/v1/predict") ||
-        die "the picture was refused: $answer"
+    answer=$(get --fail-with-body --data-binary "@$image" -H 'Content-Type: image/jpeg' "http://$address/v1/predict") ||
+        die "the image was refused: $answer"
     labels=$(grep -oE '"label": ?"[^"]*"' <<<"$answer" || true)
     [[ $(grep -c . <<<"$labels") == 5 ]] || die "not five classes: $answer"
     grep -qiE '\bcat\b' <<<"$labels" || die "no cat among the five: $answer"

@@ -1,5 +1,5 @@
 """
-Draws docs/page.png, the README's picture: the page of the bundled model, as a browser shows it.
+Draws docs/page.png, the README's image: the page of the bundled model, as a browser shows it.
 
     scripts/screenshots
 
@@ -48,7 +48,7 @@ def server() -> Iterator[str]:
 
 
 def main() -> None:
-    """Take the picture once the page has all its answers."""
+    """Take the image once the page has all its answers."""
     chromium = os.environ.get("CHROMIUM", "/usr/bin/chromium")
     with server() as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

@@ -54,9 +54,9 @@ def export(
     name: Annotated[str, typer.Option(help="The model's name in the service's answers.")] = (
         "alexnet"
     ),
-    pictures: Annotated[
+    images: Annotated[
         Path | None,
-        typer.Option(help="A folder of pictures to calibrate int8 and verify on."),
+        typer.Option("--pictures", help="A folder of images to calibrate int8 and verify on."),
     ] = None,
     record: Annotated[
         Path | None,
@@ -66,7 +66,7 @@ def export(
     """Export a PyTorch-trained AlexNet to the one ONNX file that the service runs."""
     try:
         _require()
-        _export(variant.value, weights, precision.value, labels, output, name, pictures, record)
+        _export(variant.value, weights, precision.value, labels, output, name, images, record)
     except ExportError as error:
         Console(stderr=True, soft_wrap=True).print(f"alexnet-export: {error}", markup=False)
         raise typer.Exit(1) from error
@@ -102,7 +102,7 @@ def _export(
         variant = checkpoints.prepared(variant, path)
         labels = _labels(labels_file, network.classes)
         record = _record(record_file, path, name, variant)
-        real = crops.load_pictures(folder)
+        real = crops.load_images(folder)
         status.update("building the graph")
         model = export.build_model(network, variant, precision=precision, calibration=real)
         export.describe(
@@ -111,7 +111,7 @@ def _export(
             precision=precision,
             labels=labels,
             record=record,
-            picture=real[len(real) // 2],
+            image=real[len(real) // 2],
         )
         status.update("writing the file and verifying it against PyTorch")
 
@@ -122,7 +122,7 @@ def _export(
                 side=variant.side,
                 normalisation=export.normalisation_of(network, variant),
                 precision=precision,
-                pictures=real,
+                images=real,
             )
 
         try:
@@ -187,7 +187,7 @@ def _summary(
     precision: str,
     network: AlexNet,
     agreements: list[Agreement],
-    pictures: int,
+    images: int,
 ) -> None:
     parameters = sum(p.numel() for p in network.parameters())
     console.print(
@@ -195,7 +195,7 @@ def _summary(
         f"{output.stat().st_size / 1e6:.1f} MB",
         soft_wrap=True,
     )
-    table = Table(title=f"against PyTorch in fp32, {pictures} real pictures and 7 random ones")
+    table = Table(title=f"against PyTorch in fp32, {images} real images and 7 random ones")
     for column in ("crops", "same best class", "same best five", "largest difference", "mean"):
         table.add_column(column, justify="left" if column == "crops" else "right")
     for row in agreements:

@@ -40,7 +40,7 @@ class AlexNet(nn.Module):
 
     @property
     def planes(self) -> int:
-        """How many planes the first convolution sees: 3, or 1 for grey pictures."""
+        """How many planes the first convolution sees: 3, or 1 for grey images."""
         return next(m.in_channels for m in self.modules() if isinstance(m, nn.Conv2d))
 
     @property

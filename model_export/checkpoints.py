@@ -6,7 +6,7 @@ Read are ``.pth``/``.pt`` (as plain tensors only: ``weights_only=True``), ``.saf
 weights are fetched into the user's cache, resumed where an earlier attempt stopped, and checked
 against their SHA-256.
 
-``.safetensors`` and ``.onnx`` may tell, in their metadata, how the pictures were prepared that
+``.safetensors`` and ``.onnx`` may tell, in their metadata, how the images were prepared that
 their network was trained on: then that counts, and not the variant's row.
 """
 

@@ -1,9 +1,9 @@
 """
 The first convolutions once for the ten crops, bit for bit what each crop alone would give.
 
-The whole picture goes through a layer.  A crop's map is that part of the whole picture's map
-where the crop lies, except at those sides of the crop that lie inside the picture: there the
-crop ends in padding and the picture goes on.  `spans.py` says how deep that reaches; these strips
+The whole image goes through a layer.  A crop's map is that part of the whole image's map
+where the crop lies, except at those sides of the crop that lie inside the image: there the
+crop ends in padding and the image goes on.  `spans.py` says how deep that reaches; these strips
 are computed from the crop and laid over.
 """
 
@@ -94,7 +94,7 @@ def planes_first(g: Builder, maps: Maps) -> Maps:
 def _with_frame(
     g: Builder, part: Part, colour: Sequence[int], value: str, pads: Sequence[int] | None
 ) -> str:
-    """Pictures (N, rows, columns, planes), with rows and columns of the frame's values around."""
+    """Images (N, rows, columns, planes), with rows and columns of the frame's values around."""
     rows, columns = part.rows, part.columns
     top, left, bottom, right = pads or (rows.before, columns.before, rows.after, columns.after)
     for axis, before, behind in ((1, top, bottom), (2, left, right)):
@@ -108,16 +108,16 @@ def _with_frame(
 
 
 def _coloured(g: Builder, values: Sequence[int], shape: str, axis: int, width: int) -> str:
-    """Pixels of one colour in the shape of pictures, but so wide along an axis."""
+    """Pixels of one colour in the shape of images, but so wide along an axis."""
     size = g.add("ScatterElements", shape, g.constant([axis]), g.constant([width]))
     return g.add("Expand", g.constant([[[values]]], np.uint8), size)
 
 
 @dataclass(frozen=True)
 class Crops:
-    """The crops' maps at one place of the trunk, each of the picture and of its mirror image.
+    """The crops' maps at one place of the trunk, each of the image and of its mirror image.
 
-    ``whole`` are the whole picture's maps, of 2 N pictures; ``strips`` those that differ at each
+    ``whole`` are the whole image's maps, of 2 N images; ``strips`` those that differ at each
     side: the crops that differ there, one after the other along the first axis.  Unless ten crops
     are asked for there are no rows in them.
     """
@@ -146,7 +146,7 @@ class Crops:
         return Crops(apply(g, parts, self.whole), places, strips)
 
     def chosen(self, g: Builder, is_ten: str) -> Maps:
-        """The five crops one after the other, of 10 N views, or else the whole pictures' maps."""
+        """The five crops one after the other, of 10 N views, or else the whole images' maps."""
         with g.branch() as ten:
             crops = g.join(self._joined(g), axis=0)
         whole = self.whole
@@ -181,13 +181,13 @@ class Crops:
                 size = [span.length for span in self.places[0]]
                 size[side.axis] = part.last - part.first
                 ranges = ((first + axis, 0, size[axis]) for axis in (0, 1))
-                none.append(g.cut(self.whole.name, (0, 0, 0), *ranges))  # of no picture
+                none.append(g.cut(self.whole.name, (0, 0, 0), *ranges))  # of no image
         element = self.whole.element
         names = g.choose(is_ten, (ten, cut), (otherwise, none), element) if seen else []
         return {side: Maps(name, element) for side, name in zip(seen, names, strict=True)}
 
     def _joined(self, g: Builder) -> list[str]:
-        """Each crop's map, from the whole picture's and the strips; inside a branch."""
+        """Each crop's map, from the whole image's and the strips; inside a branch."""
         own = {
             side: iter(g.split(maps.name, sum(1 for place in self.places if side.depth(place))))
             for side, maps in self.strips.items()
@@ -198,7 +198,7 @@ class Crops:
         ]
 
     def _laid(self, g: Builder, place: Place, strips: Mapping[Side, str]) -> str:
-        """One crop's map: rows at its top, columns at its left, the picture's, columns, rows."""
+        """One crop's map: rows at its top, columns at its left, the image's, columns, rows."""
         rows, columns = place
         first = self.whole.rows
         middle = g.cut(
@@ -213,12 +213,12 @@ class Crops:
         return g.join([*top, middle, *bottom], first)
 
 
-def crops_of_pictures(
-    picture: Maps, corners: Sequence[tuple[int, int]], side: int, whole: int
+def crops_of_images(
+    image: Maps, corners: Sequence[tuple[int, int]], side: int, whole: int
 ) -> Crops:
-    """Before the first layer a crop differs nowhere from its place in the picture."""
+    """Before the first layer a crop differs nowhere from its place in the image."""
     places = [(Span(y, side, whole), Span(x, side, whole)) for y, x in corners]
-    return Crops(picture, places, {})
+    return Crops(image, places, {})
 
 
 def _seen(

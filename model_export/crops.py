@@ -1,5 +1,5 @@
 """
-Pictures -> the network's views, in plain numpy: for calibration, and as the reference that the
+Images -> the network's views, in plain numpy: for calibration, and as the reference that the
 serving graph is held against.
 """
 
@@ -18,18 +18,18 @@ from model_export.variants import Normalisation
 Pixels = NDArray[np.uint8]  # (N, 256, 256, 3), RGB
 Floats = NDArray[np.float32]
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-FEWEST = 7  # pictures: the larger of the batches that verification runs
+FEWEST = 7  # images: the larger of the batches that verification runs
 
 
-def ten_crops(pictures: Pixels, side: int) -> NDArray[np.uint8]:
+def ten_crops(images: Pixels, side: int) -> NDArray[np.uint8]:
     """The views of section 4.1: (N, 10, side, side, 3)."""
-    crops = [pictures[:, y : y + side, x : x + side] for y, x in corners(side)]
+    crops = [images[:, y : y + side, x : x + side] for y, x in corners(side)]
     return np.stack([*crops, *(crop[:, :, ::-1] for crop in crops)], axis=1)
 
 
-def centre_crop(pictures: Pixels, side: int) -> NDArray[np.uint8]:
+def centre_crop(images: Pixels, side: int) -> NDArray[np.uint8]:
     """The fifth of the ten: (N, 1, side, side, 3)."""
-    return ten_crops(pictures, side)[:, 4:5]
+    return ten_crops(images, side)[:, 4:5]
 
 
 def planes_of(views: NDArray[np.uint8], normalisation: Normalisation) -> Floats:
@@ -43,14 +43,14 @@ def planes_of(views: NDArray[np.uint8], normalisation: Normalisation) -> Floats:
     return np.ascontiguousarray(np.moveaxis(views, -1, -3)).astype(np.float32)
 
 
-def load_pictures(folder: Path | None = None, *, limit: int = 512) -> Pixels:
-    """The pictures of a folder, at any depth, as uint8 (N, 256, 256, 3); the package's own by
+def load_images(folder: Path | None = None, *, limit: int = 512) -> Pixels:
+    """The images of a folder, at any depth, as uint8 (N, 256, 256, 3); the package's own by
     default: see ``model_export/pictures``."""
     folder = folder or Path(__file__).with_name("pictures")
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
     if len(files) < FEWEST:
         raise ExportError(
-            f"{folder} holds {len(files)} pictures ({', '.join(sorted(SUFFIXES))}); calibration "
+            f"{folder} holds {len(files)} images ({', '.join(sorted(SUFFIXES))}); calibration "
             f"and verification need at least {FEWEST}, and better a few hundred"
         )
     return np.stack([_square(file) for file in files[:: -(-len(files) // limit)]])
@@ -58,8 +58,8 @@ def load_pictures(folder: Path | None = None, *, limit: int = 512) -> Pixels:
 
 def _square(file: Path) -> Pixels:
     """Shorter side to 256, central square: what the service sends."""
-    with Image.open(file) as picture:
-        image = picture.convert("RGB")
+    with Image.open(file) as opened:
+        image = opened.convert("RGB")
     short, long = sorted(image.size)
     size = [SIDE if side == short else int(SIDE * long / short) for side in image.size]
     image = image.resize((size[0], size[1]), Image.Resampling.BILINEAR)

@@ -1,6 +1,6 @@
 """
 A network with its weights -> the model file: one ONNX file that holds everything between a
-256 x 256 picture and its classes, and the record of where it came from.
+256 x 256 image and its classes, and the record of where it came from.
 
 The file ends in a checksum of all that stands before it.  Protobuf merges what is written one
 after the other, so that the last metadata entry can be appended to the finished bytes.
@@ -38,7 +38,7 @@ from model_export.layer_blocks import fold_padding
 from model_export.variants import Normalisation, Variant, greyscale
 
 FORMAT = "1"  # of the contract between this file's reader and us; see docs/model-file.md
-THUMB = 32  # pixels a side of the picture that the start-up check classifies
+THUMB = 32  # pixels a side of the image that the start-up check classifies
 T = TypeVar("T")
 Label = tuple[str | None, str]  # WordNet id where there is one, name
 
@@ -110,11 +110,11 @@ def describe(
     precision: str,
     labels: Sequence[Label],
     record: Record,
-    picture: Pixels,
+    image: Pixels,
 ) -> None:
     """Write the metadata of the contract into ``model``.
 
-    ``picture``, uint8 (256, 256, 3), becomes the start-up check: its thumbnail, and what this
+    ``image``, uint8 (256, 256, 3), becomes the start-up check: its thumbnail, and what this
     very model answers to it.
     """
     entries = {entry.key: entry.value for entry in model.metadata_props} | {
@@ -128,7 +128,7 @@ def describe(
         "weights": json.dumps(record.weights, ensure_ascii=False),
         "accuracy": json.dumps(record.accuracy, ensure_ascii=False),
         "exporter": json.dumps(_exporter()),
-        "golden": json.dumps(_golden(model, picture, precision)),
+        "golden": json.dumps(_golden(model, image, precision)),
     }
     helper.set_model_props(model, entries)
     model.producer_name, model.producer_version = "alexnet-export", _version("alexnet-service")
@@ -188,9 +188,9 @@ def _read_csv(text: str) -> list[Label]:
     return [(row["wordnet_id"] or None, row["name"]) for row in rows]
 
 
-def _golden(model: ModelProto, picture: Pixels, precision: str) -> dict[str, object]:
+def _golden(model: ModelProto, image: Pixels, precision: str) -> dict[str, object]:
     step = SIDE // THUMB
-    thumb = np.ascontiguousarray(picture[step // 2 :: step, step // 2 :: step])
+    thumb = np.ascontiguousarray(image[step // 2 :: step, step // 2 :: step])
     whole = thumb.repeat(step, axis=0).repeat(step, axis=1)[None]
     probabilities = precisions.Runner(model).run(whole, CROPS["ten"])[0][0]
     best = np.argsort(-probabilities, kind="stable")[:5]

@@ -2,7 +2,7 @@
 The serving graph: what stands before, around and after the network in the model file.
 
     images uint8 (N, 256, 256, 3), crops int64 ()
-        -> pixels   the crop; or the picture and its mirror image, one under the other
+        -> pixels   the crop; or the image and its mirror image, one under the other
         -> maps     the convolutions; for ten crops once where the crops are equal
         -> logits   float32 (V * N, classes)
         -> view_probabilities (N, V, classes), probabilities (N, classes)
@@ -10,10 +10,10 @@ The serving graph: what stands before, around and after the network in the model
 One trunk serves every choice of crops, over one copy of the weights:
 
 * one    the centre goes through it
-* dense  the picture and its mirror image go through it whole; the five windows are cut out of the
+* dense  the image and its mirror image go through it whole; the five windows are cut out of the
          last maps before their pooling
 * ten    as dense, through the first convolutions; wherever a crop's map differs from the whole
-         picture's, since the crop ends there in zeros, the strip is computed from the crop
+         image's, since the crop ends there in zeros, the strip is computed from the crop
          and laid over (`sharing.py`)
 
 Only the cutting and joining stands in branches.  What was not asked for has no rows.
@@ -30,7 +30,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from model_export.builder import Builder
-from model_export.crop_sharing import Maps, Place, apply, crops_of_pictures, planes_first
+from model_export.crop_sharing import Maps, Place, apply, crops_of_images, planes_first
 from model_export.layer_blocks import Chain, Part, framed, take_apart
 from model_export.receptive_field import NotAligned, Span, Window, after
 from model_export.variants import Normalisation
@@ -71,7 +71,7 @@ def serving_graph(
 
     A network whose input is uint8 takes the pixels as they are, else they are normalised.  Where
     the crops do not begin at places of the network's maps there is no dense choice and nothing to
-    share.  ``share=False`` cuts ten crops from the picture and computes them one by one: what the
+    share.  ``share=False`` cuts ten crops from the image and computes them one by one: what the
     shared graph is held against.
     """
     g = Builder()
@@ -81,8 +81,8 @@ def serving_graph(
     if share and _aligned(chain, side):
         is_dense = g.add("Equal", "crops", g.constant(CROPS["dense"]))
         is_ten = g.add("Not", g.add("Or", is_one, is_dense))
-        pictures = _choice(g, side, is_one, _picture_and_mirror)
-        maps = _trunk(g, chain, side, pictures, is_ten, is_dense)
+        images = _choice(g, side, is_one, _image_and_mirror)
+        maps = _trunk(g, chain, side, images, is_ten, is_dense)
         order = _order(side)
     else:
         maps = _choice(g, side, is_one, _ten_views)
@@ -101,7 +101,7 @@ def crops_of(model: ModelProto) -> dict[str, int]:
     return crops
 
 
-# ---- before the network: pictures of bytes, their planes last
+# ---- before the network: images of bytes, their planes last
 
 
 def _choice(
@@ -117,20 +117,20 @@ def _choice(
     return Maps(name, TensorProto.UINT8)
 
 
-def _picture_and_mirror(g: Builder, side: int) -> list[str]:
+def _image_and_mirror(g: Builder, side: int) -> list[str]:
     return ["images", _mirrored(g)]
 
 
 def _ten_views(g: Builder, side: int) -> list[str]:
     """The five crops, then their mirror images: the mirror of a crop that begins at column x is
-    the crop of the mirrored picture that begins at 256 - side - x."""
+    the crop of the mirrored image that begins at 256 - side - x."""
     mirrored = _mirrored(g)
     crops = [_crop(g, "images", y, x, side) for y, x in corners(side)]
     return crops + [_crop(g, mirrored, y, SIDE - side - x, side) for y, x in corners(side)]
 
 
-def _crop(g: Builder, pictures: str, y: int, x: int, side: int) -> str:
-    return g.cut(pictures, (1, y, y + side), (2, x, x + side))
+def _crop(g: Builder, images: str, y: int, x: int, side: int) -> str:
+    return g.cut(images, (1, y, y + side), (2, x, x + side))
 
 
 def _mirrored(g: Builder) -> str:
@@ -139,7 +139,7 @@ def _mirrored(g: Builder) -> str:
 
 
 def _with_front(g: Builder, network: ModelProto, normalisation: Normalisation) -> Chain:
-    """The chain, its first block taking pictures as they are sent."""
+    """The chain, its first block taking images as they are sent."""
     chain = take_apart(network)
     takes_pixels = network.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
     with g.branch() as nodes:
@@ -212,7 +212,7 @@ def _windows(chain: Chain, side: int) -> list[Place]:
     ]
 
 
-def _trunk(g: Builder, chain: Chain, side: int, pictures: Maps, is_ten: str, is_dense: str) -> Maps:
+def _trunk(g: Builder, chain: Chain, side: int, images: Maps, is_ten: str, is_dense: str) -> Maps:
     """All blocks; the first ones shared by the ten crops, the last one's maps cut for dense.
 
     The shared blocks but the last are joined after their pooling, when there is less to join; the
@@ -221,7 +221,7 @@ def _trunk(g: Builder, chain: Chain, side: int, pictures: Maps, is_ten: str, is_
     """
     count = min(SHARED, len(chain.blocks) - 1)
     shared, (*middle, last) = chain.blocks[:count], chain.blocks[count:]
-    crops = crops_of_pictures(pictures, corners(side), side, SIDE)
+    crops = crops_of_images(images, corners(side), side, SIDE)
     for block in shared[:-1]:
         crops = crops.through(g, block.parts, is_ten)
     for block in shared[-1:]:
@@ -245,7 +245,7 @@ def _trunk(g: Builder, chain: Chain, side: int, pictures: Maps, is_ten: str, is_
 
 
 def _order(side: int) -> list[int]:
-    """Where the shared trunk leaves each view: crop by crop, the picture's before its mirror's."""
+    """Where the shared trunk leaves each view: crop by crop, the image's before its mirror's."""
     places = corners(side)
     mirrors = [places.index((y, SIDE - side - x)) for y, x in places]
     return [2 * place for place in range(len(places))] + [2 * place + 1 for place in mirrors]

@@ -33,7 +33,7 @@ class Part:
     rows: Window
     columns: Window
     given: int  # the element type, onnx.TensorProto's, of what comes out
-    # Values per plane of a frame that is laid around pictures before the nodes, as wide as the
+    # Values per plane of a frame that is laid around images before the nodes, as wide as the
     # windows say: a padding that is not zero.
     frame: tuple[int, ...] | None = None
 
@@ -55,7 +55,7 @@ class Block:
 class Chain:
     """The network, taken apart; every node is in exactly one of the fields."""
 
-    constants: tuple[NodeProto, ...]  # what makes the weights: no picture goes through it
+    constants: tuple[NodeProto, ...]  # what makes the weights: no image goes through it
     before: tuple[NodeProto, ...]  # from the views to the first block: a cast
     blocks: tuple[Block, ...]
     rest: tuple[NodeProto, ...]  # from the last block to the logits

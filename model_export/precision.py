@@ -3,7 +3,7 @@ A network in fp32 -> the same network in another precision.  A new precision is 
 
 * ``fp32``   as trained
 * ``fp16``   for GPUs: in half precision from the normalised views to the logits
-* ``int8``   convolutions and fully connected layers in 8 bit, calibrated on pictures: `int8.py`
+* ``int8``   convolutions and fully connected layers in 8 bit, calibrated on images: `int8.py`
 * ``int8w``  weights stored in 8 bit and multiplied out once, at load: a quarter of the file
 """
 
@@ -31,8 +31,8 @@ class Precision:
     """One row: the conversion, and how far from fp32 its answers may lie."""
 
     convert: Convert
-    largest_difference: float  # in probability, of any class of any view of any picture
-    mean_distance: float  # half the sum over classes of |p - q|, mean over the real pictures
+    largest_difference: float  # in probability, of any class of any view of any image
+    mean_distance: float  # half the sum over classes of |p - q|, mean over the real images
     golden_tolerance: float  # in probability, between two machines that run the same file
 
 
@@ -46,14 +46,14 @@ class Runner:
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
 
-    def run(self, pictures: Pixels, crops: int, *, batch: int = 7) -> tuple[Floats, Floats]:
+    def run(self, images: Pixels, crops: int, *, batch: int = 7) -> tuple[Floats, Floats]:
         """(probabilities (N, classes), view_probabilities (N, V, classes)), so many at a time."""
         outputs = ["probabilities", "view_probabilities"]
         answers = [
             self._session.run(
-                outputs, {"images": pictures[i : i + batch], "crops": np.array(crops, np.int64)}
+                outputs, {"images": images[i : i + batch], "crops": np.array(crops, np.int64)}
             )
-            for i in range(0, len(pictures), batch)
+            for i in range(0, len(images), batch)
         ]
         probabilities, views = (np.concatenate(part) for part in zip(*answers, strict=True))
         return probabilities, views

@@ -1,8 +1,8 @@
 """
 Which parts of the ten crops are the same, derived from the layers' kernels, strides and paddings.
 
-Along one axis a crop of the picture is a *span*: where it begins in the map of the whole picture,
-how long it is, and how many of its first and last places differ from the whole picture's map at
+Along one axis a crop of the image is a *span*: where it begins in the map of the whole image,
+how long it is, and how many of its first and last places differ from the whole image's map at
 the same places, because they see the crop's own padding.  A layer turns spans into spans.  What
 does not differ need not be computed again; what differs is a strip at the crop's end, and `strip`
 says from which part of the crop it follows.
@@ -35,8 +35,8 @@ class Span:
 
     start: int
     length: int
-    whole: int  # the length of the whole picture's map
-    low: int = 0  # so many first places differ from the whole picture's
+    whole: int  # the length of the whole image's map
+    low: int = 0  # so many first places differ from the whole image's
     high: int = 0  # and so many last ones
 
     @property
@@ -46,7 +46,7 @@ class Span:
 
 
 class NotAligned(ValueError):
-    """The crop begins between two places of the map: nothing of it is the whole picture's."""
+    """The crop begins between two places of the map: nothing of it is the whole image's."""
 
 
 def through(span: Span, layer: Window) -> Span:
@@ -57,7 +57,7 @@ def through(span: Span, layer: Window) -> Span:
     # The first outputs that see no differing first input, and that see a differing last one.
     first_clean = _ceil(span.low + layer.before, layer.stride)
     first_beyond = _ceil(span.length - span.high - layer.kernel + 1 + layer.before, layer.stride)
-    # At the picture's own border the crop is padded as the whole picture is.
+    # At the image's own border the crop is padded as the whole image is.
     low = 0 if span.start == 0 else min(first_clean, length)
     high = (
         0

@@ -1,5 +1,5 @@
 """
-What is known about each network called AlexNet: how its pictures are prepared, where its
+What is known about each network called AlexNet: how its images are prepared, where its
 published weights are, how good their source says they are and how good we found them.
 
 A new variant is a new row of ``VARIANTS``.
@@ -63,7 +63,7 @@ def _scaled(values: tuple[float, ...]) -> tuple[float, ...]:
 # torchvision's presets normalise pixels of 0-1 with these.
 IMAGENET = Normalisation(_scaled((0.485, 0.456, 0.406)), _scaled((0.229, 0.224, 0.225)))
 
-# The mean of ImageNet's training pictures.  The paper and Caffe subtract a mean picture; their
+# The mean of ImageNet's training images.  The paper and Caffe subtract a mean image; their
 # networks see crops at ten places of it, and the mean per plane is what deployments use.
 IMAGENET_MEAN = (123.68, 116.779, 103.939)
 CAFFE_MEAN = (104.00699, 116.66877, 122.67892)  # of ilsvrc_2012_mean.npy, in BGR order

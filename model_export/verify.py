@@ -2,8 +2,8 @@
 Does the model file answer as the PyTorch network does?
 
 The reference is as plain as can be: numpy cuts and mirrors the crops, PyTorch runs the network in
-fp32, one softmax, one mean; for dense crops the convolutions go over the picture and its mirror.
-Held against it are every choice of crops and every single view, on real and random pictures, in
+fp32, one softmax, one mean; for dense crops the convolutions go over the image and its mirror.
+Held against it are every choice of crops and every single view, on real and random images, in
 batches of 1 and 7.
 """
 
@@ -31,13 +31,13 @@ VIEWS = 40  # that PyTorch takes at once, for memory's sake
 
 @dataclass(frozen=True)
 class Agreement:
-    """One choice of crops: the file against PyTorch; shares are of the real pictures, 0-1."""
+    """One choice of crops: the file against PyTorch; shares are of the real images, 0-1."""
 
     crops: str
-    top1: float  # share of pictures with the same best class
-    top5: float  # share of pictures with the same best five classes, in any order
-    largest_difference: float  # in probability, over all classes, views, real and random pictures
-    mean_distance: float  # half the sum over classes of |p - q|, mean over the real pictures
+    top1: float  # share of images with the same best class
+    top5: float  # share of images with the same best five classes, in any order
+    largest_difference: float  # in probability, over all classes, views, real and random images
+    mean_distance: float  # half the sum over classes of |p - q|, mean over the real images
 
 
 def verify(
@@ -47,9 +47,9 @@ def verify(
     side: int,
     normalisation: Normalisation,
     precision: str,
-    pictures: Pixels,
+    images: Pixels,
 ) -> list[Agreement]:
-    """Hold ``model`` against ``network`` on ``pictures`` (N, 256, 256, 3), N at least 7.
+    """Hold ``model`` against ``network`` on ``images`` (N, 256, 256, 3), N at least 7.
 
     Raises VerificationFailed where the difference is larger than the precision's row allows.
     """
@@ -62,7 +62,7 @@ def verify(
                 runner.run(given, value, batch=BATCH),
                 reference(network, given, side=side, normalisation=normalisation, crops=crops),
             )
-            for given in (pictures, random, pictures[:1])
+            for given in (images, random, images[:1])
         )
         largest = max(real.largest, noise.largest, single.largest)
         agreement = Agreement(crops, real.top1, real.top5, largest, real.distance)
@@ -72,15 +72,15 @@ def verify(
 
 
 def reference(
-    network: AlexNet, pictures: Pixels, *, side: int, normalisation: Normalisation, crops: str
+    network: AlexNet, images: Pixels, *, side: int, normalisation: Normalisation, crops: str
 ) -> Floats:
     """PyTorch's own answer: float32 (N, V, classes), each view's softmax."""
     with torch.inference_mode():
         if crops == "dense":
-            views = _windows(network.eval(), pictures, side, normalisation)
+            views = _windows(network.eval(), images, side, normalisation)
         else:
             cut = ten_crops if crops == "ten" else centre_crop
-            views = _normalised(cut(pictures, side), normalisation)
+            views = _normalised(cut(images, side), normalisation)
         flat = torch.split(views.flatten(0, 1), VIEWS)
         logits = torch.cat([_logits(network.eval(), part, crops) for part in flat])
     softmax: Floats = logits.softmax(1).numpy().reshape(*views.shape[:2], -1)
@@ -92,16 +92,16 @@ def _logits(network: AlexNet, views: Tensor, crops: str) -> Tensor:
     return logits
 
 
-def _windows(network: AlexNet, pictures: Pixels, side: int, normalisation: Normalisation) -> Tensor:
-    """The five windows of the last maps of the picture, then of its mirror image, pooled: what the
+def _windows(network: AlexNet, images: Pixels, side: int, normalisation: Normalisation) -> Tensor:
+    """The five windows of the last maps of the image, then of its mirror image, pooled: what the
     fully connected layers would take of ten crops, (N, 10, maps, rows, columns)."""
     layers = list(network.features)
     pooling = layers.pop() if isinstance(layers[-1], nn.MaxPool2d) else nn.Identity()
     trunk = nn.Sequential(*layers)
-    both = np.stack([pictures, pictures[:, :, ::-1]], axis=1)
+    both = np.stack([images, images[:, :, ::-1]], axis=1)
     whole = _normalised(both, normalisation).flatten(0, 1)  # (2 N, planes, 256, 256)
     maps = torch.cat([trunk(part) for part in torch.split(whole, VIEWS)])
-    maps = maps.reshape(len(pictures), 2, *maps.shape[1:])
+    maps = maps.reshape(len(images), 2, *maps.shape[1:])
     length = trunk(whole[:1, :, :side, :side]).shape[-1]
     steps = maps.shape[-1] - length  # from the first window to the last
 
@@ -166,6 +166,6 @@ def _judge(agreement: Agreement, precision: str) -> None:
             f"{agreement.largest_difference:.2g} in probability (at most "
             f"{limit.largest_difference:.2g} is allowed), by {agreement.mean_distance:.2g} on "
             f"average (at most {limit.mean_distance:.2g}), and agrees in the best class on "
-            f"{agreement.top1:.1%} of the pictures; the file was deleted: choose another "
-            "--precision, or calibrate on pictures like your own with --pictures FOLDER"
+            f"{agreement.top1:.1%} of the images; the file was deleted: choose another "
+            "--precision, or calibrate on images like your own with --pictures FOLDER"
         )

@@ -1,5 +1,5 @@
 """
-The ``alexnet-train`` command: labelled pictures in, weights for ``alexnet-export`` out.
+The ``alexnet-train`` command: labelled images in, weights for ``alexnet-export`` out.
 
     alexnet-train FOLDER -o RUN        learn; the same command again goes on where it was stopped
     alexnet-train plot RUN... -o FILE  draw what happened
@@ -33,14 +33,14 @@ plot_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(soft_wrap=True)
 
 
-@train_app.command(epilog="alexnet-train plot RUN... draws the logs of runs into one picture.")
+@train_app.command(epilog="alexnet-train plot RUN... draws the logs of runs into one image.")
 def train(
-    folder: Annotated[Path, typer.Argument(help="Pictures in FOLDER/<class>/, or deeper.")],
+    folder: Annotated[Path, typer.Argument(help="Images in FOLDER/<class>/, or deeper.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The run's folder; a run in it goes on.")
     ],
     validation: Annotated[
-        Path | None, typer.Option(help="Pictures to validate on, in folders of the same names.")
+        Path | None, typer.Option(help="Images to validate on, in folders of the same names.")
     ] = None,
     held_out: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of each class to validate on otherwise.")
@@ -60,7 +60,7 @@ def train(
         int | None, typer.Option(min=1, help="At most; 90 from nothing, 30 with weights.")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Pictures a step; 128 from nothing, 32 with weights.")
+        int | None, typer.Option(min=1, help="Images a step; 128 from nothing, 32 with weights.")
     ] = None,
     rate: Annotated[
         float | None,
@@ -87,11 +87,11 @@ def train(
         int, typer.Option(min=0, help="Threads that decode and crop; 0: as many as processors.")
     ] = 0,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder of decoded pictures; RUN/cache by default.")
+        Path | None, typer.Option(help="Folder of decoded images; RUN/cache by default.")
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Forget the run in the folder.")] = False,
 ) -> None:
-    """Learn to tell classes of pictures apart: the recipe of 2012, or fine-tuning."""
+    """Learn to tell classes of images apart: the recipe of 2012, or fine-tuning."""
     with _sentences():
         _require("torch", "onnx", "onnxruntime")
         from model_training import fit
@@ -127,11 +127,11 @@ def train(
 @plot_app.command()
 def plot(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The picture: .png or .svg.")
-    ] = Path("training.png"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The image: .png or .svg.")] = Path(
+        "training.png"
+    ),
 ) -> None:
-    """Draw loss, errors and learning rate of one or more runs into one picture."""
+    """Draw loss, errors and learning rate of one or more runs into one image."""
     with _sentences():
         _require("matplotlib")
         from model_training import plots

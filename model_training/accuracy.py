@@ -31,9 +31,9 @@ U = TypeVar("U")
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of so many pictures: the mean loss, and the shares (0-1) that were wrong."""
+    """Of so many images: the mean loss, and the shares (0-1) that were wrong."""
 
-    pictures: int
+    images: int
     loss: float  # minus the log of the right class's probability, mean
     top1_error: float
     top5_error: float  # the right class is not among the five best; 0 for five classes or fewer

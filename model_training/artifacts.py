@@ -1,6 +1,6 @@
 """
 What a finished run leaves beside its weights: labels and a record for `alexnet-export`, the list
-of pictures that were validated on for `alexnet evaluate`, and the commands that come next.
+of images that were validated on for `alexnet evaluate`, and the commands that come next.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from model_export.export import imagenet_labels
 from model_training.accuracy import Accuracy
-from model_training.images import Division
+from model_training.image_folder import Division
 from model_training.run import Run
 from model_training.start import Start
 
@@ -49,7 +49,7 @@ def write(
 
 def commands(run: Run, variant: str, base: Path) -> list[str]:
     """What comes next: exporting the run's weights, measuring the exported file once more on the
-    validation pictures, which lie in ``base``, and serving it."""
+    validation images, which lie in ``base``, and serving it."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.folder.resolve().name).strip("-") or "alexnet"
     folder, model = run.folder, run.folder / f"{name}.onnx"
     export = ["alexnet-export", "--variant", variant, "--weights", folder / "weights.safetensors"]
@@ -72,23 +72,23 @@ def _labels(classes: Sequence[str]) -> list[tuple[str, str]]:
 def _history(start: Start, division: Division, epoch: int) -> str:
     origin = f"from {start.source} ({start.sha256[:12]})" if start.source else "from nothing"
     return (
-        f"{origin}, by alexnet-train, on {len(division.training)} pictures of "
+        f"{origin}, by alexnet-train, on {len(division.training)} images of "
         f"{len(division.classes)} classes; the epoch with the least validation error, {epoch}"
     )
 
 
 def _entry(division: Division, crops: str, found: Accuracy) -> dict[str, object]:
-    top1, count = 1 - found.top1_error, found.pictures
+    top1, count = 1 - found.top1_error, found.images
     # As if two more had been seen, one right and one wrong: all right is not certain.
     likely = (top1 * count + 1) / (count + 2)
     return {
-        "data": f"{count} pictures of {len(division.classes)} classes, held out from training",
+        "data": f"{count} images of {len(division.classes)} classes, held out from training",
         "pictures": count,
         "crops": crops,
         "top1": round(top1, 4),
         "top5": round(1 - found.top5_error, 4),
         "standard_error": round(math.sqrt(likely * (1 - likely) / (count + 2)), 4),
-        "by": "alexnet-train, in PyTorch, float32; the epoch was chosen on these very pictures",
+        "by": "alexnet-train, in PyTorch, float32; the epoch was chosen on these very images",
     }
 
 
@@ -106,6 +106,6 @@ def shown(folder: Path) -> str:
     return "\n".join(
         f"{entry['crops']} crop{'s' if entry['crops'] == 'ten' else ''}: top-1 {entry['top1']:.1%} "
         f"(standard error {100 * entry['standard_error']:.1f} points), top-5 {entry['top5']:.1%} "
-        f"of {entry['pictures']} pictures held out"
+        f"of {entry['pictures']} images held out"
         for entry in record["accuracy"]
     )

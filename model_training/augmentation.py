@@ -1,7 +1,7 @@
 """
 The paper's two augmentations (section 4.1), and everything else that is drawn while training.
 
-    order, places, mirrors, colours   drawn per picture and epoch: `plan`
+    order, places, mirrors, colours   drawn per image and epoch: `plan`
     views     uint8 (N, side, side, 3), cut out of the squares: `cut`
     planes    float32 (N, planes, side, side), coloured and normalised, on the device: `prepare`
 
@@ -38,7 +38,7 @@ class Colours:
     components: Floats  # (3, 3), a component in each column
 
     def noise(self, draws: Floats) -> Floats:
-        """What to add to every pixel of each picture, (N, 3), for standard normal draws (N, 3).
+        """What to add to every pixel of each image, (N, 3), for standard normal draws (N, 3).
 
         The paper prints the sum of p_i a_i lambda_i, lambda an eigenvalue of the covariance and
         a_i ~ N(0, 0.1).  For pixels of 0-255 that would be hundreds of grey levels; its authors'
@@ -49,7 +49,7 @@ class Colours:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is drawn for one epoch; row i is for the i-th picture that is shown."""
+    """What is drawn for one epoch; row i is for the i-th image that is shown."""
 
     order: NDArray[np.int64]  # (N,), of the examples
     places: NDArray[np.int64]  # (N, 2): row and column where the crop begins
@@ -67,7 +67,7 @@ def colours_of(
     total, products = np.zeros(3), np.zeros((3, 3))
     for row in rows:
         pixels = squares[row].reshape(-1, 3).astype(np.float64)
-        # Whole numbers, far below 2 ** 53 for a million pictures: the sums are exact.
+        # Whole numbers, far below 2 ** 53 for a million images: the sums are exact.
         total += pixels.sum(0)
         products += pixels.T @ pixels
         step()
@@ -104,7 +104,7 @@ def cut(
 
 
 def cut_ten(squares: Squares, rows: NDArray[np.int64], side: int) -> NDArray[np.uint8]:
-    """The ten views of section 4.1 of each, uint8 (10 N, side, side, 3), picture by picture."""
+    """The ten views of section 4.1 of each, uint8 (10 N, side, side, 3), image by image."""
     places = np.array(corners(side))
     five = np.tile(places, (2, 1))
     mirrored = np.repeat([False, True], 5)

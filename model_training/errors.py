@@ -1,6 +1,6 @@
 """
 * TrainingError           a training that cannot go on; its text says what to do
-  - PicturesUnusable      the folder of pictures is at fault
+  - ImagesUnusable      the folder of images is at fault
   - RunUnusable           the run's folder cannot be used, or holds another run
   - Stopped               somebody asked us to stop: what was learned is kept
 """
@@ -10,8 +10,8 @@ class TrainingError(Exception):
     """A training that cannot go on."""
 
 
-class PicturesUnusable(TrainingError):
-    """The labelled pictures cannot be learned from."""
+class ImagesUnusable(TrainingError):
+    """The labelled images cannot be learned from."""
 
 
 class RunUnusable(TrainingError):

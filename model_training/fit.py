@@ -27,17 +27,17 @@ from model_export.variants import VARIANTS
 from model_training import artifacts, image_cache
 from model_training.augmentation import Colours, colours_of
 from model_training.devices import Arithmetic, device_of
-from model_training.errors import PicturesUnusable, Stopped, TrainingError
-from model_training.images import Division, divide
+from model_training.errors import ImagesUnusable, Stopped, TrainingError
+from model_training.image_folder import Division, divide
 from model_training.recipe import Recipe
 from model_training.run import Run
 from model_training.signals import Watch
 from model_training.start import Start, from_nothing, from_weights, preparation
-from model_training.training import Pictures, Step, Training
+from model_training.training import Images, Step, Training
 
 MANY = 100  # classes; see `_rate`
 TUNING_RATE = 0.003  # of new layers; with 0.01 the bundled network forgot before it learned
-SHOWN = 5  # unreadable pictures that are named
+SHOWN = 5  # unreadable images that are named
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,15 @@ def fit(wishes: Wishes, console: Console) -> None:
     run = Run(wishes.output)
     with Watch() as watch:
         try:
-            division, pictures = _decode(wishes, division, console, watch)
-            start = _start(wishes, division, pictures)
+            division, images = _decode(wishes, division, console, watch)
+            start = _start(wishes, division, images)
             recipe = _recipe(wishes, start, len(division.classes))
             if wishes.overwrite:
                 run.clear()
             run.open(_settings(wishes, start, recipe, division))
             training = Training(
                 start,
-                pictures,
+                images,
                 recipe,
                 run,
                 arithmetic,
@@ -131,8 +131,8 @@ def _rate(start: Start, classes: int) -> float:
 
 def _decode(
     wishes: Wishes, division: Division, console: Console, watch: Watch
-) -> tuple[Division, Pictures]:
-    """The squares of all pictures, and the division of those that can be read."""
+) -> tuple[Division, Images]:
+    """The squares of all images, and the division of those that can be read."""
     examples = [*division.training, *division.validation]
     folder = wishes.cache or wishes.output / "cache"
     with _bar(console) as bar:
@@ -148,7 +148,7 @@ def _decode(
     for path, why in list(decoded.unreadable.items())[:SHOWN]:
         console.print(f"left out: {path}: {why}", markup=False, highlight=False)
     if len(decoded.unreadable) > SHOWN:
-        console.print(f"left out: {len(decoded.unreadable)} pictures in all; see {folder}")
+        console.print(f"left out: {len(decoded.unreadable)} images in all; see {folder}")
     good = [bool(readable) for readable in decoded.readable]
     count = len(division.training)
     left = Division(
@@ -163,7 +163,7 @@ def _decode(
     labels = np.array([example.label for example in examples], np.int64)
     kept = folder / f"{image_cache.identity([e.path for e in left.training])}.colours.npy"
     colours = _colours(wishes, decoded.squares, training, kept, console, watch)
-    return left, Pictures(decoded.squares, training, validation, labels, colours)
+    return left, Images(decoded.squares, training, validation, labels, colours)
 
 
 def _colours(
@@ -176,7 +176,7 @@ def _colours(
 ) -> Colours:
     """The training set's, or none where neither their mean nor their noise is wanted.
 
-    A file keeps them: a run that goes on, or another one on the same pictures, finds them there.
+    A file keeps them: a run that goes on, or another one on the same images, finds them there.
     """
     if wishes.weights is not None and not wishes.colours:
         return Colours(np.zeros(3), np.zeros(3), np.eye(3))
@@ -201,16 +201,16 @@ def _judge(division: Division) -> None:
     seen = {example.label for example in division.training}
     for label, name in enumerate(division.classes):
         if label not in seen:
-            raise PicturesUnusable(f"no picture of the class {name} can be read to learn from")
+            raise ImagesUnusable(f"no image of the class {name} can be read to learn from")
     if not division.validation:
-        raise PicturesUnusable("no picture can be read of those to validate on")
+        raise ImagesUnusable("no image can be read of those to validate on")
 
 
-def _start(wishes: Wishes, division: Division, pictures: Pictures) -> Start:
+def _start(wishes: Wishes, division: Division, images: Images) -> Start:
     classes = len(division.classes)
     if wishes.weights is None:
         variant = VARIANTS[wishes.variant or "paper"]
-        return from_nothing(variant, classes, pictures.colours.mean, seed=wishes.seed)
+        return from_nothing(variant, classes, images.colours.mean, seed=wishes.seed)
     return from_weights(wishes.weights, wishes.variant, classes, seed=wishes.seed)
 
 
@@ -220,8 +220,8 @@ def _settings(wishes: Wishes, start: Start, recipe: Recipe, division: Division) 
         "variant": start.variant.name,
         "weights": start.sha256 or None,
         "classes": len(division.classes),
-        "training pictures": image_cache.identity([e.path for e in division.training]),
-        "validation pictures": image_cache.identity([e.path for e in division.validation]),
+        "training images": image_cache.identity([e.path for e in division.training]),
+        "validation images": image_cache.identity([e.path for e in division.validation]),
         **asdict(recipe),
     }
 
@@ -230,7 +230,7 @@ def _say(
     console: Console, division: Division, start: Start, recipe: Recipe, arithmetic: Arithmetic
 ) -> None:
     for line in (
-        f"{len(division.classes)} classes, {len(division.training)} pictures to learn from, "
+        f"{len(division.classes)} classes, {len(division.training)} images to learn from, "
         f"{len(division.validation)} to validate on",
         f"{start.variant.name} from {start.source or 'nothing'}; {preparation(start)}",
         f"batch {recipe.batch}, rate {recipe.rate:g}, at most {recipe.epochs} epochs; "

@@ -1,5 +1,5 @@
 """
-Picture files -> their 256 x 256 squares, decoded once into a file that is mapped into memory.
+Image files -> their 256 x 256 squares, decoded once into a file that is mapped into memory.
 
 The preparation is the service's own (``service/inference/image.py``), which the paper's is
 (section 2): EXIF orientation applied, transparency over white, the shorter side to 256, the central
@@ -27,13 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from model_training.errors import PicturesUnusable, RunUnusable
+from model_training.errors import ImagesUnusable, RunUnusable
 
 SIDE = 256  # pixels; of the square that crops are taken from
-MOST_PIXELS = 50_000_000  # of one picture: the service's default limit
-MISSING, DECODED, UNREADABLE = 0, 1, 2  # a picture's state in the cache
-UNDER_WAY = 64  # pictures that wait for a thread
-TOGETHER = 256  # pictures that are on the disk before they are marked as decoded
+MOST_PIXELS = 50_000_000  # of one image: the service's default limit
+MISSING, DECODED, UNREADABLE = 0, 1, 2  # an image's state in the cache
+UNDER_WAY = 64  # images that wait for a thread
+TOGETHER = 256  # images that are on the disk before they are marked as decoded
 # The service's; Pillow would give PostScript, under any name, to Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
@@ -42,7 +42,7 @@ Squares = NDArray[np.uint8]  # (N, 256, 256, 3), RGB
 
 @dataclass(frozen=True)
 class Decoded:
-    """The squares of the pictures that were asked for, row by row, and what went wrong."""
+    """The squares of the images that were asked for, row by row, and what went wrong."""
 
     squares: Squares  # mapped from the file
     readable: NDArray[np.bool_]  # (N,); the rows of others are zero
@@ -59,8 +59,8 @@ def decode(
     """The squares of ``paths``, from the cache in ``folder`` or decoded into it.
 
     The cache belongs to these very files: other paths, sizes or times of change make another.
-    ``step`` is called for each picture that is decoded; what it raises ends the decoding.  Takes
-    196,608 bytes of disk per picture, and memory for a few pictures per worker.  Raises
+    ``step`` is called for each image that is decoded; what it raises ends the decoding.  Takes
+    196,608 bytes of disk per image, and memory for a few images per worker.  Raises
     RunUnusable where it cannot be written.
     """
     name = identity(paths)
@@ -86,7 +86,7 @@ def decode(
         told = dict(json.loads(line) for line in reasons.read_text("utf-8").splitlines())
     except OSError as error:
         raise RunUnusable(
-            f"the decoded pictures cannot be kept in {folder} ({error.strerror}); they take "
+            f"the decoded images cannot be kept in {folder} ({error.strerror}); they take "
             f"{len(paths) * SIDE * SIDE * 3 / 1e6:.0f} MB: choose another place with --cache"
         ) from error
     unreadable = {
@@ -103,16 +103,16 @@ def identity(paths: Sequence[Path]) -> str:
         try:
             found = path.stat()
         except OSError as error:
-            raise PicturesUnusable(f"{path} cannot be read ({error.strerror})") from error
+            raise ImagesUnusable(f"{path} cannot be read ({error.strerror})") from error
         digest.update(os.fsencode(path.resolve()) + b"\0")
         digest.update(struct.pack("<qq", found.st_size, found.st_mtime_ns))
     return digest.hexdigest()[:16]
 
 
 def square_of(path: Path | IO[bytes]) -> Squares:
-    """A picture file's square, uint8 (256, 256, 3); ValueError says why there is none.
+    """An image file's square, uint8 (256, 256, 3); ValueError says why there is none.
 
-    As the service decodes it, bit for bit; a picture that its camera turned may differ by one
+    As the service decodes it, bit for bit; an image that its camera turned may differ by one
     grey level, since the service scales first and turns then.
     """
     try:
@@ -155,7 +155,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _flat(image: Image.Image) -> Image.Image:
     """RGB or grey, on white."""
     if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's convert() would clip at 255 and leave a white picture.
+        # 16-bit grey: Pillow's convert() would clip at 255 and leave a white image.
         grey = np.asarray(image.convert("I")) >> 8
         return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
     if image.has_transparency_data:

@@ -1,4 +1,4 @@
-"""The logs of one or more runs -> one picture: loss, top-1 and top-5 error, learning rate."""
+"""The logs of one or more runs -> one image: loss, top-1 and top-5 error, learning rate."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Run:
             raise RunUnusable(f"{kept} is damaged; begin anew with --overwrite") from error
 
     def clear(self) -> None:
-        """Forget what a run has left here; the decoded pictures stay."""
+        """Forget what a run has left here; the decoded images stay."""
         names = ("run.json", "checkpoint.pt", "weights.safetensors", "record.json", *LOGS)
         try:
             for name in names:

@@ -22,7 +22,7 @@ from model_export.export import normalisation_of
 from model_export.variants import VARIANTS, Variant
 from model_training.augmentation import Floats
 
-OWN = "that of its pictures: no other weights went in"
+OWN = "that of its images: no other weights went in"
 
 
 @dataclass(frozen=True)

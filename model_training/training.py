@@ -35,7 +35,7 @@ EVERY = 600.0  # seconds between two checkpoints within an epoch
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """Decoded squares; which rows of them are learned from and validated on; their classes."""
 
     squares: Squares
@@ -52,7 +52,7 @@ class Position:
     epoch: int = 0  # epochs done
     step: int = 0  # batches done of the one under way
     steps: int = 0  # batches done in all
-    loss: float = 0.0  # sums over the pictures of the epoch under way
+    loss: float = 0.0  # sums over the images of the epoch under way
     wrong1: int = 0
     wrong5: int = 0
     best_epoch: int = 0  # the first of the least error, and of those the least loss; from 1
@@ -65,7 +65,7 @@ class Step:
 
     position: Position
     of: int  # steps of this epoch
-    pictures: int
+    images: int
     loss: float
 
 
@@ -75,7 +75,7 @@ class Training:
     def __init__(
         self,
         start: Start,
-        pictures: Pictures,
+        images: Images,
         recipe: Recipe,
         run: Run,
         arithmetic: Arithmetic,
@@ -91,7 +91,7 @@ class Training:
         self.optimiser = rule.optimiser(self.network, recipe, start.fresh)
         self.plateau = Plateau(self.optimiser, patience=recipe.patience)
         self.position = Position()
-        self._start, self._pictures, self._recipe = start, pictures, recipe
+        self._start, self._images, self._recipe = start, images, recipe
         self._run, self._arithmetic = run, arithmetic
         self._workers, self._check, self._every = workers, check, every
         self._resume()
@@ -115,14 +115,14 @@ class Training:
             raise
 
     def measure(self, crops: str) -> Accuracy:
-        """The accuracy on the validation pictures as the network is now."""
-        pictures = self._pictures
+        """The accuracy on the validation images as the network is now."""
+        images = self._images
         return measure(
             self.network,
             self._start.variant,
-            pictures.squares,
-            pictures.validation,
-            pictures.labels[pictures.validation],
+            images.squares,
+            images.validation,
+            images.labels[images.validation],
             crops=crops,
             device=self._arithmetic.device,
             workers=self._workers,
@@ -134,8 +134,8 @@ class Training:
         self.network.load_state_dict(self._run.load_weights())
 
     def _epoch(self, on_step: Callable[[Step], None]) -> dict[str, float]:
-        began, position, pictures = monotonic(), self.position, self._pictures
-        count, size = len(pictures.training), self._recipe.batch
+        began, position, images = monotonic(), self.position, self._images
+        count, size = len(images.training), self._recipe.batch
         drawn = plan(
             count,
             seed=self._recipe.seed,
@@ -147,9 +147,9 @@ class Training:
         saved = began
 
         def views(batch: slice) -> NDArray[np.uint8]:
-            rows = pictures.training[drawn.order[batch]]
+            rows = images.training[drawn.order[batch]]
             places, mirrored = drawn.places[batch], drawn.mirrored[batch]
-            return cut(pictures.squares, rows, places, mirrored, self._start.variant.side)
+            return cut(images.squares, rows, places, mirrored, self._start.variant.side)
 
         left = batches[position.step :]
         with closing(ahead(views, left, self._workers)) as made:
@@ -171,7 +171,7 @@ class Training:
         # For dropout: a stream of its own for each step.
         words = np.random.SeedSequence([self._recipe.seed, position.epoch, position.step])
         torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-        labels = self._pictures.labels[self._pictures.training[drawn.order[batch]]]
+        labels = self._images.labels[self._images.training[drawn.order[batch]]]
         truth = torch.from_numpy(labels).to(device)
         planes = self._planes(views.to(device), drawn.draws[batch])
         with self._arithmetic.autocast():
@@ -195,7 +195,7 @@ class Training:
     def _planes(self, views: Tensor, draws: NDArray[np.float64]) -> Tensor:
         noise = None
         if self._recipe.colours:
-            shift = self._pictures.colours.noise(draws).astype(np.float32)
+            shift = self._images.colours.noise(draws).astype(np.float32)
             noise = torch.from_numpy(shift).to(views.device)
         return prepare(views, self._start.variant.normalisation, noise=noise)
 

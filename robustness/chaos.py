@@ -4,7 +4,7 @@ Hostile clients against a running server; Linux or macOS, one to three minutes.
     scripts/chaos http://127.0.0.1:8000 [--only NAME] [--idle 3000] [--leave 200] [--patience 60]
 
 Each attack is bounded in count and time and says what the server must do.  Meanwhile a prober asks
-/livez, and sends a picture; after each attack a picture must be classified, and nothing may be left
+/livez, and sends an image; after each attack an image must be classified, and nothing may be left
 in the queue.  Exits with 1 if the server fails in any of it.  Plain sockets, since a proper HTTP
 client would not do these things.
 
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-PICTURE: Final = Path(__file__).parents[1] / "tests" / "pictures" / "cat.jpg"
+IMAGE: Final = Path(__file__).parents[1] / "tests" / "pictures" / "cat.jpg"
 DRIP: Final = 0.3  # seconds between two bytes of a slow client
 FLOOD: Final = 50 * 2**20  # bytes, sent unless the server stops us earlier
 STALLED: Final = 2.0  # seconds without a byte taken: the server has stopped reading
@@ -49,7 +49,7 @@ class Target:
     port: int
     tls: ssl.SSLContext | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    picture: bytes = b""
+    image: bytes = b""
     patience: float = 60.0  # seconds in which the server must lose it
     idle: int = 3000  # connections
     leave: int = 200  # clients
@@ -136,7 +136,7 @@ def request(
 
 
 def head(target: Target, *lines: str) -> bytes:
-    """A POST of a picture, up to the end of its headers, with these lines."""
+    """A POST of an image, up to the end of its headers, with these lines."""
     given = [f"{name}: {value}" for name, value in target.headers.items()]
     first = ["POST /v1/predict HTTP/1.1", f"Host: {target.host}", "Content-Type: image/jpeg"]
     return "\r\n".join([*first, *given, *lines, "", ""]).encode("latin-1")
@@ -185,7 +185,7 @@ def expect(answer: Answer | None, *statuses: int) -> str:
 
 
 async def pending(target: Target) -> int:
-    """Pictures in the server's queue."""
+    """Images in the server's queue."""
     return int(json.loads((await ask(target, request(target, "/health"))).body)["queue"]["pending"])
 
 
@@ -194,7 +194,7 @@ async def emptied(target: Target, seconds: float = 10.0) -> str:
     began = time.perf_counter()
     while left := await pending(target):
         if time.perf_counter() - began > seconds:
-            raise Failed(f"{left} pictures are still in the queue after {seconds:g} s")
+            raise Failed(f"{left} images are still in the queue after {seconds:g} s")
         await asyncio.sleep(0.05)
     return f"queue empty after {time.perf_counter() - began:.1f} s"
 
@@ -248,7 +248,7 @@ async def slow_bodies(target: Target) -> str:
     async def one() -> str:
         async with line(target) as opened:
             await opened.send(head(target, "Content-Length: 100000"))
-            return expect(await drip(opened, target.picture * 5, target.patience), 408)
+            return expect(await drip(opened, target.image * 5, target.patience), 408)
 
     return (await asyncio.gather(*(one() for _ in range(20))))[0]
 
@@ -259,7 +259,7 @@ async def half_bodies(target: Target) -> str:
 
     async def one() -> None:
         async with line(target) as opened:
-            await opened.send(request(target, "/v1/predict", target.picture)[:-5000])
+            await opened.send(request(target, "/v1/predict", target.image)[:-5000])
             await asyncio.sleep(random.random() / 5)
 
     await asyncio.gather(*(one() for _ in range(target.leave)))
@@ -272,8 +272,8 @@ async def length_too_long(target: Target) -> str:
     if target.tls:
         return "not with TLS, which has no half-closed connections"
     async with line(target) as opened:
-        await opened.send(head(target, f"Content-Length: {len(target.picture) + 1000}"))
-        await opened.send(target.picture)
+        await opened.send(head(target, f"Content-Length: {len(target.image) + 1000}"))
+        await opened.send(target.image)
         opened.writer.write_eof()
         return expect(await within(target.patience, opened.answer(), "half closed"), 400, 408)
 
@@ -282,8 +282,8 @@ async def length_too_long(target: Target) -> str:
 async def length_too_short(target: Target) -> str:
     """A Content-Length short of the body: the rest is no request, 400, and closed."""
     async with line(target) as opened:
-        short = f"Content-Length: {len(target.picture) - 1000}"
-        await opened.send(head(target, short) + target.picture)
+        short = f"Content-Length: {len(target.image) - 1000}"
+        await opened.send(head(target, short) + target.image)
         first = await within(target.patience, opened.answer(), "the first answer")
         second = await within(target.patience, opened.answer(), "the second answer")
         await within(target.patience, opened.ended(), "the end of the connection")
@@ -371,7 +371,7 @@ async def leave_after(target: Target) -> str:
 async def _leave(target: Target, delay: Callable[[], float]) -> str:
     async def one() -> None:
         async with line(target) as opened:
-            await opened.send(request(target, "/v1/predict", target.picture))
+            await opened.send(request(target, "/v1/predict", target.image))
             await asyncio.sleep(delay())
 
     await asyncio.gather(*(one() for _ in range(target.leave)))
@@ -451,8 +451,8 @@ async def half_closed(target: Target) -> str:
             opened.writer.write_eof()
             return expect(await within(target.patience, opened.answer(), "half closed"), 200)
 
-    picture = request(target, "/v1/predict", target.picture)
-    return ", ".join(await asyncio.gather(one(request(target, "/livez")), one(picture)))
+    image = request(target, "/v1/predict", target.image)
+    return ", ".join(await asyncio.gather(one(request(target, "/livez")), one(image)))
 
 
 @attack
@@ -552,15 +552,15 @@ class Probes:
             await asyncio.sleep(0.1)
 
     async def classify(self) -> None:
-        """Send a picture again and again; while hundreds do, it may be refused."""
+        """Send an image again and again; while hundreds do, it may be refused."""
         while True:
             expect(await self.once(), 200, 503)
             await asyncio.sleep(0.5)
 
     async def once(self) -> Answer:
-        """Send a good picture."""
-        sending = ask(self._target, request(self._target, "/v1/predict", self._target.picture))
-        answer: Answer = await within(self._target.patience, sending, "a good picture")
+        """Send a good image."""
+        sending = ask(self._target, request(self._target, "/v1/predict", self._target.image))
+        answer: Answer = await within(self._target.patience, sending, "a good image")
         self.classified += answer.status == 200
         return answer
 
@@ -628,9 +628,7 @@ def main() -> int:
     parser.add_argument("--leave", type=int, default=200, help="clients that leave")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds for its deadlines")
     parser.add_argument("--key", help="an API key of the server's")
-    parser.add_argument(
-        "--picture", type=Path, default=PICTURE, help="a picture that is classified"
-    )
+    parser.add_argument("--picture", type=Path, default=IMAGE, help="an image that is classified")
     given = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = given.idle + 512
@@ -641,7 +639,7 @@ def main() -> int:
     target = aimed(
         given.url,
         headers={"Authorization": f"Bearer {given.key}"} if given.key else {},
-        picture=given.picture.read_bytes(),
+        image=given.image.read_bytes(),
         patience=given.patience,
         idle=given.idle,
         leave=given.leave,

@@ -78,7 +78,7 @@ class Request:
 
 
 def rule(data: bytes) -> None:
-    """Pictures within the limits, or one of our errors."""
+    """Images within the limits, or one of our errors."""
     kind, _, rest = data.partition(b"\n")
     request: Any = Request(kind, rest[1:], rest[0] if rest else 0)
     held: list[int] = []

@@ -99,6 +99,6 @@ def mutate(data: bytes, most: int, seed: int) -> bytes:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    pictures = (ROOT / "tests" / "pictures").rglob("*.*")
-    files = {file.name: file.read_bytes() for file in pictures if file.suffix != ".md"}
+    images = (ROOT / "tests" / "pictures").rglob("*.*")
+    files = {file.name: file.read_bytes() for file in images if file.suffix != ".md"}
     harness.main(rule, SEEDS | files, mutate)

@@ -39,7 +39,7 @@ from .server import ServerDied, Tried, Usage, end_politely, serving, watched
 LOOK: Final = 0.5  # seconds between two looks at the server's memory
 RAMP: Final = 5.0  # seconds, at most a quarter of a step, in which the queue fills
 CALM: Final = 5.0  # seconds
-FORMS, FILES = 4, 64  # in flight, and pictures in each
+FORMS, FILES = 4, 64  # in flight, and images in each
 GOODPUT: Final = 0.95
 PROBE: Final = 100.0  # ms
 SAME: Final = 1.2  # "as before": at most so many times the lone latency
@@ -53,7 +53,7 @@ class Trial:
 
     server: Tried
     client: Client
-    pictures: Sequence[bytes]
+    images: Sequence[bytes]
     crops: str
     seconds: float
     in_flight: int
@@ -64,7 +64,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         self.query = f"?crops={self.crops}"
-        self._rotation = itertools.cycle(self.pictures)
+        self._rotation = itertools.cycle(self.images)
 
     @property
     def calm(self) -> float:
@@ -72,7 +72,7 @@ class Trial:
         return min(CALM, self.seconds / 4)
 
     def next(self) -> Ask:
-        """A single picture."""
+        """A single image."""
         return Ask(next(self._rotation), query=self.query)
 
     async def capacity(self) -> float:
@@ -101,7 +101,7 @@ class Trial:
         return figures.spread([r.ended - r.due for r in records if r.status == 200])
 
     async def singles(self, seconds: float, in_flight: int = 1) -> list[Record]:
-        """A client of single pictures that comes again with each answer."""
+        """A client of single images that comes again with each answer."""
 
         async def send(due: float) -> Record:
             return await self.client.post(self.next(), due)
@@ -143,10 +143,10 @@ class Trial:
         self.say(sentence(row))
 
     async def fairness(self) -> None:
-        """A lone client of single pictures beside one of large forms, and beside singles."""
+        """A lone client of single images beside one of large forms, and beside singles."""
         capacity = self.found["capacities"][-1]
-        whole = itertools.islice(itertools.cycle(self.pictures), FILES)
-        body, headers = form([("picture", picture) for picture in whole])
+        whole = itertools.islice(itertools.cycle(self.images), FILES)
+        body, headers = form([("picture", image) for image in whole])
         forms: list[Record] = []
 
         async def large(due: float) -> Record:
@@ -176,7 +176,7 @@ class Trial:
             "forms_refused": sum(r.status == 503 for r in forms),
             **{f"forms_{name}": value for name, value in figures.losses(forms).items()},
         }
-        self.server.check("the forms of 64 pictures")
+        self.server.check("the forms of 64 images")
         await asyncio.sleep(self.calm)
         crowd = asyncio.create_task(
             offer(other, rate=capacity, seconds=lead + seconds, alive=alive)
@@ -186,7 +186,7 @@ class Trial:
         await crowd
         self.server.check("100% load")
         self.say(
-            "a single picture at a time: "
+            "a single image at a time: "
             + "; ".join(
                 f"{name} {row['latency']['p50']:.0f}, p99 {row['latency']['p99']:.0f} ms, "
                 f"{row['refused']} refused"
@@ -232,7 +232,7 @@ def sentence(row: dict[str, Any]) -> str:
 async def measure(trial: Trial, factors: Sequence[float], after: float, fair: bool) -> None:
     """All of it, in order."""
     found = trial.found
-    answer = await probe(trial.server.url, trial.pictures[0], crops=trial.crops)
+    answer = await probe(trial.server.url, trial.images[0], crops=trial.crops)
     health = await trial.client.get("/health")
     queue: Any = health["queue"]
     found |= {
@@ -331,12 +331,12 @@ def claims(found: dict[str, Any]) -> list[Claim]:
         beside, bound = rows["forms"], 1000 * FILES / found["capacities"][-1]
         made.append(
             Claim(
-                "large forms do not starve single pictures",
+                "large forms do not starve single images",
                 beside["latency"]["p99"] <= bound
                 and beside["answered"] > 0
                 and not (beside["refused"] or beside["other"] or beside["lost"]),
                 f"p50 {beside['latency']['p50']:.0f}, p99 {beside['latency']['p99']:.0f} ms beside "
-                f"{beside['pictures']:.0f} pictures/s in forms, of which one takes {bound:.0f} ms; "
+                f"{beside['pictures']:.0f} images/s in forms, of which one takes {bound:.0f} ms; "
                 f"{beside['answered']} answered, {beside['refused']} refused; quiet "
                 f"{rows['quiet']['latency']['p50']:.0f}, at 100% load of single ones p50 "
                 f"{rows['full']['latency']['p50']:.0f}, "
@@ -355,8 +355,10 @@ def overload(
     factors: Annotated[str, typer.Option(help="Times the capacity.")] = "2,5,10",
     in_flight: Annotated[int, typer.Option(min=1, help="For the capacity.")] = 32,
     after: Annotated[float, typer.Option(min=0.0, help="Seconds of rest at the end.")] = 60.0,
-    fairness: Annotated[bool, typer.Option(help="Try large forms beside single pictures.")] = True,
-    pictures: Annotated[Path | None, typer.Option(help="Send these JPEGs instead.")] = None,
+    fairness: Annotated[bool, typer.Option(help="Try large forms beside single images.")] = True,
+    images: Annotated[
+        Path | None, typer.Option("--pictures", help="Send these JPEGs instead.")
+    ] = None,
     serve: Annotated[str, typer.Option(help="More flags for `alexnet serve`.")] = "",
     output: Annotated[Path | None, typer.Option("--json", help="Write everything here.")] = None,
 ) -> None:
@@ -364,7 +366,7 @@ def overload(
     died = ""
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet-overload-")))
-        bodies, about = singles(pictures)
+        bodies, about = singles(images)
         flags = [*(("--model", str(model)) if model else ()), *serve.split()]
         server = (
             Tried(url, pid) if url else stack.enter_context(serving(work / "server.log", flags))

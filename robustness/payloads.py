@@ -1,4 +1,4 @@
-"""Pictures -> the bodies of requests: each picture by itself, or several as a form."""
+"""Images -> the bodies of requests: each image by itself, or several as a form."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def singles(folder: Path | None) -> tuple[list[bytes], str]:
 
     Without a folder, the package's photographs at 500 x 375.
     """
-    with tempfile.TemporaryDirectory(prefix="alexnet-pictures-") as work:
+    with tempfile.TemporaryDirectory(prefix="alexnet-images-") as work:
         if folder is None:
             laid = photographs.prepare(None, Path(work) / "laid")
             folder, about = laid.typical, laid.about
         else:
-            about = f"the pictures of {folder.name}"
+            about = f"the images of {folder.name}"
         bodies = [file.read_bytes() for file in sorted(folder.glob("*.jpg"))]
     if not bodies:
         raise SystemExit(f"{folder} holds no files *.jpg")

@@ -4,7 +4,7 @@ A server under 90% load for a long time, with clients that leave at random; Linu
     scripts/soak [--minutes 30] [--json soak.json]
 
 Real photographs in the mixture of `mix`, at random times; one client in twenty leaves without its
-answer.  Every answer is checked against what the picture was said to show while all was quiet.
+answer.  Every answer is checked against what the image was said to show while all was quiet.
 Each minute has its line; memory, open files and threads of the server are sampled all the time.
 docs/robustness.md defines the figures.
 """
@@ -116,18 +116,16 @@ class Soak:
         return record._replace(body=b"")
 
 
-async def learn(client: Client, pictures: Sequence[bytes]) -> dict[str, list[frozenset[int]]]:
-    """The best classes of each picture for each choice of crops, asked one at a time."""
+async def learn(client: Client, images: Sequence[bytes]) -> dict[str, list[frozenset[int]]]:
+    """The best classes of each image for each choice of crops, asked one at a time."""
     known: dict[str, list[frozenset[int]]] = {}
     for crops in CHOICES:
         known[crops] = []
-        for picture in pictures:
-            ask = Ask(picture, query=f"?crops={crops}")
+        for image in images:
+            ask = Ask(image, query=f"?crops={crops}")
             record = await client.post(ask, time.perf_counter())
             if record.status != 200:
-                raise LoadImpossible(
-                    f"a good picture was answered {record.status or record.reason}"
-                )
+                raise LoadImpossible(f"a good image was answered {record.status or record.reason}")
             known[crops] += best(record.body)
     return known
 
@@ -135,7 +133,7 @@ async def learn(client: Client, pictures: Sequence[bytes]) -> dict[str, list[fro
 async def soak(
     server: Tried,
     client: Client,
-    pictures: Sequence[bytes],
+    images: Sequence[bytes],
     samples: list[Usage],
     found: dict[str, Any],
     *,
@@ -150,8 +148,8 @@ async def soak(
         "machine": machine.describe(str(health["provider"])),
         "model": health["model"],
     }
-    mix = Mix(pictures, await learn(client, pictures))
-    server.check("the first pictures")
+    mix = Mix(images, await learn(client, images))
+    server.check("the first images")
     found["capacity"] = await capacity(server, client, mix, in_flight, min(20.0, seconds))
     rate = found["rate"] = load * found["capacity"]
     say(f"the mixture's capacity is {found['capacity']:.1f} requests/s; {rate:.1f}/s are sent now")
@@ -285,7 +283,9 @@ def main(
     minutes: Annotated[float, typer.Option(min=0.05, help="How long.")] = 30.0,
     load: Annotated[float, typer.Option(min=0.01, help="Share of the capacity.")] = 0.9,
     in_flight: Annotated[int, typer.Option(min=1, help="For the capacity.")] = 32,
-    pictures: Annotated[Path | None, typer.Option(help="Send these JPEGs instead.")] = None,
+    images: Annotated[
+        Path | None, typer.Option("--pictures", help="Send these JPEGs instead.")
+    ] = None,
     serve: Annotated[str, typer.Option(help="More flags for `alexnet serve`.")] = "",
     output: Annotated[Path | None, typer.Option("--json", help="Write everything here.")] = None,
 ) -> None:
@@ -293,7 +293,7 @@ def main(
     died, found = "", dict[str, Any]()
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet-soak-")))
-        bodies, about = singles(pictures)
+        bodies, about = singles(images)
         flags = [*(("--model", str(model)) if model else ()), *serve.split()]
         with serving(work / "server.log", flags) as server:
             found |= {"pictures": about}

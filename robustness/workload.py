@@ -1,7 +1,7 @@
 """
 Photographs -> requests at random as a service gets them, and what each should be answered.
 
-Mostly single pictures with ten crops, some with one, some forms, a bad picture now and then, by
+Mostly single images with ten crops, some with one, some forms, a bad image now and then, by
 itself or among good ones.  What the good ones show is asked once, while nothing else happens.
 """
 
@@ -21,8 +21,8 @@ from .payloads import form
 
 CHOICES: Final = ("ten", "one")
 CLOSE: Final = 1e-3  # of probability: classes this near to the best may change places
-FILES: Final = (2, 8)  # pictures in a form
-SPOILT: Final = 0.2  # the share of forms that have a bad picture
+FILES: Final = (2, 8)  # images in a form
+SPOILT: Final = 0.2  # the share of forms that have a bad image
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Question:
     kind: str
     ask: Ask
     status: int = 200
-    # The classes that may be the best, of each picture; empty for one that is refused.
+    # The classes that may be the best, of each image; empty for one that is refused.
     expected: tuple[frozenset[int], ...] = ()
 
 
@@ -40,13 +40,13 @@ class Mix:
     """Draws questions; weights are shares of the requests."""
 
     def __init__(
-        self, pictures: Sequence[bytes], known: dict[str, list[frozenset[int]]], seed: int = 0
+        self, images: Sequence[bytes], known: dict[str, list[frozenset[int]]], seed: int = 0
     ) -> None:
-        """`known[crops]` has the best classes of each picture."""
+        """`known[crops]` has the best classes of each image."""
         self.chance = random.Random(seed)
-        self._pictures = pictures
+        self._images = images
         self._known = known
-        self._bad = bad(pictures[0])
+        self._bad = bad(images[0])
         self._kinds: dict[Callable[[], Question], float] = {
             self.ten: 0.70,
             self.one: 0.12,
@@ -59,17 +59,17 @@ class Mix:
         return self.chance.choices(list(self._kinds), list(self._kinds.values()))[0]()
 
     def ten(self) -> Question:
-        """A single picture, ten crops."""
+        """A single image, ten crops."""
         return self._single("ten")
 
     def one(self) -> Question:
-        """A single picture, one crop."""
+        """A single image, one crop."""
         return self._single("one")
 
     def form(self) -> Question:
-        """Two to eight pictures, one of them bad at times."""
+        """Two to eight images, one of them bad at times."""
         places = [self._place() for _ in range(self.chance.randint(*FILES))]
-        files = [(f"{place}.jpg", self._pictures[place]) for place in places]
+        files = [(f"{place}.jpg", self._images[place]) for place in places]
         expected = [self._known["ten"][place] for place in places]
         if self.chance.random() < SPOILT:
             spoilt = self.chance.randrange(len(files))
@@ -78,28 +78,28 @@ class Mix:
         return Question("form", Ask(body, headers, "?crops=ten"), expected=tuple(expected))
 
     def refused(self) -> Question:
-        """Something that is no picture, or asks for what there is not."""
+        """Something that is no image, or asks for what there is not."""
         return self.chance.choice(self._bad)
 
     def _single(self, crops: str) -> Question:
         place = self._place()
-        ask = Ask(self._pictures[place], query=f"?crops={crops}")
+        ask = Ask(self._images[place], query=f"?crops={crops}")
         return Question(crops, ask, expected=(self._known[crops][place],))
 
     def _place(self) -> int:
-        return self.chance.randrange(len(self._pictures))
+        return self.chance.randrange(len(self._images))
 
 
-def bad(picture: bytes) -> list[Question]:
+def bad(image: bytes) -> list[Question]:
     """Requests that a server refuses; the first of them has a body that a form can hold too."""
     giant = io.BytesIO()
     Image.new("1", (8000, 8000)).save(giant, "PNG")  # 64 megapixels in a few kilobytes
     return [
-        Question("bad", Ask(picture[: len(picture) // 2]), 422),
-        Question("bad", Ask(b"this is no picture"), 415),
+        Question("bad", Ask(image[: len(image) // 2]), 422),
+        Question("bad", Ask(b"this is no image"), 415),
         Question("bad", Ask(b""), 400),
-        Question("bad", Ask(picture, {"Content-Type": "text/plain"}), 415),
-        Question("bad", Ask(picture, JPEG, "?crops=eleven"), 422),
+        Question("bad", Ask(image, {"Content-Type": "text/plain"}), 415),
+        Question("bad", Ask(image, JPEG, "?crops=eleven"), 422),
         Question("bad", Ask(giant.getvalue(), {"Content-Type": "image/png"}), 413),
     ]
 

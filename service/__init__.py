@@ -1,5 +1,5 @@
 """
-Pictures in, labels out: AlexNet behind HTTP, from one ONNX file and without torch.
+Images in, labels out: AlexNet behind HTTP, from one ONNX file and without torch.
 
 Read `classifier` first: the whole road stands there on one page.
 """

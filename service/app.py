@@ -39,7 +39,7 @@ FAREWELL: Final = 0.5  # seconds that idle connections stay open at the end, to 
 VERSION: Final = "1"  # of the HTTP interface, the 1 of /v1
 
 DESCRIPTION: Final = """\
-Send a picture, get its best ImageNet classes from AlexNet, averaged over ten crops.
+Send an image, get its best ImageNet classes from AlexNet, averaged over ten crops.
 
     curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' http://HOST:PORT/v1/predict
 

@@ -12,7 +12,7 @@ Everything that can go wrong, drawn once.  Whose fault it is is the first fork.
     - TooManyFiles
     - MediaTypeUnsupported
     - ParameterInvalid
-  + ImageError                 the client's picture is at fault
+  + ImageError                 the client's image is at fault
     - ImageTypeUnsupported
     - ImageTooLarge
     - ImageTooElongated
@@ -21,7 +21,7 @@ Everything that can go wrong, drawn once.  Whose fault it is is the first fork.
   + Unauthorized               the client has no key to this door
   + RateLimited                the client asks more often than it may; come back later
   + Overloaded                 nobody is at fault; come back later
-  + RunFailed                  we are at fault, with this picture
+  + RunFailed                  we are at fault, with this image
   + NotReady                   we are starting, or stopping
   + DeadlineExceeded           the answer would come too late
   + FileUnreadable             a command was given a file that cannot be read; no client meets it
@@ -46,7 +46,7 @@ class ServiceError(Exception):
 
 
 class RequestError(ServiceError):
-    """The request is at fault, whatever the picture in it."""
+    """The request is at fault, whatever the image in it."""
 
     code = "request_invalid"
 
@@ -58,7 +58,7 @@ class RequestMalformed(RequestError):
 
 
 class BodyEmpty(RequestError):
-    """There is no picture: the body, or the part, has no bytes."""
+    """There is no image: the body, or the part, has no bytes."""
 
     code = "body_empty"
 
@@ -88,13 +88,13 @@ class HeadersTooLarge(RequestError):
 
 
 class TooManyFiles(RequestError):
-    """The form holds more pictures than one request may bring."""
+    """The form holds more images than one request may bring."""
 
     code = "too_many_files"
 
 
 class MediaTypeUnsupported(RequestError):
-    """The Content-Type is neither a picture nor a form."""
+    """The Content-Type is neither an image nor a form."""
 
     code = "media_type_unsupported"
 
@@ -106,37 +106,37 @@ class ParameterInvalid(RequestError):
 
 
 class ImageError(ServiceError):
-    """The picture is at fault."""
+    """The image is at fault."""
 
     code = "image_invalid"
 
 
 class ImageTypeUnsupported(ImageError):
-    """The bytes do not begin like any picture format that we read."""
+    """The bytes do not begin like any image format that we read."""
 
     code = "image_type_unsupported"
 
 
 class ImageTooLarge(ImageError):
-    """The picture has more pixels than we decode."""
+    """The image has more pixels than we decode."""
 
     code = "image_too_large"
 
 
 class ImageTooElongated(ImageError):
-    """The picture is a ribbon: scaling its short side up would take too much memory."""
+    """The image is a ribbon: scaling its short side up would take too much memory."""
 
     code = "image_too_elongated"
 
 
 class ImageTooCostly(ImageError):
-    """Decoding the picture would take more time than we give to one."""
+    """Decoding the image would take more time than we give to one."""
 
     code = "image_too_costly"
 
 
 class ImageUnreadable(ImageError):
-    """The bytes begin like a picture, but cannot be decoded to the end."""
+    """The bytes begin like an image, but cannot be decoded to the end."""
 
     code = "image_unreadable"
 
@@ -170,7 +170,7 @@ class Overloaded(ComeBackLater):
 
 
 class RunFailed(ServiceError):
-    """The network could not be run on this picture; the log says why."""
+    """The network could not be run on this image; the log says why."""
 
     code = "internal_error"
 
@@ -188,7 +188,7 @@ class DeadlineExceeded(ServiceError):
 
 
 class FileUnreadable(ServiceError):
-    """A picture, or a list of them, that cannot be read from the disk; only commands do that."""
+    """An image, or a list of them, that cannot be read from the disk; only commands do that."""
 
     code = "file_unreadable"
 

@@ -120,7 +120,7 @@ class _Replica:
         return app
 
     async def check_health(self) -> None:
-        """Raise if no picture can be classified any more."""
+        """Raise if no image can be classified any more."""
         if not self._running.ready:
             raise NotReady(f"the replica is {self._running.status}; its log says why")
 

@@ -112,12 +112,12 @@ class Settings(BaseSettings):
         default=64,
         ge=1,
         le=10_000,
-        description="Pictures per request; they must fit into the queue together.",
+        description="Images per request; they must fit into the queue together.",
     )
     max_body: int = Field(
         default=20 * 2**20,
         ge=1,
-        description="Bytes per request body, all its pictures together; they are kept in memory.",
+        description="Bytes per request body, all its images together; they are kept in memory.",
     )
     max_uploads: int = Field(
         default=256 * 2**20,
@@ -127,26 +127,26 @@ class Settings(BaseSettings):
     )
     formats: Formats = Field(
         default=("jpeg", "png", "webp", "gif", "bmp"),
-        description="Picture formats that are read, separated by commas; each less is a decoder "
+        description="Image formats that are read, separated by commas; each less is a decoder "
         "less that strangers can reach.",
     )
     max_pixels: int = Field(
         default=50_000_000,
         ge=1,
-        description="Pixels per picture, checked before decoding; each takes 4 to 12 bytes while "
+        description="Pixels per image, checked before decoding; each takes 4 to 12 bytes while "
         "it is decoded, in WebP 16.",
     )
     max_decoding_pixels: int = Field(
         default=100_000_000,
         ge=1,
-        description="Pixels of all large pictures that are decoded at once, the others wait: "
+        description="Pixels of all large images that are decoded at once, the others wait: "
         "this bounds the memory of decoding, whatever the number of cores.",
     )
     decode_timeout: float = Field(
         default=1.8,
         gt=0.0,
         le=600.0,
-        description="Seconds of CPU time that decoding one picture may take; it also bounds WebP "
+        description="Seconds of CPU time that decoding one image may take; it also bounds WebP "
         "to 15 megapixels a second of it, run-length coded BMP to 1, and progressive JPEG to 500 "
         "megapixels times scans.",
     )
@@ -166,7 +166,7 @@ class Settings(BaseSettings):
     heatmaps: bool = Field(
         default=True,
         description="Whether a request may ask for heatmaps (details=heatmap); each runs the "
-        "network for 65 pictures.",
+        "network for 65 images.",
     )
     timeout: float = Field(
         default=30.0,
@@ -235,7 +235,7 @@ class Settings(BaseSettings):
     )
     rate_limit: RateLimit = Field(
         default=None,
-        description="Pictures that one API key, or without keys one address, may send, such as "
+        description="Images that one API key, or without keys one address, may send, such as "
         "100/minute; beyond it is 429.",
     )
     cors_origins: Names = Field(

@@ -48,7 +48,7 @@ def rows(measured: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.external
-def test_the_machine_and_the_pictures_are_told(measured: Path) -> None:
+def test_the_machine_and_the_images_are_told(measured: Path) -> None:
     """A figure without them says nothing."""
     found = json.loads(measured.read_text())
 
@@ -61,7 +61,7 @@ def test_the_machine_and_the_pictures_are_told(measured: Path) -> None:
 
 @pytest.mark.external
 def test_every_load_has_its_row(rows: list[dict[str, Any]]) -> None:
-    """Closed, with large pictures among them, open; one model, one choice of crops."""
+    """Closed, with large images among them, open; one model, one choice of crops."""
     loads = [(row["kind"], row["amount"]) for row in rows if "amount" in row]
 
     assert loads == [
@@ -104,7 +104,7 @@ def test_what_the_service_adds_to_a_lone_request_is_told(rows: list[dict[str, An
 
 @pytest.mark.external
 def test_start_memory_and_decoding_are_measured(rows: list[dict[str, Any]]) -> None:
-    """Seconds, MB, pictures/s, ms."""
+    """Seconds, MB, images/s, ms."""
     (server,) = (row for row in rows if row["kind"] == "model")
     (decoding,) = (row for row in rows if row["kind"] == "decoding")
 

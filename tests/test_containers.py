@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from service.settings import Settings
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.servers import PATIENCE, Live, certified, environment, serving
 
 ROOT = Path(__file__).parents[1]
@@ -284,7 +284,7 @@ def test_the_health_check_fails_while_the_service_drains(tiny_model: Path) -> No
     """Accepted work is still done, but nobody should be sent here."""
     with serving(tiny_model) as server, ThreadPoolExecutor() as pool, server.gate.closed() as gate:
         before = health_check(host="0.0.0.0", port=port_of(server))
-        accepted = pool.submit(server.client.post, "/v1/predict", content=picture())
+        accepted = pool.submit(server.client.post, "/v1/predict", content=image())
         gate.until_held()
 
         server.terminate()

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from service.settings import PREFIX, Settings, load_settings
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.servers import PATIENCE, Live, certified, serving, serving_process
 
 # kubectl builds each overlay once for all of them.
@@ -342,7 +342,7 @@ def test_a_pod_answers_its_probes_and_shows_its_metrics_on_the_second_port_alone
         assert clients[at[1]].get(at[0]).status_code == 200
         assert clients[int(given["ALEXNET_PORT"])].get(at[0]).status_code == 404
         asked = clients[int(given["ALEXNET_PORT"])].post(
-            "/v1/predict", content=picture(), headers={"Content-Type": "image/jpeg"}
+            "/v1/predict", content=image(), headers={"Content-Type": "image/jpeg"}
         )
         assert asked.status_code == (401 if files else 200)
 
@@ -655,7 +655,7 @@ def test_the_autoscaler_asks_for_what_the_adapter_makes_of_metrics_that_the_serv
 
 
 def test_all_scalers_ask_for_the_same_figure(tmp_path: Path) -> None:
-    """Two pods: one where ten pictures a second wait 0.4 s each, one that nobody asks."""
+    """Two pods: one where ten images a second wait 0.4 s each, one that nobody asks."""
     if (promtool := shutil.which("promtool")) is None:
         pytest.skip("needs promtool (Debian: apt-get install prometheus)")
     (keda,) = of_kind(built("cpu", ("keda",)), "ScaledObject")["spec"]["triggers"]
@@ -667,7 +667,7 @@ def test_all_scalers_ask_for_the_same_figure(tmp_path: Path) -> None:
         ("alexnet", ("alexnet-a", "alexnet-b")),
         (service["metadata"]["namespace"], ("alexnet-predictor-a", "alexnet-predictor-b")),
     ):
-        for pod, waited in zip(pods, (60, 0), strict=True):  # seconds in 15 s, by 150 pictures
+        for pod, waited in zip(pods, (60, 0), strict=True):  # seconds in 15 s, by 150 images
             for what, each in (("sum", waited), ("count", 150 if waited else 0)):
                 name = f"alexnet_queue_duration_seconds_{what}"
                 labels = f'namespace="{namespace}",pod="{pod}"'

@@ -54,7 +54,7 @@ class Page(HTMLParser):
     path: Path
     ids: set[str] = field(default_factory=set)
     links: list[str] = field(default_factory=list)  # of <a>
-    parts: list[str] = field(default_factory=list)  # scripts, styles, fonts, pictures
+    parts: list[str] = field(default_factory=list)  # scripts, styles, fonts, images
     tags: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ Each page is a test: its blocks are taken in their order.  What a writer of a pa
 * At `localhost:8000` and `127.0.0.1:8000` a server of the bundled model answers (other ports are
   the page's own); a page's own `alexnet serve`, `make run` or `scripts/run` takes its place and
   goes on in the background.
-* `FOLDER` holds ten pictures of two classes.  Whatever else is needed is made by a comment before
+* `FOLDER` holds ten images of two classes.  Whatever else is needed is made by a comment before
   the block, which no reader sees: `<!-- set-up`, commands on lines of their own, `-->`.
 * A block in `json` or `text` directly after one of them, with nothing between, is its answer and
   is compared: `...` is anything, probabilities may differ by 0.1, times are this machine's; of JSON

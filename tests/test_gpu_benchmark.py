@@ -132,7 +132,7 @@ def test_a_file_that_fails_is_told_and_the_next_one_is_measured(
 
     assert done.returncode == 1
     assert "FAILED: answers, damaged.onnx: The model file" in done.stdout
-    assert "pictures have the same best class" in done.stdout
+    assert "images have the same best class" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 

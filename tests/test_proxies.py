@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.ports import free_port
 from tests.support.servers import PATIENCE, Live, certified, serving
 
@@ -141,10 +141,10 @@ def proxied(
 
 
 def test_a_proxy_passes_on_what_is_for_everybody(proxied: httpx2.Client, server: Live) -> None:
-    """A picture, a body as large as we take, an error of ours, the page; the log has the client."""
+    """An image, a body as large as we take, an error of ours, the page; the log has the client."""
     headers = {"Content-Type": "image/jpeg", "X-Forwarded-For": "203.0.113.9"}
 
-    answer = proxied.post("/v1/predict", content=picture(), headers=headers)
+    answer = proxied.post("/v1/predict", content=image(), headers=headers)
     large = proxied.post("/v1/predict", content=bytes(MAX_BODY), headers=headers)
     page = proxied.get("/")
     metrics = proxied.get("/metrics")

@@ -22,7 +22,7 @@ from robustness.health_prober import Probe
 from robustness.server import Usage
 
 ROOT = Path(__file__).parents[1]
-PICTURES = Path(__file__).parent / "pictures"
+IMAGES = Path(__file__).parent / "pictures"
 
 QUICK = {
     "overload": (
@@ -41,7 +41,7 @@ def trial(name: str, model: Path, output: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
             *(sys.executable, "-m", f"robustness.{name}", "--model", str(model)),
-            *("--pictures", str(PICTURES), "--json", str(output), *QUICK[name]),
+            *("--pictures", str(IMAGES), "--json", str(output), *QUICK[name]),
         ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -113,7 +113,7 @@ def test_an_overload_ends_with_a_verdict_on_each_claim(found: dict[str, dict[str
 
 @pytest.mark.external
 def test_a_soak_finds_every_answer_right(found: dict[str, dict[str, Any]]) -> None:
-    """Pictures, forms and bad requests; each one counted once, in its minute and in all."""
+    """Images, forms and bad requests; each one counted once, in its minute and in all."""
     total, minutes = found["soak"]["total"], found["soak"]["minutes"]
 
     assert total["faults"] == {}
@@ -274,7 +274,7 @@ def test_growth_at_the_start_is_no_leak() -> None:
     ],
 )
 def test_an_answer_that_is_not_right_is_found(status: int, body: Any, trouble: str) -> None:
-    """Two pictures, of which the second is bad."""
+    """Two images, of which the second is bad."""
     question = workload.Question("form", Ask(b""), expected=(frozenset({7}), frozenset()))
 
     record = answer(0.0, 0.1, status, body=json.dumps(body).encode(), reason="ServerGone")

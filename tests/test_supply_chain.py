@@ -209,7 +209,7 @@ def test_a_model_file_that_reaches_outside_its_folder_is_refused(
 @pytest.mark.parametrize(
     "load",
     [
-        "from service.inference.engine import Engine as E; E.load(pathlib.Path(model), 'cpu')",
+        "from service.inference.engine import Engine; Engine.load(pathlib.Path(model))",
         "import model_export, onnxruntime; onnxruntime.InferenceSession(model)",
     ],
 )

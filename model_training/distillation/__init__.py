@@ -2,10 +2,10 @@
 What makes the bundled model: the published convolutions as they are, and low-rank fully connected
 layers that a stronger network teaches them.
 
-The way of a picture, and the modules that it passes:
+The way of an image, and the modules that it passes:
 
     a public set's git repository    sets.py        which, at which commit, with which licence
-      | pictures.py                                 read from git's objects: no work tree
+      | images.py                                 read from git's objects: no work tree
     bytes
       | crops.py                                    random crops of 224 x 224
       | networks.py                                 trunk and teacher (ingredients.py) in 8 bit

@@ -1,9 +1,9 @@
 """
-The ``alexnet-distill`` command: public pictures and two published networks in, the bundled model's
+The ``alexnet-distill`` command: public images and two published networks in, the bundled model's
 weights out.
 
     alexnet-distill weights -o FILE      fetch, harvest, learn, calibrate, write
-    alexnet-distill exclude FOLDER       list the pictures that FOLDER's photographs show too
+    alexnet-distill exclude FOLDER       list the images that FOLDER's photographs show too
 
 Whatever is there already is not done again.  Exit status: 0 when it is done, 1 when anything
 stopped it, 2 when the command line is wrong, 130 after Ctrl-C.
@@ -39,10 +39,10 @@ Clones = Annotated[
     Path | None, typer.Option(help="The sets' git repositories; by default in the work folder.")
 ]
 Manifest = Annotated[
-    Path | None, typer.Option(help="Other sets of pictures than the bundled model's.")
+    Path | None, typer.Option(help="Other sets of images than the bundled model's.")
 ]
 Workers = Annotated[
-    int, typer.Option(min=0, help="Processes that look at pictures; 0: as many as processors.")
+    int, typer.Option(min=0, help="Processes that look at images; 0: as many as processors.")
 ]
 
 
@@ -91,7 +91,7 @@ def exclude(
     clones: Clones = None,
     manifest: Manifest = None,
 ) -> None:
-    """List the harvested pictures that show what an evaluation photograph shows."""
+    """List the harvested images that show what an evaluation photograph shows."""
     from model_training.distillation import distil
 
     work = work or _cache()

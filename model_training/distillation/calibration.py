@@ -21,7 +21,7 @@ from torch.nn import functional
 from model_export.crops import ten_crops
 from model_training.distillation import crops, networks
 from model_training.distillation.duplicates import SIDE, Thumbnails, thumbnails
-from model_training.distillation.images import Entry, contents, read_file
+from model_training.distillation.image_reader import Entry, contents, read_file
 from model_training.distillation.sources import Validation
 from model_training.distillation.student import CLASSES, MAPS, Head
 from model_training.image_cache import square_of

@@ -1,5 +1,5 @@
 """
-A picture -> a crop of it as a student sees one: somewhere, of some size, mirrored or not, a little
+An image -> a crop of it as a student sees one: somewhere, of some size, mirrored or not, a little
 brighter, flatter or paler.  The teacher is shown the very same pixels.
 """
 
@@ -17,12 +17,12 @@ LUMA = np.array((0.299, 0.587, 0.114), np.float32)  # ITU-R BT.601
 Crops = NDArray[np.uint8]  # (N, 224, 224, 3), RGB
 
 
-def random_crop(picture: Image.Image, smallest: float, rng: np.random.Generator) -> Crops:
+def random_crop(image: Image.Image, smallest: float, rng: np.random.Generator) -> Crops:
     """One crop, uint8 (224, 224, 3): of ``smallest`` to all of the area, its sides 3:4 to 4:3.
 
     The procedure of Szegedy et al. 2015 (section 6) in torchvision's form, RandomResizedCrop.
     """
-    width, height = picture.size
+    width, height = image.size
     for _ in range(10):
         area = width * height * rng.uniform(smallest, 1)
         ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
@@ -33,7 +33,7 @@ def random_crop(picture: Image.Image, smallest: float, rng: np.random.Generator)
         across = down = min(width, height)
     left, top = rng.uniform(0, width - across), rng.uniform(0, height - down)
     box = (left, top, left + across, top + down)
-    crop = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    crop = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
     if rng.random() < 0.5:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return jittered(np.asarray(crop, np.float32), rng)

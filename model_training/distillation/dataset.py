@@ -26,12 +26,12 @@ UNKNOWN = -1
 @dataclass(frozen=True)
 class Lessons:
     """``features`` uint8 (N, 9216), the teacher's ``logits`` float16 (N, 1000), and ``labels``
-    int64 (N,): the class that a picture's path names, or -1."""
+    int64 (N,): the class that an image's path names, or -1."""
 
     features: Tensor
     logits: Tensor
     labels: Tensor
-    excluded: int  # pictures
+    excluded: int  # images
     identity: str = ""  # what they follow from
 
     def __len__(self) -> int:
@@ -47,7 +47,7 @@ class Lessons:
 
 
 def read_lessons(files: Iterable[Path], excluded: Path = EXCLUDED) -> Lessons:
-    """Join the harvest's files; the excluded pictures' crops are left out."""
+    """Join the harvest's files; the excluded images' crops are left out."""
     out, files = read_excluded(excluded), list(files)
     kept, labels, missed = [], [], 0
     for file in files:

@@ -34,7 +34,7 @@ from model_training.distillation.calibration import (
 from model_training.distillation.dataset import Lessons, read_lessons
 from model_training.distillation.duplicates import alike, thumbnails, turned
 from model_training.distillation.feature_extraction import Harvest, Part
-from model_training.distillation.images import clone, decode
+from model_training.distillation.image_reader import clone, decode
 from model_training.distillation.sources import MANIFEST, read_manifest
 from model_training.distillation.student import Head, folded
 from model_training.distillation.train import Learner, Recipe
@@ -69,20 +69,20 @@ def distil(
     with console.status("two networks in 8 bit"):
         networks.prepare(work, downloads)
     scale = networks.scale(work)
-    with console.status("fetching the sets of pictures"):
+    with console.status("fetching the sets of images"):
         parts = list(feature_extraction.parts(listed.sets, clones, work))
         repository = clone(listed.validation, clones)
     for source in listed.sets:
-        there = sum(len(part.entries) for part in parts if part.pictures == source)
-        if there != source.pictures:
-            console.print(f"{source.name}: {there} pictures, the manifest has {source.pictures}")
+        there = sum(len(part.entries) for part in parts if part.images == source)
+        if there != source.images:
+            console.print(f"{source.name}: {there} images, the manifest has {source.images}")
     _harvest(parts, work, workers, console)
     with console.status("looking at the validation photographs"):
         photographs = read_photographs(listed.validation, repository, work)
     lessons = read_lessons(part.path for part in parts)
     recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
     console.print(
-        f"{len(lessons):,} crops, {lessons.excluded} pictures left out as they show what is "
+        f"{len(lessons):,} crops, {lessons.excluded} images left out as they show what is "
         f"measured on, {int((lessons.prior * len(lessons) >= 20).sum())} classes seen 20 times"
     )
     learner = Learner(
@@ -155,16 +155,16 @@ def exclude(
     manifest: Path | None,
     console: Console,
 ) -> None:
-    """Write the list of harvested pictures that show what a photograph in ``folder``, or one of
+    """Write the list of harvested images that show what a photograph in ``folder``, or one of
     the manifest's validation photographs, shows."""
     listed = read_manifest(manifest or MANIFEST)
     photographs = [
-        thumbnails(picture)
+        thumbnails(image)
         for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in SUFFIXES and (picture := decode(file.read_bytes())) is not None
+        if file.suffix.lower() in SUFFIXES and (image := decode(file.read_bytes())) is not None
     ]
     if not photographs:
-        raise TrainingError(f"{folder} holds no pictures to compare with")
+        raise TrainingError(f"{folder} holds no images to compare with")
     with console.status("looking at the validation photographs"):
         repository = clone(listed.validation, clones)
         seen = read_photographs(listed.validation, repository, work).thumbs
@@ -175,12 +175,12 @@ def exclude(
             found = Harvest.load(part.path)
             same = alike(found.thumbnails, some)
             lines += [
-                f"{blob} {part.pictures.name} {path}"
+                f"{blob} {part.images.name} {path}"
                 for blob, path in zip(found.blobs[same], found.paths[same], strict=True)
             ]
-    head = "# Pictures that show what an evaluation photograph shows: git's hash, set, path."
+    head = "# Images that show what an evaluation photograph shows: git's hash, set, path."
     output.write_text("\n".join([head, *lines, ""]), "utf-8")
-    console.print(f"{output}: {len(lines)} pictures alike to {len(some) // 8} photographs")
+    console.print(f"{output}: {len(lines)} images alike to {len(some) // 8} photographs")
 
 
 def _harvest(parts: Sequence[Part], work: Path, workers: int, console: Console) -> None:

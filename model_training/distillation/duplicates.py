@@ -1,8 +1,8 @@
 """
-Which pictures show what an evaluation photograph shows: they are not learned from.
+Which images show what an evaluation photograph shows: they are not learned from.
 
-A picture is compared as a thumbnail of 16 x 16 grey pixels, less their mean, by the cosine; whole
-and as its central square, since sets cut pictures down in either way.
+An image is compared as a thumbnail of 16 x 16 grey pixels, less their mean, by the cosine; whole
+and as its central square, since sets cut images down in either way.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 16
-# 500 pictures scored 0.99 and more against themselves after another scaling and JPEG; what lies
+# 500 images scored 0.99 and more against themselves after another scaling and JPEG; what lies
 # between this and 0.99 looks alike, and is left out for good measure.
 ALIKE = 0.965
 
-Thumbnails = NDArray[np.uint8]  # (N, 2, 256): of the whole picture, and of its central square
+Thumbnails = NDArray[np.uint8]  # (N, 2, 256): of the whole image, and of its central square
 
 
-def thumbnails(picture: Image.Image) -> NDArray[np.uint8]:
-    """(2, 256): the picture's two thumbnails."""
-    return np.stack([_thumbnail(picture), _thumbnail(_square(picture))])
+def thumbnails(image: Image.Image) -> NDArray[np.uint8]:
+    """(2, 256): the image's two thumbnails."""
+    return np.stack([_thumbnail(image), _thumbnail(_square(image))])
 
 
 def turned(photographs: Thumbnails) -> Thumbnails:
@@ -33,23 +33,23 @@ def turned(photographs: Thumbnails) -> Thumbnails:
     return both.reshape(-1, 2, SIDE * SIDE)
 
 
-def alike(pictures: Thumbnails, photographs: Thumbnails) -> NDArray[np.bool_]:
-    """(N,): which of the pictures is one of the photographs."""
+def alike(images: Thumbnails, photographs: Thumbnails) -> NDArray[np.bool_]:
+    """(N,): which of the images is one of the photographs."""
     theirs = _unit(photographs.reshape(-1, SIDE * SIDE))
-    ours = _unit(pictures.reshape(-1, SIDE * SIDE))
+    ours = _unit(images.reshape(-1, SIDE * SIDE))
     closest: NDArray[np.float32] = (ours @ theirs.T).max(1, initial=-1.0)
     return np.asarray(closest.reshape(-1, 2).max(1) > ALIKE)
 
 
-def _thumbnail(picture: Image.Image) -> NDArray[np.uint8]:
-    grey = picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+def _thumbnail(image: Image.Image) -> NDArray[np.uint8]:
+    grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.asarray(grey, np.uint8).ravel()
 
 
-def _square(picture: Image.Image) -> Image.Image:
-    side = min(picture.size)
-    left, top = ((length - side) // 2 for length in picture.size)
-    return picture.crop((left, top, left + side, top + side))
+def _square(image: Image.Image) -> Image.Image:
+    side = min(image.size)
+    left, top = ((length - side) // 2 for length in image.size)
+    return image.crop((left, top, left + side, top + side))
 
 
 def _unit(rows: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 What trunk and teacher say of every set's crops, kept on disk: a file for each part of a set.
 
 A part is written under another name and renamed when it is whole; a harvest that was stopped goes
-on with the parts that are not there.  Each picture has a random generator of its own, seeded by its
+on with the parts that are not there.  Each image has a random generator of its own, seeded by its
 content, so that the same crops come out in whatever order and by however many workers.
 """
 
@@ -26,11 +26,11 @@ from PIL import Image
 from model_training.distillation import networks
 from model_training.distillation.crops import random_crop
 from model_training.distillation.duplicates import thumbnails
-from model_training.distillation.images import Entry, clone, contents, decode, entries
-from model_training.distillation.sources import PictureSet
+from model_training.distillation.image_reader import Entry, clone, contents, decode, entries
+from model_training.distillation.sources import ImageSet
 from model_training.errors import TrainingError
 
-PART = 2500  # pictures
+PART = 2500  # images
 PIXELS = 1  # to be raised when decode() or random_crop() begin to make other pixels
 BATCH = 16  # crops
 HARVEST = "harvest"  # the work folder's part of it
@@ -38,9 +38,9 @@ HARVEST = "harvest"  # the work folder's part of it
 
 @dataclass(frozen=True)
 class Part:
-    """Some of a set's pictures, and where what is said of their crops will be."""
+    """Some of a set's images, and where what is said of their crops will be."""
 
-    pictures: PictureSet
+    images: ImageSet
     repository: Path
     entries: tuple[Entry, ...]
     seed: int
@@ -54,9 +54,9 @@ class Harvest:
     features: NDArray[np.uint8]  # (crops, 9216)
     logits: NDArray[np.float16]  # (crops, 1000)
     owner: NDArray[np.int32]  # (crops,): the row in the next three
-    paths: NDArray[np.str_]  # (pictures,)
-    blobs: NDArray[np.str_]  # (pictures,)
-    thumbnails: NDArray[np.uint8]  # (pictures, 2, 256): see duplicates.py
+    paths: NDArray[np.str_]  # (images,)
+    blobs: NDArray[np.str_]  # (images,)
+    thumbnails: NDArray[np.uint8]  # (images, 2, 256): see duplicates.py
 
     @classmethod
     def load(cls, path: Path) -> Harvest:
@@ -72,23 +72,23 @@ class Harvest:
         os.replace(half, path)
 
 
-def parts(sets: Sequence[PictureSet], clones: Path, work: Path, *, seed: int = 0) -> Iterator[Part]:
+def parts(sets: Sequence[ImageSet], clones: Path, work: Path, *, seed: int = 0) -> Iterator[Part]:
     """All parts of all sets, in the manifest's order; repositories are fetched on the way.
 
     A part's file is named for all that it follows from: another commit, other crops or other
     networks (in ``work``) have other files.
     """
     asked = networks.identity(work)
-    for pictures in sets:
-        repository = clone(pictures, clones)
-        found = entries(pictures, repository)
+    for images in sets:
+        repository = clone(images, clones)
+        found = entries(images, repository)
         for start in range(0, len(found), PART):
             some = tuple(found[start : start + PART])
-            told = [PIXELS, seed, pictures.crops, pictures.smallest, asked]
+            told = [PIXELS, seed, images.crops, images.smallest, asked]
             told += [entry.blob for entry in some]
             digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
-            name = f"{pictures.name}-{start // PART:03}-{digest}.npz"
-            yield Part(pictures, repository, some, seed, work / HARVEST / name)
+            name = f"{images.name}-{start // PART:03}-{digest}.npz"
+            yield Part(images, repository, some, seed, work / HARVEST / name)
 
 
 def harvest(wanted: Sequence[Part], folder: Path, workers: int) -> Iterator[Part]:
@@ -114,7 +114,7 @@ def harvest(wanted: Sequence[Part], folder: Path, workers: int) -> Iterator[Part
 
 
 def reap(part: Part, folder: Path) -> None:
-    """One part, from pictures to the file; ``folder`` has the networks."""
+    """One part, from images to the file; ``folder`` has the networks."""
     runs = networks.Networks(folder)
     read: list[Entry] = []
     owner: list[int] = []
@@ -130,16 +130,16 @@ def reap(part: Part, folder: Path) -> None:
         crops.clear()
 
     for entry, data in contents(part.repository, part.entries):
-        picture = decode(data)
-        if picture is None:
+        image = decode(data)
+        if image is None:
             continue
-        for crop in crops_of(picture, part, entry):
+        for crop in crops_of(image, part, entry):
             crops.append(crop)
             owner.append(len(read))
             if len(crops) == BATCH:
                 flush()
         read.append(entry)
-        thumbs.append(thumbnails(picture))
+        thumbs.append(thumbnails(image))
     if crops:
         flush()
     Harvest(
@@ -152,9 +152,9 @@ def reap(part: Part, folder: Path) -> None:
     ).save(part.path)
 
 
-def crops_of(picture: Image.Image, part: Part, entry: Entry) -> Iterator[NDArray[np.uint8]]:
-    """A picture's crops, always the same for one seed."""
+def crops_of(image: Image.Image, part: Part, entry: Entry) -> Iterator[NDArray[np.uint8]]:
+    """An image's crops, always the same for one seed."""
     rng = np.random.default_rng([part.seed, int(entry.blob[:15], 16)])
-    whole = int(part.pictures.crops)
-    for _ in range(whole + (rng.random() < part.pictures.crops - whole)):
-        yield random_crop(picture, part.pictures.smallest, rng)
+    whole = int(part.images.crops)
+    for _ in range(whole + (rng.random() < part.images.crops - whole)):
+        yield random_crop(image, part.images.smallest, rng)

@@ -27,7 +27,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 from model_export import checkpoints
-from model_export.crops import load_pictures, ten_crops
+from model_export.crops import load_images, ten_crops
 from model_export.variants import IMAGENET, Normalisation
 from model_training.distillation import pretrained
 from model_training.distillation.crops import SIDE, Crops, planes
@@ -147,7 +147,7 @@ class _Views(CalibrationDataReader):  # type: ignore[misc]
     """Three crops of each of the exporter's own photographs."""
 
     def __init__(self, normalisation: Normalisation) -> None:
-        views = ten_crops(load_pictures(), SIDE)[:, [0, 4, 8]].reshape(-1, SIDE, SIDE, 3)
+        views = ten_crops(load_images(), SIDE)[:, [0, 4, 8]].reshape(-1, SIDE, SIDE, 3)
         self._batches: Iterator[Crops] = iter(np.array_split(views, len(views) // 16))
         self._normalisation = normalisation
 

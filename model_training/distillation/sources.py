@@ -1,4 +1,4 @@
-"""The public sets of pictures, as ``sets.toml`` lists them."""
+"""The public sets of images, as ``sets.toml`` lists them."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class Source:
 
 
 @dataclass(frozen=True)
-class PictureSet(Source):
-    """Pictures to learn from, and how many crops of each are taken."""
+class ImageSet(Source):
+    """Images to learn from, and how many crops of each are taken."""
 
-    paths: str  # a regular expression: which of the repository's files are the pictures
-    pictures: int  # found there when the bundled model was made
-    crops: float  # for each picture; 1.5 is one or two
-    smallest: float  # a crop's smallest share of the picture's area
+    paths: str  # a regular expression: which of the repository's files are the images
+    images: int  # found there when the bundled model was made
+    crops: float  # for each image; 1.5 is one or two
+    smallest: float  # a crop's smallest share of the image's area
 
     def takes(self, path: str) -> bool:
-        """Whether a file of the repository is one of the pictures."""
+        """Whether a file of the repository is one of the images."""
         return re.search(self.paths, path) is not None
 
 
@@ -51,9 +51,9 @@ class Validation(Source):
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that pictures are taken from."""
+    """All that images are taken from."""
 
-    sets: tuple[PictureSet, ...]
+    sets: tuple[ImageSet, ...]
     validation: Validation
 
 
@@ -61,10 +61,10 @@ def read_manifest(path: Path = MANIFEST) -> Manifest:
     """What the file lists, in its order; ``TrainingError`` names what is wrong with it."""
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
-        sets = tuple(PictureSet(**table) for table in tables["set"])
+        sets = tuple(ImageSet(**table) for table in tables["set"])
         return Manifest(sets, Validation(**tables["validation"]))
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise TrainingError(
-            f"{path} is no manifest of picture sets ({error}); model_training/distillation/"
+            f"{path} is no manifest of image sets ({error}); model_training/distillation/"
             "sets.toml is one"
         ) from error

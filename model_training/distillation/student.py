@@ -48,7 +48,7 @@ class Head(nn.Module):
         and fc8 at the teacher's own last layer, ``weight`` (1000, K) and ``bias`` (1000,).
 
         The latter is what tells classes that no crop shows from each other: the head learns where
-        pictures lie among the teacher's classes, of which it is given the places.
+        images lie among the teacher's classes, of which it is given the places.
         """
         first, last = self.layers[0], self.layers[-1]
         assert isinstance(first, LowRankLinear)

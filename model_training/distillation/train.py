@@ -36,7 +36,7 @@ class Recipe:
     decay: float = 0.05
     dropout: float = 0.2
     adjustment: float = 0.6  # of the logarithm of a class's share in the crops
-    label: float = 0.2  # share of the picture's own label in what is learned, where it has one
+    label: float = 0.2  # share of the image's own label in what is learned, where it has one
     seed: int = 0
 
 

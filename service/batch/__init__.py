@@ -1,7 +1,7 @@
 """
-A folder of pictures of any size -> one table of scores.
+A folder of images of any size -> one table of scores.
 
-    files.py      the pictures in the folders; what cannot be read
+    files.py      the images in the folders; what cannot be read
     scorer.py     names -> outcomes, through the classifier, so many at a time
     cluster.py    the same over many machines, with Ray Data
     journal.py    outcomes, safe on the disk while the work goes on

@@ -2,7 +2,7 @@
 The same over many machines: Ray Data hands blocks of names to actors, each with an engine of its
 own, and their outcomes come back to the one journal as they are made.
 
-Names go out, outcomes come back; the pictures are read where they are scored, so the folder must
+Names go out, outcomes come back; the images are read where they are scored, so the folder must
 be there under the same path on every machine.  The model goes along.  What a machine that dies had
 in hand, Ray gives to another.
 """
@@ -30,7 +30,7 @@ from service.inference.engine import Device, Engine
 
 MOST: Final = 64  # actors, where there is no room for more yet: an autoscaler is asked for them
 BLOCK: Final = 256  # names that one task scores, and that are scored again if its machine dies
-CALLS: Final = 2  # tasks of an actor: while the last pictures of one run, the next one's are read
+CALLS: Final = 2  # tasks of an actor: while the last images of one run, the next one's are read
 
 CONNECT: Final = 10.0  # seconds
 QUIET: Final = {

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from service.batch import job
-from service.batch.files import Pictures
+from service.batch.files import Images
 from service.batch.reader import Question
 from service.batch.signals import Stopped
 from service.errors import SettingsInvalid
@@ -28,13 +28,13 @@ def score(
     load: Callable[[], Engine],
 ) -> None:
     """
-    Score all pictures in `places`, here with the engine that `load` gives, or on a Ray cluster.
+    Score all images in `places`, here with the engine that `load` gives, or on a Ray cluster.
 
     Raises a `ServiceError` if that cannot be done; ends the process if it is stopped.
     """
     job.check(output, overwrite=overwrite)
     if "" in places:
-        raise SettingsInvalid("an empty name is no picture; was a variable of the shell empty?")
+        raise SettingsInvalid("an empty name is no image; was a variable of the shell empty?")
     for place in places:
         if not os.path.exists(place):
             raise SettingsInvalid(f"{place}: there is no such file or folder")
@@ -43,16 +43,16 @@ def score(
     model = inspect(settings.model) if engine is None else engine.model
     if crops not in model.crops:
         raise SettingsInvalid(f"--crops {crops}: this model offers {', '.join(model.crops)}")
-    pictures = Pictures(places)
+    images = Images(places)
     question = Question(
-        base=pictures.base,
+        base=images.base,
         crops=crops,
         top=min(top, len(model.labels)),
         max_body=settings.max_body,
         max_uploads=settings.max_uploads,
     )
     work = job.Job(
-        pictures=pictures,
+        images=images,
         question=question,
         model=model,
         scaled_decoding=settings.scaled_decoding,

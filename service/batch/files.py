@@ -1,7 +1,7 @@
 """
-The pictures in folders, as they are found: nothing is listed or sorted before, unless it is asked.
+The images in folders, as they are found: nothing is listed or sorted before, unless it is asked.
 
-A picture's name is its path below the base, in bytes, as the system has it.  The base is the
+An image's name is its path below the base, in bytes, as the system has it.  The base is the
 folder, if that is all that was given, else the working directory; a place that was given by its
 whole path keeps that.
 """
@@ -21,7 +21,7 @@ Identity = tuple[int, int]  # device and inode
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A picture without scores, and why."""
+    """An image without scores, and why."""
 
     name: bytes
     code: str
@@ -29,9 +29,9 @@ class Skipped:
 
 
 @dataclass
-class Pictures:
+class Images:
     """
-    The pictures in `places`, files and folders; may be walked more than once.
+    The images in `places`, files and folders; may be walked more than once.
 
     In folders those with a suffix of `SUFFIXES` count, whatever its case; what is hidden does not.
     Links to folders are followed once each, and not back to a folder that they lie in.  A file
@@ -39,7 +39,7 @@ class Pictures:
     """
 
     places: Sequence[str]
-    in_order: bool = False  # of each folder the pictures by name, then the folders by name
+    in_order: bool = False  # of each folder the images by name, then the folders by name
     base: bytes = field(init=False)
     roots: tuple[bytes, ...] = field(init=False)  # the places, as the names begin
     others: int = 0  # files and hidden folders that were passed over in the last walk
@@ -90,7 +90,7 @@ class Pictures:
                             self.others += 1
                 folders += reversed(deeper)
             except OSError as error:
-                reason = f"The folder cannot be read: {error.strerror}. Its pictures are missing."
+                reason = f"The folder cannot be read: {error.strerror}. Its images are missing."
                 yield Skipped(name or b".", "folder_unreadable", reason)
 
     def _sorted(self, entries: Iterable["os.DirEntry[bytes]"]) -> Iterable["os.DirEntry[bytes]"]:

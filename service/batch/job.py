@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from service.batch import tables
-from service.batch.files import SUFFIXES, Pictures, Skipped, text
+from service.batch.files import SUFFIXES, Images, Skipped, text
 from service.batch.progress import Progress, counted, say, shown
 from service.batch.reader import Outcome, Question, Scorer, window
 from service.batch.signals import Stopped, interrupted_by_signals
@@ -27,7 +27,7 @@ from service.errors import NotReady, ServiceError, SettingsInvalid
 from service.inference.classifier import Classifier, Limits
 from service.inference.engine import Engine, Model
 
-FEW: Final = 5  # skipped pictures that are shown
+FEW: Final = 5  # skipped images that are shown
 ENGINE_DEAD: Final = 70  # exit status, as the server's
 
 Score = Callable[[Iterable[bytes], Callable[[Outcome], None], Progress], None]
@@ -43,7 +43,7 @@ class ScoringFailed(ServiceError):
 class Job:
     """What is scored, with which model, and where the scores go."""
 
-    pictures: Pictures
+    images: Images
     question: Question
     model: Model
     scaled_decoding: bool
@@ -67,7 +67,7 @@ class Job:
             "top": self.question.top,
             "scaled decoding": self.scaled_decoding,
             "folder": text(self.question.base),
-            "places": [text(name) for name in self.pictures.roots],
+            "places": [text(name) for name in self.images.roots],
         }
 
     def about(self) -> dict[str, str]:
@@ -105,7 +105,7 @@ def run(job: Job, score: Score) -> None:
     """
     try:
         with interrupted_by_signals(), opened(job.journal, job.depends_on()) as journal:
-            with shown(journal.scored) as progress, counted(job.pictures, progress):
+            with shown(journal.scored) as progress, counted(job.images, progress):
                 score(*_work(job, journal, progress), progress)
             _finish(job, journal)
     except KeyboardInterrupt as interrupt:
@@ -152,7 +152,7 @@ def _work(
         progress.update(journal.scored + journal.skipped, journal.skipped)
 
     def names() -> Iterator[bytes]:
-        for found in job.pictures:
+        for found in job.images:
             if isinstance(found, Skipped):
                 record(found)
             elif found not in journal:
@@ -173,11 +173,11 @@ def _finish(job: Job, journal: Journal) -> None:
     job.journal.unlink()
     _report(job, journal)
     if not journal.scored:
-        places = ", ".join(map(str, job.pictures.places))
+        places = ", ".join(map(str, job.images.places))
         raise ScoringFailed(
-            f"none of the {journal.skipped} pictures in {places} could be scored"
+            f"none of the {journal.skipped} images in {places} could be scored"
             if journal.skipped
-            else f"there is no picture in {places}; their names end in "
+            else f"there is no image in {places}; their names end in "
             f"{', '.join(map(text, SUFFIXES))}"
         )
 
@@ -185,10 +185,10 @@ def _finish(job: Job, journal: Journal) -> None:
 def _report(job: Job, journal: Journal) -> None:
     """What was done, for people."""
     before = f", {journal.before} of them before" if journal.before else ""
-    files = "file" if job.pictures.others == 1 else "files"
+    files = "file" if job.images.others == 1 else "files"
     lines = [
-        f"{job.output}: {journal.scored} pictures scored{before}; {journal.skipped} skipped; "
-        f"{job.pictures.others} other {files} passed over"
+        f"{job.output}: {journal.scored} images scored{before}; {journal.skipped} skipped; "
+        f"{job.images.others} other {files} passed over"
     ]
     if journal.skipped:
         reasons = ", ".join(f"{number} {code}" for code, number in journal.reasons().items())

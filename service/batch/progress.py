@@ -10,7 +10,7 @@ from datetime import timedelta
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
-from service.batch.files import Pictures
+from service.batch.files import Images
 from service.console import clean, console
 
 if TYPE_CHECKING:
@@ -25,15 +25,15 @@ class Progress:
     """How far it is, for people; written by whoever works, and read by another thread."""
 
     def __init__(self, done: int) -> None:
-        """`done` pictures were done in runs before this one."""
-        self.total: int | None = None  # pictures, once they are counted
+        """`done` images were done in runs before this one."""
+        self.total: int | None = None  # images, once they are counted
         self.waiting = "starting"  # what for, until the first one is done
         self.done = done
         self._skipped, self._before = 0, done
         self._began: float | None = None
 
     def update(self, done: int, skipped: int) -> None:
-        """So many pictures are done, and so many of them without scores."""
+        """So many images are done, and so many of them without scores."""
         if self._began is None:  # before, what computes is started
             self._before, self._began = done, time.monotonic()
         self.done, self._skipped = done, skipped
@@ -64,7 +64,7 @@ def _duration(seconds: float) -> str:
 @contextmanager
 def shown(done: int, screen: "Console | None" = None) -> Iterator[Progress]:
     """
-    Until the block ends; `done` pictures were done before.
+    Until the block ends; `done` images were done before.
 
     `screen` is a terminal that others print on meanwhile, and that keeps nothing of the bar.
     """
@@ -117,19 +117,19 @@ def _every(seconds: float, call: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def counted(pictures: Pictures, progress: Progress) -> Iterator[None]:
+def counted(images: Images, progress: Progress) -> Iterator[None]:
     """Tell `progress` how many there are, when a walk of its own has counted them."""
     ended = Event()
 
     def count() -> None:
         number = 0
-        for _ in Pictures(pictures.places):
+        for _ in Images(images.places):
             number += 1
             if ended.is_set():
                 return
         progress.total = number
 
-    # Not waited for: large folders without pictures, or slow ones, would hold up the end.
+    # Not waited for: large folders without images, or slow ones, would hold up the end.
     Thread(target=count, name="alexnet-count", daemon=True).start()
     try:
         yield

@@ -1,5 +1,5 @@
 """
-Names of picture files -> their best classes.
+Names of image files -> their best classes.
 
 So many files are read and decoded ahead that the engine's batches are full; how many that are,
 and how many bytes they may have together, does not depend on the number of files.
@@ -24,7 +24,7 @@ AHEAD = 3  # batches: one runs, one is ready, one is being read and decoded
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """A picture's best classes, the most probable first."""
+    """An image's best classes, the most probable first."""
 
     name: bytes
     indices: NDArray[np.int32]  # (top,)
@@ -36,7 +36,7 @@ Outcome = Scored | Skipped
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked of each picture, and how large its file may be."""
+    """What is asked of each image, and how large its file may be."""
 
     base: bytes  # the folder that names are relative to
     crops: str
@@ -46,7 +46,7 @@ class Question:
 
 
 def window(limits: Limits) -> int:
-    """How many pictures are under way at once."""
+    """How many images are under way at once."""
     return min(AHEAD * limits.max_batch, limits.max_queue)
 
 
@@ -54,7 +54,7 @@ class Scorer:
     """Asks one running classifier."""
 
     def __init__(self, classifier: Classifier, question: Question, *, window: int) -> None:
-        """`window` is how many pictures are under way at once."""
+        """`window` is how many images are under way at once."""
         self._classifier = classifier
         self._question = question
         self._window = asyncio.Semaphore(window)
@@ -65,7 +65,7 @@ class Scorer:
         """
         Hand `record` the outcome of each name, in whatever order they come.
 
-        Raises what `record` does, and any `ServiceError` that is not one picture's.
+        Raises what `record` does, and any `ServiceError` that is not one image's.
         """
         shared = iter(names)
 

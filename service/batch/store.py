@@ -27,7 +27,7 @@ APPLICATION: Final = 0x414C584E  # "ALXN": SQLite's own field for whose file thi
 TABLES: Final = (
     "CREATE TABLE about (facts TEXT NOT NULL)",
     # little-endian int32 and float32, or why there are none
-    "CREATE TABLE pictures (name BLOB PRIMARY KEY, indices BLOB, probabilities BLOB, "
+    "CREATE TABLE images (name BLOB PRIMARY KEY, indices BLOB, probabilities BLOB, "
     "code TEXT, error TEXT) WITHOUT ROWID",
 )
 
@@ -49,13 +49,11 @@ class Journal:
         self.before = self.scored  # of those, in a run before this one
 
     def _count(self, which: str) -> int:
-        (number,) = self._database.execute(
-            f"SELECT count(*) FROM pictures WHERE {which}"
-        ).fetchone()
+        (number,) = self._database.execute(f"SELECT count(*) FROM images WHERE {which}").fetchone()
         return int(number)
 
     def __contains__(self, name: bytes) -> bool:
-        found = self._database.execute("SELECT 1 FROM pictures WHERE name = ?", (name,))
+        found = self._database.execute("SELECT 1 FROM images WHERE name = ?", (name,))
         return found.fetchone() is not None
 
     def add(self, outcome: Outcome) -> None:
@@ -66,7 +64,7 @@ class Journal:
         else:
             rest = None, None, outcome.code, outcome.error
         added = self._database.execute(
-            "INSERT INTO pictures VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO images VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (outcome.name, *rest),
         ).rowcount
         self.scored += added * isinstance(outcome, Scored)
@@ -83,14 +81,14 @@ class Journal:
     def rows(self) -> Iterator[Scored]:
         """Those with scores, in the order of their names' bytes."""
         for name, indices, probabilities in self._database.execute(
-            "SELECT name, indices, probabilities FROM pictures WHERE code IS NULL ORDER BY name"
+            "SELECT name, indices, probabilities FROM images WHERE code IS NULL ORDER BY name"
         ):
             yield Scored(name, np.frombuffer(indices, "<i4"), np.frombuffer(probabilities, "<f4"))
 
     def without_scores(self) -> Iterator[Skipped]:
         """Those without, likewise."""
         for row in self._database.execute(
-            "SELECT name, code, error FROM pictures WHERE code IS NOT NULL ORDER BY name"
+            "SELECT name, code, error FROM images WHERE code IS NOT NULL ORDER BY name"
         ):
             yield Skipped(*row)
 
@@ -98,7 +96,7 @@ class Journal:
         """How many were skipped for which code, the most frequent first."""
         return dict(
             self._database.execute(
-                "SELECT code, count(*) FROM pictures WHERE code IS NOT NULL GROUP BY code "
+                "SELECT code, count(*) FROM images WHERE code IS NOT NULL GROUP BY code "
                 "ORDER BY count(*) DESC, code"
             )
         )
@@ -161,4 +159,4 @@ def _begin_or_compare(
             f"{path} was begun with another question ({changes}); ask the same, or delete it to "
             "begin anew."
         )
-    database.execute("DELETE FROM pictures WHERE code IS NOT NULL")
+    database.execute("DELETE FROM images WHERE code IS NOT NULL")

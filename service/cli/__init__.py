@@ -6,7 +6,7 @@ The commands of `alexnet`, a module for each.
     flags         options that several commands share
     completion    the shells' scripts for the TAB key
     installed     versions of what pip knows
-    predict       sources -> pictures -> answers
+    predict       sources -> images -> answers
     doctor        the checks of `checks`, one after the other
 
 The modules of the commands are imported for `--help` too, so what is slow to import (the runtime,

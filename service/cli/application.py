@@ -33,7 +33,7 @@ FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 LESSON: Final = lesson(
     {
-        "alexnet predict tests/pictures/cat.jpg": "what is in this picture?",
+        "alexnet predict tests/pictures/cat.jpg": "what is in this image?",
         "alexnet serve": "the same over HTTP, and a page to try it on",
         "alexnet predict --help": "each command has its own help, with examples",
         "alexnet --install-completion bash": "the TAB key then completes commands and flags",
@@ -99,7 +99,7 @@ def alexnet(
     install_completion: Install = None,
     show_completion: Show = None,
 ) -> None:
-    """Tell what is in pictures, with AlexNet: here, or over HTTP."""
+    """Tell what is in images, with AlexNet: here, or over HTTP."""
     if show_version:
         versions = {
             "alexnet": installed(DISTRIBUTION),

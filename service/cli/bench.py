@@ -15,7 +15,7 @@ LESSON: Final = lesson(
     {
         "alexnet bench http://127.0.0.1:8000": "what can this server do? 8 requests at a time",
         "alexnet bench http://127.0.0.1:8000 --rate 20": "how long does one wait at 20 a second?",
-        "alexnet bench http://127.0.0.1:8000 tests/pictures --seconds 3": "with your own pictures",
+        "alexnet bench http://127.0.0.1:8000 tests/pictures --seconds 3": "with your own images",
     },
     Status.USAGE,
     Status.INTERRUPTED,
@@ -29,11 +29,11 @@ def bench(
     url: Annotated[
         str, typer.Argument(help="Where the server is: http://HOST:PORT.", metavar="URL")
     ],
-    pictures: Annotated[
+    images: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Picture files, or folders of them; by default synthetic photographs.",
-            metavar="PICTURE",
+            help="Image files, or folders of them; by default synthetic photographs.",
+            metavar="IMAGE",
         ),
     ] = None,
     in_flight: Annotated[
@@ -115,13 +115,13 @@ def bench(
 ) -> None:
     """Put load on a running server, and print its rate and its latencies.
 
-    Prints pictures a second, the median, 95th and 99th percentile of the latency in
-    milliseconds, and what was refused or failed. Without PICTURE it sends 64 JPEGs of
+    Prints images a second, the median, 95th and 99th percentile of the latency in
+    milliseconds, and what was refused or failed. Without IMAGE it sends 64 JPEGs of
     500 x 375, made on the spot: noise that decodes as photographs do.
     """
     work.bench(
         url,
-        pictures or [],
+        images or [],
         as_json=as_json,
         crops=crops,
         key=key,

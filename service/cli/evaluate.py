@@ -14,11 +14,11 @@ LESSON: Final = lesson(
     {
         "alexnet evaluate FOLDER": "the bundled model: ten, one and dense side by side",
         "alexnet evaluate FOLDER --crops ten --model a.onnx --model b.onnx": "two models",
-        "alexnet evaluate FOLDER --report report.html": "with pictures of the worst mistakes",
+        "alexnet evaluate FOLDER --report report.html": "with images of the worst mistakes",
     },
     Status.USAGE,
     done="measured; what was left out is counted in the output",
-    failed="no labelled pictures, no such model, or a file that cannot be written",
+    failed="no labelled images, no such model, or a file that cannot be written",
     interrupted="Ctrl-C: nothing was written (143: SIGTERM)",
 )
 
@@ -27,7 +27,7 @@ def evaluate(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="Labelled pictures: FOLDER/CLASS/picture, where CLASS is the WordNet id or the "
+            help="Labelled images: FOLDER/CLASS/image, where CLASS is the WordNet id or the "
             "name of a class; or files whose names begin with the WordNet id; or with --labels.",
             metavar="FOLDER",
         ),
@@ -51,7 +51,7 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            help="What the pictures are, in words, for report and record.",
+            help="What the images are, in words, for report and record.",
             metavar="TEXT",
             rich_help_panel=QUESTION,
         ),
@@ -77,7 +77,7 @@ def evaluate(
     report: Annotated[
         Path | None,
         typer.Option(
-            help="Write all of it as one HTML page, with pictures.",
+            help="Write all of it as one HTML page, with images.",
             metavar="FILE.html",
             rich_help_panel=OUTPUT,
         ),
@@ -102,11 +102,11 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure how good models are, on labelled pictures of your own.
+    """Measure how good models are, on labelled images of your own.
 
     Prints top-1, top-5 and calibration with 95% intervals, the worst classes and the
     worst confusions. Several models, or several choices of crops, are compared on the
-    same pictures.
+    same images.
     """
     from service.evaluation import command
 

@@ -42,7 +42,7 @@ Top = Annotated[
     typer.Option(
         min=1,
         max=1000,
-        help="How many classes of each picture, the best first.",
+        help="How many classes of each image, the best first.",
         metavar="COUNT",
         rich_help_panel=QUESTION,
     ),

@@ -29,10 +29,10 @@ class Answers:
 
     def __init__(self, engine: Engine, crops: str) -> None:
         self.engine, self.crops = engine, crops
-        self.told = self.refused = 0  # pictures
+        self.told = self.refused = 0  # images
 
     def tell(self, name: str, outcome: Sequence[Prediction] | ServiceError) -> None:
-        """Print what became of one picture."""
+        """Print what became of one image."""
         self.told += 1
         if isinstance(outcome, ServiceError):
             self.refused += 1
@@ -95,7 +95,7 @@ class Lines(Answers):
 
 
 class JsonLines(Answers):
-    """One object a line; a picture that has no answer has its error there, as the server's."""
+    """One object a line; an image that has no answer has its error there, as the server's."""
 
     def _refuse(self, name: str, error: ServiceError) -> None:
         self._print(self._entry(name, error))

@@ -1,5 +1,5 @@
 """
-`alexnet predict`: pictures here, without a server.
+`alexnet predict`: images here, without a server.
 """
 
 import os
@@ -28,36 +28,36 @@ LESSON: Final = lesson(
         "alexnet predict tests/pictures/cat.jpg": "bars for the five best classes",
         "alexnet predict tests/pictures --top 1 --crops one": "a folder, and quickly",
         "alexnet predict tests/pictures | cut -f 1,4": "in a pipe: name and best classes",
-        "alexnet predict - < tests/pictures/cat.jpg": "the picture on standard input",
+        "alexnet predict - < tests/pictures/cat.jpg": "the image on standard input",
         "ls tests/pictures/*.jpg | alexnet predict --files-from -": "a list of names",
-        "alexnet predict tests/pictures --json-lines": "for programs, a line for each picture",
+        "alexnet predict tests/pictures --json-lines": "for programs, a line for each image",
         "alexnet predict tests/pictures -o scores.csv": "a folder of any size, into one table",
     },
     Status.USAGE,
     Status.CANNOT_GO_ON,
     Status.NOBODY_READS,
-    done="every picture was classified (with --output: at least one)",
+    done="every image was classified (with --output: at least one)",
     failed="one of them was not, or nothing could begin; standard error says why",
     interrupted="Ctrl-C (143: SIGTERM); with --output, the same command goes on",
 )
 STANDARD_INPUT: Final = "-"
-FEW: Final = 5  # pictures without a bar that says how far it is
+FEW: Final = 5  # images without a bar that says how far it is
 FOLDERS: Final = "Folders of any size"
 
 
 def predict(
-    pictures: Annotated[
+    images: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Picture files, and folders, with all that is below them in the order of names; "
-            "- is a picture on standard input.",
-            metavar="PICTURE",
+            help="Image files, and folders, with all that is below them in the order of names; "
+            "- is an image on standard input.",
+            metavar="IMAGE",
         ),
     ] = None,
     files_from: Annotated[
         str | None,
         typer.Option(
-            help="A file with one name of a picture or folder per line; - is standard input.",
+            help="A file with one name of an image or folder per line; - is standard input.",
             metavar="FILE",
         ),
     ] = None,
@@ -70,7 +70,7 @@ def predict(
         bool,
         typer.Option(
             "--json-lines",
-            help="One JSON object a line, for each picture as it comes.",
+            help="One JSON object a line, for each image as it comes.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -103,21 +103,21 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Tell what is in pictures, here, without a server.
+    """Tell what is in images, here, without a server.
 
     On a terminal it draws bars. Elsewhere it prints a line for each class, with tabs:
-    name of the picture, probability from 0 to 1, WordNet id, class. With --json it prints
-    the server's answer, as one document however many pictures there are.
+    name of the image, probability from 0 to 1, WordNet id, class. With --json it prints
+    the server's answer, as one document however many images there are.
 
-    A picture that cannot be read is told on standard error and does not stop the others.
+    An image that cannot be read is told on standard error and does not stop the others.
     """
     from service.settings import load_settings
 
     settings = load_settings(model=model, device=device)
-    places = [*(pictures or []), *_listed(files_from)]
+    places = [*(images or []), *_listed(files_from)]
     if not places:
         raise typer.BadParameter(
-            "name a picture, a folder, or - for standard input", param_hint="PICTURE"
+            "name an image, a folder, or - for standard input", param_hint="IMAGE"
         )
     if output is not None:
         if as_json or json_lines or STANDARD_INPUT in places:
@@ -143,7 +143,7 @@ def predict(
     if as_json and json_lines:
         raise SettingsInvalid("--json is one document, --json-lines a line for each: choose one")
     if STANDARD_INPUT in places and files_from == STANDARD_INPUT:
-        raise SettingsInvalid("standard input is a picture or a list of names: give - once")
+        raise SettingsInvalid("standard input is an image or a list of names: give - once")
     import asyncio
 
     from service.cli.output import writer
@@ -156,7 +156,7 @@ def predict(
         asyncio.run(_classify(settings, places, answers, top=top))
     if not answers.told:
         raise FileUnreadable(
-            f"there is no picture in {', '.join(places)}; in folders those count whose names end "
+            f"there is no image in {', '.join(places)}; in folders those count whose names end "
             "as .jpg, .png, .webp, .gif and .bmp do"
         )
     if answers.refused:
@@ -208,7 +208,7 @@ async def _classify(
 
 @contextmanager
 def _watched(places: Sequence[str], answers: "Answers") -> "Iterator[Progress | None]":
-    """How far it is, for whoever waits: beyond a few pictures, on a terminal."""
+    """How far it is, for whoever waits: beyond a few images, on a terminal."""
     from service.cli.sources import walk
 
     seen = watched() and (answers.screen is not None or not sys.stdout.isatty())
@@ -216,10 +216,10 @@ def _watched(places: Sequence[str], answers: "Answers") -> "Iterator[Progress | 
     if not seen or len(list(islice(walk(places), FEW + 1))) <= FEW:
         yield None
         return
-    from service.batch.files import Pictures
+    from service.batch.files import Images
     from service.batch.progress import counted, shown
 
-    found = Pictures([place for place in places if place != STANDARD_INPUT])
+    found = Images([place for place in places if place != STANDARD_INPUT])
     screen = answers.screen or console(stderr=True)
     with shown(0, screen) as progress, counted(found, progress):
         yield progress

@@ -25,7 +25,7 @@ GROUPS: Final = {
         "heatmaps",
         "run_timeout",
     ),
-    "Pictures": (
+    "Images": (
         "formats",
         "max_pixels",
         "max_decoding_pixels",
@@ -56,7 +56,7 @@ METAVARS: Final = {
     "rate_limit": "N/TIME",
     "cors_origins": "ORIGINS",
 }
-UNITS: Final = ("Seconds", "Bytes", "Pixels", "Images", "Pictures")
+UNITS: Final = ("Seconds", "Bytes", "Pixels", "Images", "Images")
 
 
 def takes_settings(command: Callable[..., None], **more: object) -> None:

@@ -1,7 +1,7 @@
 """
 Files, folders and standard input -> bytes -> outcomes, in the order of their names.
 
-However many pictures there are, a window of them is under way, and of a folder no more is kept
+However many images there are, a window of them is under way, and of a folder no more is kept
 than the names that are directly in it.
 """
 
@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from service.batch.files import Pictures, Skipped, read
+from service.batch.files import Images, Skipped, read
 from service.batch.reader import SMALL
 from service.errors import BodyTooLarge, FileUnreadable, ServiceError
 from service.inference.classifier import Classifier, Prediction
@@ -33,13 +33,13 @@ class Source(NamedTuple):
 
 
 def walk(places: Iterable[str]) -> Iterator[Source]:
-    """Files as they are given, and what is in folders: of each the pictures by name, then the
+    """Files as they are given, and what is in folders: of each the images by name, then the
     folders in it by name."""
     for place in places:
         if place == STANDARD_INPUT or not os.path.isdir(place):
             yield Source(place)
             continue
-        for found in Pictures((place,), in_order=True):
+        for found in Images((place,), in_order=True):
             if isinstance(found, Skipped):
                 name, error = found.name, FileUnreadable(found.error)
                 yield Source(os.path.join(place, os.fsdecode(name)), error)
@@ -48,7 +48,7 @@ def walk(places: Iterable[str]) -> Iterator[Source]:
 
 
 class Asker:
-    """Asks one running classifier the same of all pictures."""
+    """Asks one running classifier the same of all images."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Asker:
         standard_input: bytes = b"",
     ) -> None:
         """
-        `window` is how many pictures are under way at once, `most` the bytes of one of them, and
+        `window` is how many images are under way at once, `most` the bytes of one of them, and
         `at_once` those of all large ones that are held.
         """
         self._classifier = classifier
@@ -75,7 +75,7 @@ class Asker:
         """
         Names and what became of them, in order, each as soon as it is there.
 
-        Raises any `ServiceError` that is not one picture's.
+        Raises any `ServiceError` that is not one image's.
         """
         under_way: deque[tuple[str, asyncio.Task[Outcome]]] = deque()
         try:
@@ -121,7 +121,7 @@ class Asker:
 
 
 def standard_input(most: int) -> bytes:
-    """One picture; of a larger one no more than is needed to refuse it."""
+    """One image; of a larger one no more than is needed to refuse it."""
     return sys.stdin.buffer.read(most + 1)
 
 

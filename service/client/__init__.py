@@ -1,5 +1,5 @@
 """
-A client of the service: pictures in, predictions out, from another process or machine.
+A client of the service: images in, predictions out, from another process or machine.
 
     from service.client import Client
 
@@ -10,7 +10,7 @@ It needs httpx2, pydantic and stamina, and nothing of the server.
 
     blocking, awaiting      Client and AsyncClient: the only two places that send
     questions, replies      what is sent and what to ask next; what its answer means
-    pictures, answers       what goes in, what comes out
+    images, answers       what goes in, what comes out
     place                   a server's address, and what goes wrong on the way to it
     waiting                 deadlines, tries and the pauses between them
     errors                  everything that can go wrong
@@ -24,9 +24,9 @@ from service.client.errors import (
     ConnectionFailed,
     DeadlineExceeded,
     FileUnreadable,
+    ImageRefused,
     NotReady,
     Overloaded,
-    PictureRefused,
     RateLimited,
     Refused,
     RequestRefused,
@@ -35,7 +35,7 @@ from service.client.errors import (
     Unauthorized,
     Unavailable,
 )
-from service.client.images import Picture
+from service.client.inputs import ImageInput
 from service.client.response_types import (
     Box,
     ClassHeatmap,
@@ -64,12 +64,12 @@ __all__ = [
     "FileUnreadable",
     "Health",
     "Heatmap",
+    "ImageInput",
+    "ImageRefused",
     "Model",
     "NotReady",
     "Outcome",
     "Overloaded",
-    "Picture",
-    "PictureRefused",
     "Prediction",
     "Queue",
     "RateLimited",

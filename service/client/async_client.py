@@ -12,7 +12,7 @@ import httpx2
 
 from service.client import requests
 from service.client.errors import ClientError, Refused
-from service.client.images import Batch, Picture, read, read_or_error
+from service.client.inputs import Batch, ImageInput, read, read_or_error
 from service.client.requests import Ask, Parts, Question
 from service.client.response_types import Health, Model, Prediction
 from service.client.responses import Outcome, Reply
@@ -53,7 +53,7 @@ class AsyncClient:
 
     async def classify(
         self,
-        picture: Picture,
+        image: ImageInput,
         *,
         top: int = 5,
         crops: str = "ten",
@@ -61,12 +61,12 @@ class AsyncClient:
     ) -> Prediction:
         """As `Client.classify`."""
         ask = requests.predict(top, crops, details)
-        upload = await asyncio.to_thread(read, picture)
+        upload = await asyncio.to_thread(read, image)
         return requests.only(await self._ask(ask([upload])))
 
     def classify_many(
         self,
-        pictures: Iterable[Picture] | AsyncIterable[Picture],
+        images: Iterable[ImageInput] | AsyncIterable[ImageInput],
         *,
         top: int = 5,
         crops: str = "ten",
@@ -78,7 +78,7 @@ class AsyncClient:
         if in_flight < 1:
             raise ValueError(f"in_flight={in_flight}: must be at least 1")
         gathered = Batch.of(batch, details)
-        return self._many(pictures, requests.predict(top, crops, details), gathered, in_flight)
+        return self._many(images, requests.predict(top, crops, details), gathered, in_flight)
 
     async def health(self) -> Health:
         """As `Client.health`."""
@@ -111,15 +111,15 @@ class AsyncClient:
 
     async def _many(
         self,
-        pictures: Iterable[Picture] | AsyncIterable[Picture],
+        images: Iterable[ImageInput] | AsyncIterable[ImageInput],
         ask: Ask,
         batch: Batch,
         in_flight: int,
     ) -> AsyncIterator[Outcome]:
         asked: deque[asyncio.Task[list[Outcome]]] = deque()
         try:
-            async for picture in _each(pictures):
-                if entries := batch.add(await asyncio.to_thread(read_or_error, picture)):
+            async for image in _each(images):
+                if entries := batch.add(await asyncio.to_thread(read_or_error, image)):
                     asked.append(asyncio.create_task(self._answered(Parts(batch, entries), ask)))
                 if len(asked) >= in_flight:
                     for outcome in await asked[0]:
@@ -160,10 +160,12 @@ class AsyncClient:
         raise AssertionError("attempts end with an answer or an error")
 
 
-async def _each(pictures: Iterable[Picture] | AsyncIterable[Picture]) -> AsyncIterator[Picture]:
-    if isinstance(pictures, AsyncIterable):
-        async for picture in pictures:
-            yield picture
+async def _each(
+    images: Iterable[ImageInput] | AsyncIterable[ImageInput],
+) -> AsyncIterator[ImageInput]:
+    if isinstance(images, AsyncIterable):
+        async for image in images:
+            yield image
     else:
-        for picture in pictures:
-            yield picture
+        for image in images:
+            yield image

@@ -2,14 +2,14 @@
 Everything that can go wrong at a client's side, drawn once.  Whose fault it is is the first fork.
 
 * ClientError                the root; `code`, `status`, `retry_after`, `request_id`, `filename`
-  + FileUnreadable           a picture's file cannot be read here; nothing was sent
+  + FileUnreadable           an image's file cannot be read here; nothing was sent
   + ConnectionFailed         nothing answers there, or the connection was lost; retried
     - CertificateRefused     somebody answers, but we cannot tell that it is the server; not retried
   + TimedOut                 no answer in the time that we allow
   + AnswerUnreadable         an answer, but not as our server writes it
   + Refused                  the server says no; `status` and `code` say why
     - RequestRefused         the request is at fault: a parameter, its size, its address
-    - PictureRefused         the picture is at fault
+    - ImageRefused         the image is at fault
     - Unauthorized           the key is missing, or is none of the server's
     - DeadlineExceeded       the server had not enough time
     - ServerFailed           the server is at fault
@@ -48,14 +48,14 @@ class ClientError(Exception):
         super().__init__(message)
         self.message = message
         self.code = code or type(self).code
-        self.status = status  # None if there was no answer, or if it is one picture's of several
+        self.status = status  # None if there was no answer, or if it is one image's of several
         self.retry_after = retry_after  # seconds
         self.request_id = request_id  # the X-Request-ID that the server's log has
-        self.filename = filename  # of the picture at fault, if one is and it has a name
+        self.filename = filename  # of the image at fault, if one is and it has a name
 
 
 class FileUnreadable(ClientError):
-    """A picture's file cannot be read; nothing was sent."""
+    """An image's file cannot be read; nothing was sent."""
 
     code = "file_unreadable"
 
@@ -93,11 +93,11 @@ class Refused(ClientError):
 
 
 class RequestRefused(Refused):
-    """The request is at fault, whatever the picture in it."""
+    """The request is at fault, whatever the image in it."""
 
 
-class PictureRefused(Refused):
-    """The picture is at fault; others may be answered."""
+class ImageRefused(Refused):
+    """The image is at fault; others may be answered."""
 
 
 class Unauthorized(Refused):
@@ -141,12 +141,12 @@ REFUSALS: Final[Mapping[str, type[Refused]]] = {
     "parameter_invalid": RequestRefused,
     "not_found": RequestRefused,
     "method_not_allowed": RequestRefused,
-    "body_empty": PictureRefused,
-    "image_type_unsupported": PictureRefused,
-    "image_too_large": PictureRefused,
-    "image_too_elongated": PictureRefused,
-    "image_too_costly": PictureRefused,
-    "image_unreadable": PictureRefused,
+    "body_empty": ImageRefused,
+    "image_type_unsupported": ImageRefused,
+    "image_too_large": ImageRefused,
+    "image_too_elongated": ImageRefused,
+    "image_too_costly": ImageRefused,
+    "image_unreadable": ImageRefused,
     "unauthorized": Unauthorized,
     "deadline_exceeded": DeadlineExceeded,
     "internal_error": ServerFailed,

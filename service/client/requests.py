@@ -13,12 +13,12 @@ from service.client import responses
 from service.client.errors import (
     ClientError,
     DeadlineExceeded,
-    PictureRefused,
+    ImageRefused,
     Refused,
     RequestRefused,
     ServerFailed,
 )
-from service.client.images import Batch, Entry, Upload
+from service.client.inputs import Batch, Entry, Upload
 from service.client.response_types import Health, Prediction
 from service.client.responses import Outcome, Reply
 
@@ -42,7 +42,7 @@ Ask = Callable[[Sequence[Upload]], Question[list[Outcome]]]
 
 
 def predict(top: int, crops: str, details: Sequence[str]) -> Ask:
-    """What to ask of pictures: one is the body itself, the fast door; several are a form."""
+    """What to ask of images: one is the body itself, the fast door; several are a form."""
     params: dict[str, str | int] = {"top": top, "crops": crops}
     if wanted := details if isinstance(details, str) else ",".join(details):
         params["details"] = wanted
@@ -85,7 +85,7 @@ class Parts:
         self._found += outcomes
 
     def refused(self, part: list[Upload], refused: Refused) -> None:
-        """Halve what was refused for what may be one picture's fault, or for its size; what any
+        """Halve what was refused for what may be one image's fault, or for its size; what any
         request would meet is raised."""
         if not _of_some(refused):
             raise refused
@@ -104,9 +104,9 @@ class Parts:
 
 
 def _of_some(refused: Refused) -> bool:
-    """Whether fewer pictures, or others, might be answered."""
+    """Whether fewer images, or others, might be answered."""
     # 413 is also what a proxy says, in its own words: nginx to all that is over 1 MB.
-    kinds = PictureRefused, DeadlineExceeded, ServerFailed
+    kinds = ImageRefused, DeadlineExceeded, ServerFailed
     return isinstance(refused, kinds) or refused.status == 413
 
 
@@ -116,12 +116,12 @@ def health() -> Question[Health]:
 
 
 def readiness() -> Question[None]:
-    """`NotReady` is raised where a picture sent now would not be classified."""
+    """`NotReady` is raised where an image sent now would not be classified."""
     return Question("readyz", responses.readiness)
 
 
 def only(outcomes: list[Outcome]) -> Prediction:
-    """Of a single picture: its prediction, or its error raised."""
+    """Of a single image: its prediction, or its error raised."""
     (outcome,) = outcomes
     if isinstance(outcome, ClientError):
         raise outcome

@@ -30,7 +30,7 @@ class ClassProbability:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
-    """A square in the prepared picture of 256 x 256; pixels, from the top left."""
+    """A square in the prepared image of 256 x 256; pixels, from the top left."""
 
     left: int
     top: int
@@ -50,7 +50,7 @@ class View:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassHeatmap:
     """
-    How much a class's probability falls when a part of the picture is hidden.
+    How much a class's probability falls when a part of the image is hidden.
 
     `values[row][column]`, from the top left; below 0 where hiding makes it more probable.
     """
@@ -71,9 +71,9 @@ class Heatmap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """The best classes of one picture, the most probable first, and who says so."""
+    """The best classes of one image, the most probable first, and who says so."""
 
-    filename: str | None  # the picture's own, without folders
+    filename: str | None  # the image's own, without folders
     classes: tuple[ClassProbability, ...]
     views: tuple[View, ...] = ()  # only with details="views"
     heatmap: Heatmap | None = None  # only with details="heatmap"
@@ -91,7 +91,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """Pictures that wait, and how many may."""
+    """Images that wait, and how many may."""
 
     pending: int
     limit: int
@@ -110,5 +110,5 @@ class Health:
 
     @property
     def ready(self) -> bool:
-        """Whether a picture sent now would be classified."""
+        """Whether an image sent now would be classified."""
         return self.status == "ready"

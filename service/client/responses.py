@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from service.client.errors import AnswerUnreadable, ClientError, NotReady, refusal_of
-from service.client.images import Upload
+from service.client.inputs import Upload
 from service.client.response_types import ClassProbability, Health, Heatmap, Model, Prediction, View
 from service.client.retry import seconds_until
 
@@ -112,7 +112,7 @@ def health(reply: Reply) -> Health:
 
 
 def readiness(reply: Reply) -> None:
-    """`NotReady` is raised where a picture sent now would not be classified."""
+    """`NotReady` is raised where an image sent now would not be classified."""
     if reply.status == 503:
         raise NotReady(f"{reply.url} is not ready", code="not_ready", status=503)
     if reply.status != 200:

@@ -11,7 +11,7 @@ import httpx2
 
 from service.client import requests
 from service.client.errors import ClientError, Refused
-from service.client.images import Batch, Picture, read, read_or_error
+from service.client.inputs import Batch, ImageInput, read, read_or_error
 from service.client.requests import Ask, Parts, Question
 from service.client.response_types import Health, Model, Prediction
 from service.client.responses import Outcome, Reply
@@ -60,23 +60,23 @@ class Client:
 
     def classify(
         self,
-        picture: Picture,
+        image: ImageInput,
         *,
         top: int = 5,
         crops: str = "ten",
         details: Sequence[str] = (),
     ) -> Prediction:
         """
-        The `top` best classes of one picture: a path, bytes, or a file opened in binary mode.
+        The `top` best classes of one image: a path, bytes, or a file opened in binary mode.
 
         `crops` is ten, one or dense; `details` are views, heatmap or both.
         """
         ask = requests.predict(top, crops, details)
-        return requests.only(self._ask(ask([read(picture)])))
+        return requests.only(self._ask(ask([read(image)])))
 
     def classify_many(
         self,
-        pictures: Iterable[Picture],
+        images: Iterable[ImageInput],
         *,
         top: int = 5,
         crops: str = "ten",
@@ -84,13 +84,13 @@ class Client:
         batch: int | None = None,
     ) -> Iterator[Outcome]:
         """
-        For each picture, in order, its `Prediction` or the `ClientError` that is its own.
+        For each image, in order, its `Prediction` or the `ClientError` that is its own.
 
-        Lazy: `batch` pictures at most, 32 by default and 1 with a heatmap, are read and sent
-        together.  What every picture would meet, such as a wrong key, is raised.
+        Lazy: `batch` images at most, 32 by default and 1 with a heatmap, are read and sent
+        together.  What every image would meet, such as a wrong key, is raised.
         """
         gathered = Batch.of(batch, details)
-        return self._many(pictures, requests.predict(top, crops, details), gathered)
+        return self._many(images, requests.predict(top, crops, details), gathered)
 
     def health(self) -> Health:
         """What runs there; that it is not ready is an answer, not an error."""
@@ -101,7 +101,7 @@ class Client:
         return self.health().model
 
     def ready(self) -> bool:
-        """Whether a picture sent now would be classified; one look, of 5 seconds at most."""
+        """Whether an image sent now would be classified; one look, of 5 seconds at most."""
         return self._look(self._place.deadline(LOOK)) is None
 
     def wait_until_ready(self, timeout: float | None = 60.0, *, every: float = 0.1) -> None:
@@ -121,9 +121,9 @@ class Client:
             return error
         return None
 
-    def _many(self, pictures: Iterable[Picture], ask: Ask, batch: Batch) -> Iterator[Outcome]:
-        for picture in pictures:
-            if entries := batch.add(read_or_error(picture)):
+    def _many(self, images: Iterable[ImageInput], ask: Ask, batch: Batch) -> Iterator[Outcome]:
+        for image in images:
+            if entries := batch.add(read_or_error(image)):
                 yield from self._answered(Parts(batch, entries), ask)
         yield from self._answered(Parts(batch, batch.rest()), ask)
 

@@ -22,7 +22,7 @@ LEAST = float(np.finfo(np.float32).tiny)  # a probability of 0 would be an infin
 class Figures:
     """One candidate's."""
 
-    pictures: int
+    images: int
     top1: float
     top1_interval: Interval
     top5: float
@@ -36,11 +36,11 @@ class Figures:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more often one of two candidates is right on the same pictures."""
+    """How much more often one of two candidates is right on the same images."""
 
     difference: float
     interval: Interval
-    gained: int  # pictures on which it is right and the other is not
+    gained: int  # images on which it is right and the other is not
     lost: int
     p: float  # of McNemar's exact test
 
@@ -55,7 +55,7 @@ class Comparison:
     top5: Difference
     ece_difference: float
     ece_interval: Interval
-    same_best: float  # the share of the pictures with the same best class
+    same_best: float  # the share of the images with the same best class
 
 
 def figures(answers: Answers, calibration: Calibration) -> Figures:
@@ -64,7 +64,7 @@ def figures(answers: Answers, calibration: Calibration) -> Figures:
     of = len(hits)
     surprise = -np.log(np.maximum(answers.of_truth.astype(np.float64), LEAST))
     return Figures(
-        pictures=of,
+        images=of,
         top1=float(hits.mean()),
         top1_interval=wilson(int(hits.sum()), of),
         top5=float(in_five.mean()),
@@ -78,7 +78,7 @@ def figures(answers: Answers, calibration: Calibration) -> Figures:
 
 
 def calibrations(each: Sequence[Answers]) -> list[Calibration]:
-    """Each candidate's calibration, from resamples of the same pictures."""
+    """Each candidate's calibration, from resamples of the same images."""
     return measured([(answers.probabilities[:, 0], answers.hits) for answers in each])
 
 

@@ -2,13 +2,13 @@
 Whether a probability of 0.61 is right in 61 of 100 cases.
 
 The expected calibration error, after C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On
-Calibration of Modern Neural Networks" (ICML 2017), section 2, equation 3: the pictures are put into
+Calibration of Modern Neural Networks" (ICML 2017), section 2, equation 3: the images are put into
 15 bins of equal width, ((m - 1) / 15, m / 15], by the probability of their best class; in each bin
 the mean probability is held against the share that is right; the error is the mean of the
-differences, each weighed with its bin's pictures.
+differences, each weighed with its bin's images.
 
-Its interval comes from a bootstrap over the pictures (B. Efron, Annals of Statistics 7 (1979),
-1-26), all candidates drawing the same ones.  On few pictures the error is too large, since chance
+Its interval comes from a bootstrap over the images (B. Efron, Annals of Statistics 7 (1979),
+1-26), all candidates drawing the same ones.  On few images the error is too large, since chance
 adds to it and never cancels, and in a resample it is too large once more.  So the resamples' own
 quantiles are of no use: the lower end takes the excess away, as in the basic interval of A. C.
 Davison and D. V. Hinkley ("Bootstrap Methods and their Application", 1997, equation 5.6); the upper
@@ -16,7 +16,7 @@ end adds only how far the resamples scatter above their middle.  And the lower e
 perfectly calibrated model would often show as much: the same probabilities, with answers that are
 right just so often, after J. Broecker and L. A. Smith, Weather and Forecasting 22 (2007), 651-661.
 
-Where all pictures have the same probability and are all right, or all wrong, every resample is the
+Where all images have the same probability and are all right, or all wrong, every resample is the
 same, and the interval has no width: it says nothing then.
 """
 
@@ -39,11 +39,11 @@ Sure = tuple[NDArray[np.float32], NDArray[np.bool_]]  # (N,): the best class's p
 
 @dataclass(frozen=True)
 class Bin:
-    """The pictures whose best class has a probability above `low`, up to `high`."""
+    """The images whose best class has a probability above `low`, up to `high`."""
 
     low: float
     high: float
-    pictures: int
+    images: int
     confidence: float | None  # the mean probability; None in an empty bin
     right: float | None  # the share whose best class is the right one
     right_interval: Interval | None
@@ -84,7 +84,7 @@ def expected_error(confidence: NDArray[np.float32], hits: NDArray[np.bool_]) -> 
 
 
 def measured(each: Sequence[Sure]) -> list[Calibration]:
-    """The calibration of each candidate, on the same pictures."""
+    """The calibration of each candidate, on the same images."""
     again = _resampled(each)
     return [
         _calibration(confidence, expected_error(confidence, hits), again[:, number])
@@ -111,13 +111,13 @@ def _calibration(confidence: NDArray[np.float32], error: float, again: Floats) -
 
 
 def _resampled(each: Sequence[Sure]) -> Floats:
-    """The errors in resamples of the pictures, `(RESAMPLES, candidates)`."""
+    """The errors in resamples of the images, `(RESAMPLES, candidates)`."""
     excesses = [(_places(sure), _excess(sure, hits)) for sure, hits in each]
-    pictures = len(each[0][0])
+    images = len(each[0][0])
     random = np.random.default_rng(SEED)
     errors = np.empty((RESAMPLES, len(each)))
     for row in errors:
-        drawn = random.integers(pictures, size=pictures)
+        drawn = random.integers(images, size=images)
         row[:] = [_error(place[drawn], excess[drawn]) for place, excess in excesses]
     return errors
 
@@ -135,7 +135,7 @@ def _by_chance(confidence: NDArray[np.float32]) -> Floats:
 
 
 def _places(confidence: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Each picture's bin."""
+    """Each image's bin."""
     above = np.ceil(confidence.astype(np.float64) * BINS).astype(np.intp) - 1
     return np.clip(above, 0, BINS - 1)
 

@@ -43,7 +43,7 @@ def evaluate(
     device: str | None,
 ) -> None:
     """
-    Measure each model with each choice of crops on the labelled pictures in `folder`, and print it.
+    Measure each model with each choice of crops on the labelled images in `folder`, and print it.
 
     Raises a `ServiceError` with a sentence; `KeyboardInterrupt` and SIGTERM end it with a
     `typer.Exit`.
@@ -105,7 +105,7 @@ def _measure(
     labels: Path | None,
     data: str | None,
 ) -> tuple["Results", "Asked", "Decoder"]:
-    """What is known afterwards, of which pictures, and what decodes them."""
+    """What is known afterwards, of which images, and what decodes them."""
     from service.batch.files import text
     from service.evaluation.classes import Classes
     from service.evaluation.decoding import Decoder

@@ -26,11 +26,11 @@ class Class:
 
 @dataclass(frozen=True)
 class Confusion:
-    """So many pictures of one class whose best class was another."""
+    """So many images of one class whose best class was another."""
 
     true: Class
     said: Class
-    pictures: int
+    images: int
     confidence: float  # the mean probability of what was said
 
 
@@ -39,17 +39,17 @@ class ClassFigures:
     """How one class fares."""
 
     true: Class
-    pictures: int
+    images: int
     top1: float
     top1_interval: Interval
     top5: float
     said_most: Class | None  # the most frequent wrong answer; None if there is none
-    said_most_pictures: int
+    said_most_images: int
 
 
 @dataclass(frozen=True)
 class Said:
-    """One of the answers about a picture."""
+    """One of the answers about an image."""
 
     said: Class
     probability: float
@@ -57,10 +57,10 @@ class Said:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture whose best class is a wrong one."""
+    """An image whose best class is a wrong one."""
 
     file: str
-    row: int  # of the pictures that were asked about
+    row: int  # of the images that were asked about
     true: Class
     probability: float  # of the right class
     classes: list[Said]  # the best five, the most probable first
@@ -89,7 +89,7 @@ def confusions(answers: Answers) -> list[Confusion]:
 
 def class_figures(answers: Answers, confused: Sequence[Confusion]) -> list[ClassFigures]:
     """
-    Those of each class that has pictures, the surest failures first.
+    Those of each class that has images, the surest failures first.
 
     They are in the order of the upper end of top-1's interval, so that a class with one wrong
     answer of one does not stand above one with 48 of 50.  `confused` is what `confusions` gives.
@@ -98,27 +98,27 @@ def class_figures(answers: Answers, confused: Sequence[Confusion]) -> list[Class
     for confusion in confused:
         worst.setdefault(confusion.true.index, confusion)
     classes = len(answers.model.labels)
-    pictures, right, in_five = (
+    images, right, in_five = (
         np.bincount(answers.truth[which], minlength=classes).tolist()
         for which in (slice(None), answers.hits, answers.hits_in_five)
     )
     found = [
         ClassFigures(
             _class(answers, index),
-            pictures[index],
-            right[index] / pictures[index],
-            wilson(right[index], pictures[index]),
-            in_five[index] / pictures[index],
+            images[index],
+            right[index] / images[index],
+            wilson(right[index], images[index]),
+            in_five[index] / images[index],
             worst[index].said if index in worst else None,
-            worst[index].pictures if index in worst else 0,
+            worst[index].images if index in worst else 0,
         )
-        for index in np.flatnonzero(pictures).tolist()
+        for index in np.flatnonzero(images).tolist()
     ]
     return sorted(found, key=lambda one: (one.top1_interval[1], one.top5, one.true.index))
 
 
 def worst(answers: Answers, names: Sequence[bytes], most: int = SHOWN) -> list[Mistake]:
-    """The wrong answers that were given with the highest probabilities; `names` of the pictures."""
+    """The wrong answers that were given with the highest probabilities; `names` of the images."""
     wrong = np.flatnonzero(~answers.hits)
     order = np.lexsort((wrong, answers.of_truth[wrong], -answers.probabilities[wrong, 0]))
     return [
@@ -138,8 +138,8 @@ def worst(answers: Answers, names: Sequence[bytes], most: int = SHOWN) -> list[M
     ]
 
 
-def without_pictures(answers: Answers) -> list[Class]:
-    """The model's classes of which there is no picture."""
+def without_images(answers: Answers) -> list[Class]:
+    """The model's classes of which there is no image."""
     seen = np.bincount(answers.truth, minlength=len(answers.model.labels))
     return [_class(answers, index) for index in np.flatnonzero(seen == 0).tolist()]
 

@@ -1,5 +1,5 @@
 """
-Names of picture files -> squares of pixels, as the service makes them, in threads.
+Names of image files -> squares of pixels, as the service makes them, in threads.
 """
 
 import os
@@ -17,22 +17,22 @@ from service.batch.files import Skipped, read
 from service.cgroups import usable_cores
 from service.errors import BodyTooLarge, ServiceError
 from service.inference.classifier import Limits
-from service.inference.image import LARGE, open_picture
+from service.inference.image import LARGE, open_image
 
 Square = NDArray[np.uint8]  # (256, 256, 3)
 
 
 class Decoder:
-    """Reads and decodes picture files as the service does, with its limits."""
+    """Reads and decodes image files as the service does, with its limits."""
 
     def __init__(self, base: bytes, limits: Limits, max_body: int) -> None:
         """`base` is the folder that names are relative to, `max_body` the bytes of a file."""
         self._base, self._limits, self._max_body = base, limits, max_body
-        # So that no more large pictures are decoded at once than the service would.
+        # So that no more large images are decoded at once than the service would.
         self._large = BoundedSemaphore(max(1, limits.max_decoding_pixels // limits.max_pixels))
 
     def __call__(self, name: bytes) -> Square | Skipped:
-        """The picture's central square, or why there is none."""
+        """The image's central square, or why there is none."""
         data = read(os.path.join(self._base, name), self._max_body)
         if isinstance(data, Skipped):
             return Skipped(name, data.code, data.error)
@@ -45,7 +45,7 @@ class Decoder:
             )
         limits = self._limits
         try:
-            picture = open_picture(
+            image = open_image(
                 data,
                 max_pixels=limits.max_pixels,
                 max_aspect_ratio=limits.max_aspect_ratio,
@@ -53,8 +53,8 @@ class Decoder:
                 formats=limits.formats,
                 decode_timeout=limits.decode_timeout,
             )
-            with self._large if picture.pixels > LARGE else nullcontext():
-                return picture.decode()
+            with self._large if image.pixels > LARGE else nullcontext():
+                return image.decode()
         except ServiceError as error:
             return Skipped(name, error.code, str(error))
 
@@ -78,4 +78,4 @@ def decoded(
     try:
         yield outcomes()
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the pictures begun, not for others
+        pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the images begun, not for others

@@ -1,11 +1,11 @@
 """
-95% intervals of shares, and of the difference of two shares of the same pictures.
+95% intervals of shares, and of the difference of two shares of the same images.
 
 * Wilson's score interval: E. B. Wilson, JASA 22 (1927), 209-212; method 3 of R. G. Newcombe,
   Statistics in Medicine 17 (1998), 857-872.
 * The difference: method 10 of R. G. Newcombe, Statistics in Medicine 17 (1998), 2635-2650, which
   joins the two score intervals, given how the answers go together.
-* McNemar's test, exact: of the pictures on which just one of the two is right, either is so often
+* McNemar's test, exact: of the images on which just one of the two is right, either is so often
   the right one as a fair coin falls.
 """
 

@@ -1,11 +1,11 @@
 """
-The pictures in a folder, and what each of them shows.
+The images in a folder, and what each of them shows.
 
 A table says it, if there is one: CSV with the columns `file`, a path below the folder, and
 `label`, a WordNet id, a name or an index.  Else the folders between do, the outermost one that is
 called like a class; else the file's name, if it begins with a WordNet id.
 
-Only pictures whose class every model knows are asked about, so that all are compared on the same
+Only images whose class every model knows are asked about, so that all are compared on the same
 ones; the others are counted, with the reason.
 """
 
@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batch.files import SUFFIXES, Pictures, Skipped, text
+from service.batch.files import SUFFIXES, Images, Skipped, text
 from service.errors import ServiceError, SettingsInvalid
 from service.evaluation.classes import WORDNET_ID, Classes, unmistakable
 
@@ -30,20 +30,20 @@ Table = Mapping[bytes, str]  # paths below the folder -> labels
 
 
 class EvaluationFailed(ServiceError):
-    """The models could not be measured on these pictures."""
+    """The models could not be measured on these images."""
 
     code = "evaluation_failed"
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of the pictures before any model is asked."""
+    """What is known of the images before any model is asked."""
 
     base: bytes  # the folder that names are relative to
-    names: list[bytes]  # of the pictures, in the order of their bytes
-    classes: NDArray[np.int32]  # (models, pictures): their indices in each model
+    names: list[bytes]  # of the images, in the order of their bytes
+    classes: NDArray[np.int32]  # (models, images): their indices in each model
     left_out: list[Skipped]
-    others: int  # files that are no pictures, and hidden folders
+    others: int  # files that are no images, and hidden folders
 
 
 class _Ambiguous(Exception):
@@ -52,15 +52,15 @@ class _Ambiguous(Exception):
 
 def read_truth(folder: Path, models: Sequence[Classes], table: Path | None) -> Truth:
     """Raises `SettingsInvalid` where nothing can be made of it, and `EvaluationFailed` where no
-    picture has a label."""
+    image has a label."""
     if not folder.is_dir():
         raise SettingsInvalid(f"{folder}: there is no such folder")
-    pictures = Pictures([str(folder)])
+    images = Images([str(folder)])
     labels = None if table is None else _read_table(table)
     known: list[tuple[bytes, list[int]]] = []
     left_out: list[Skipped] = []
     ambiguous: dict[str, str] = {}
-    for name in sorted(_names(pictures, labels, left_out)):
+    for name in sorted(_names(images, labels, left_out)):
         said = _said(name, labels)
         try:
             found = [_meant(said, classes, or_index=labels is not None) for classes in models]
@@ -75,15 +75,15 @@ def read_truth(folder: Path, models: Sequence[Classes], table: Path | None) -> T
     if ambiguous:
         raise SettingsInvalid(_which(ambiguous, labels is None))
     if not known:
-        raise EvaluationFailed(_nothing(folder, pictures, left_out))
+        raise EvaluationFailed(_nothing(folder, images, left_out))
     classes = np.array([places for _, places in known], np.int32).T
-    return Truth(pictures.base, [name for name, _ in known], classes, left_out, pictures.others)
+    return Truth(images.base, [name for name, _ in known], classes, left_out, images.others)
 
 
-def _names(pictures: Pictures, labels: Table | None, left_out: list[Skipped]) -> Iterator[bytes]:
-    """The pictures in the folder, and those in the table wherever they are, each once."""
+def _names(images: Images, labels: Table | None, left_out: list[Skipped]) -> Iterator[bytes]:
+    """The images in the folder, and those in the table wherever they are, each once."""
     found = set(labels or ())
-    for one in pictures:
+    for one in images:
         if isinstance(one, Skipped):
             left_out.append(one)
         else:
@@ -92,7 +92,7 @@ def _names(pictures: Pictures, labels: Table | None, left_out: list[Skipped]) ->
 
 
 def _said(name: bytes, labels: Table | None) -> list[str]:
-    """What a picture is called, the most trusted first."""
+    """What an image is called, the most trusted first."""
     if labels is not None:
         return [labels[name]] if labels.get(name) else []
     *folders, file = map(text, name.split(b"/"))
@@ -134,14 +134,14 @@ def _which(ambiguous: Mapping[str, str], by_folder: bool) -> str:
     return f"names of several classes: {names}{more}; {what}"
 
 
-def _nothing(folder: Path, pictures: Pictures, left_out: Sequence[Skipped]) -> str:
+def _nothing(folder: Path, images: Images, left_out: Sequence[Skipped]) -> str:
     """Why there is nothing to measure."""
     if not left_out:
         endings = ", ".join(map(text, SUFFIXES))
-        return f"there is no picture in {folder}; their names end in {endings}"
+        return f"there is no image in {folder}; their names end in {endings}"
     one = left_out[0]
     return (
-        f"none of the {len(left_out)} pictures in {folder} is of a class that is known "
+        f"none of the {len(left_out)} images in {folder} is of a class that is known "
         f"({text(one.name)}: {one.error}); put them into folders called like the classes "
         "(WordNet ids or names), begin the files' names with the id, or give --labels with the "
         f"columns {','.join(COLUMNS)}"

@@ -1,8 +1,8 @@
 """
-Pictures -> what each candidate says of them: a model with a choice of crops.
+Images -> what each candidate says of them: a model with a choice of crops.
 
-Each picture is read and decoded once; each batch goes through all candidates.  What is in memory at
-any time does not depend on the number of pictures, but for the five best classes of each.
+Each image is read and decoded once; each batch goes through all candidates.  What is in memory at
+any time does not depend on the number of images, but for the five best classes of each.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one candidate said of the pictures; k is 5, or less where there are fewer classes."""
+    """What one candidate said of the images; k is 5, or less where there are fewer classes."""
 
     model: Model
     crops: str
@@ -60,7 +60,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Asked:
-    """The answers of all candidates on the same pictures, and which pictures these are."""
+    """The answers of all candidates on the same images, and which images these are."""
 
     base: bytes
     names: list[bytes]
@@ -77,10 +77,10 @@ def ask(
     progress: Callable[[int, int], None],
 ) -> Asked:
     """
-    Ask each candidate, with the number of its model in `truth`, about each picture.
+    Ask each candidate, with the number of its model in `truth`, about each image.
 
-    `batch` is the most pictures in one run; `progress` is told how many are done, and how many of
-    these could not be read.  Raises `EvaluationFailed` if a run fails, or if no picture is left.
+    `batch` is the most images in one run; `progress` is told how many are done, and how many of
+    these could not be read.  Raises `EvaluationFailed` if a run fails, or if no image is left.
     """
     rows: list[int] = []
     parts: list[list[tuple[NDArray[np.generic], ...]]] = [[] for _ in candidates]
@@ -92,14 +92,14 @@ def ask(
             read_ones = [(row, one) for row, one in together if not isinstance(one, Skipped)]
             if read_ones:
                 at = [row for row, _ in read_ones]
-                pictures = np.stack([square for _, square in read_ones])
+                images = np.stack([square for _, square in read_ones])
                 rows += at
                 for (model, candidate), its in zip(candidates, parts, strict=True):
-                    its.append(_answer(candidate, pictures, truth.classes[model, at]))
+                    its.append(_answer(candidate, images, truth.classes[model, at]))
             progress(len(rows) + len(left_out), len(left_out))
     if not rows:
         raise EvaluationFailed(
-            f"none of the {len(left_out)} pictures could be read ({left_out[0].error})"
+            f"none of the {len(left_out)} images could be read ({left_out[0].error})"
         )
     answers = [
         Answers(
@@ -114,15 +114,15 @@ def ask(
 
 
 def _answer(
-    candidate: Candidate, pictures: NDArray[np.uint8], truth: NDArray[np.int32]
+    candidate: Candidate, images: NDArray[np.uint8], truth: NDArray[np.int32]
 ) -> tuple[NDArray[np.generic], ...]:
     """The columns `best`, `probabilities` and `of_truth` of a batch."""
     crops = candidate.model.crops[candidate.crops]
     try:
-        said = candidate.engine.run(pictures, crops)
+        said = candidate.engine.run(images, crops)
     except Exception as error:  # the runtime's own classes have no common base
         raise EvaluationFailed(
-            f"{candidate.model.path} failed on a batch of {len(pictures)} ({gist(error)}); try a "
+            f"{candidate.model.path} failed on a batch of {len(images)} ({gist(error)}); try a "
             "smaller ALEXNET_MAX_BATCH"
         ) from error
     # Equal ones in the order of the classes, as in the service's answers.

@@ -29,7 +29,7 @@ MOST_ROWS: Final = 2000  # of one table; JSON has them all
 def write(
     path: Path, results: Results, names: list[bytes], decode: Callable[[bytes], Square | Skipped]
 ) -> None:
-    """Write the report; `names` are the pictures', which are decoded again for the worst few."""
+    """Write the report; `names` are the images', which are decoded again for the worst few."""
     rows = {mistake.row for run in results.runs for mistake in run.mistakes}
     thumbnails = {row: _thumbnail(decode(names[row])) for row in sorted(rows)}
     environment = Environment(
@@ -53,7 +53,7 @@ def write(
 
 
 def _thumbnail(square: Square | Skipped) -> str | None:
-    """What the network saw, small, as a data URI; None if the picture is gone meanwhile."""
+    """What the network saw, small, as a data URI; None if the image is gone meanwhile."""
     if isinstance(square, Skipped):
         return None
     encoded = io.BytesIO()

@@ -21,13 +21,18 @@ from service.evaluation.confusion import (
     Mistake,
     class_figures,
     confusions,
-    without_pictures,
+    without_images,
     worst,
 )
 from service.evaluation.labels import Truth
 from service.evaluation.predicted import Answers, Asked
 
 DIGITS = 6
+JSON_KEYS = {  # of fields whose names in JSON, which others read, are older
+    "images": "pictures",
+    "said_most_images": "said_most_pictures",
+    "classes_without_images": "classes_without_pictures",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Run:
     classes: list[ClassFigures]
     confusions: list[Confusion]
     mistakes: list[Mistake]
-    classes_without_pictures: list[Class]
+    classes_without_images: list[Class]
 
 
 @dataclass(frozen=True)
@@ -55,25 +60,25 @@ class Results:
     """What was measured, and on what."""
 
     service: str  # version
-    data: str  # what the pictures are, in words
+    data: str  # what the images are, in words
     folder: str
     labels: str | None  # the table
-    pictures: int
-    classes: int  # that have pictures
-    others: int  # files that are no pictures, and hidden folders
+    images: int
+    classes: int  # that have images
+    others: int  # files that are no images, and hidden folders
     left_out: list[Skipped]
     runs: list[Run]
     comparisons: list[Comparison]
 
     def reasons(self) -> dict[str, int]:
-        """How many pictures were left out for which reason, the most frequent first."""
+        """How many images were left out for which reason, the most frequent first."""
         return dict(Counter(one.code for one in self.left_out).most_common())
 
 
 def gather(
     truth: Truth, asked: Asked, *, service: str, data: str | None, folder: str, labels: str | None
 ) -> Results:
-    """All of it; `data` says what the pictures are, and has a default."""
+    """All of it; `data` says what the images are, and has a default."""
     each = asked.answers
     calibrated = calibrations(each)
     names = run_names(each)
@@ -81,13 +86,13 @@ def gather(
         _run(name, answers, figures(answers, its), asked.names)
         for name, answers, its in zip(names, each, calibrated, strict=True)
     ]
-    pictures = len(asked.names)
+    images = len(asked.names)
     return Results(
         service=service,
-        data=data or f"{pictures} labelled pictures in {Path(folder).resolve().name or folder}",
+        data=data or f"{images} labelled images in {Path(folder).resolve().name or folder}",
         folder=folder,
         labels=labels,
-        pictures=pictures,
+        images=images,
         classes=len(runs[0].classes),
         others=truth.others,
         left_out=[*truth.left_out, *asked.left_out],
@@ -119,8 +124,8 @@ def as_json(results: Results) -> dict[str, Any]:
         ],
     }
     told["runs"] = [_run_as_json(run) for run in told["runs"]]
-    rounded: dict[str, Any] = _rounded(told)
-    return rounded
+    values: dict[str, Any] = _json_value(told)
+    return values
 
 
 def _run(name: str, answers: Answers, its: Figures, names: Sequence[bytes]) -> Run:
@@ -139,7 +144,7 @@ def _run(name: str, answers: Answers, its: Figures, names: Sequence[bytes]) -> R
         classes=class_figures(answers, confused),
         confusions=confused,
         mistakes=worst(answers, names),
-        classes_without_pictures=without_pictures(answers),
+        classes_without_images=without_images(answers),
     )
 
 
@@ -155,11 +160,11 @@ def _run_as_json(run: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _rounded(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}")
     if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
+        return {JSON_KEYS.get(key, key): _json_value(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(one) for one in value]
+        return [_json_value(one) for one in value]
     return value

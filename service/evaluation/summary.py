@@ -32,11 +32,11 @@ def show(results: Results, *, per_class: bool) -> None:
 
 
 def notes(results: Results) -> list[str]:
-    """What a reader must know of the pictures."""
-    lines = [f"{results.data}: {results.pictures} pictures of {results.classes} classes."]
+    """What a reader must know of the images."""
+    lines = [f"{results.data}: {results.images} images of {results.classes} classes."]
     run = results.runs[0]
-    if missing := len(run.classes_without_pictures):
-        lines.append(f"{missing} of the model's {run.number_of_classes} classes have no picture.")
+    if missing := len(run.classes_without_images):
+        lines.append(f"{missing} of the model's {run.number_of_classes} classes have no image.")
     lines += [
         f"{run.name}: with {run.number_of_classes} classes the right one is always among five, "
         "and top-5 says nothing."
@@ -75,7 +75,7 @@ def _runs(results: Results) -> "Table":
 
 
 def _comparisons(results: Results) -> "Table":
-    table = _table("The same pictures: differences in points, with 95% intervals")
+    table = _table("The same images: differences in points, with 95% intervals")
     table.add_column("")
     for heading in ("", "difference", "gained", "lost", "p"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
@@ -108,10 +108,10 @@ def _classes(run: Run, most: int) -> "Table":
         said = one.said_most
         table.add_row(
             name_of(one.true),
-            str(one.pictures),
+            str(one.images),
             percent(one.top1),
             percent(one.top5),
-            f"{name_of(said)} ({one.said_most_pictures})" if said else "",
+            f"{name_of(said)} ({one.said_most_images})" if said else "",
         )
     return table
 
@@ -122,7 +122,7 @@ def _confusions(run: Run) -> "Table":
     for heading in ("of", "were taken for"):
         table.add_column(heading)
     for one in run.confusions[:FEW]:
-        table.add_row(str(one.pictures), name_of(one.true), name_of(one.said))
+        table.add_row(str(one.images), name_of(one.true), name_of(one.said))
     return table
 
 

@@ -73,19 +73,19 @@ class Keys:
 
 class RateLimiter:
     """
-    How many pictures a client may send: `rate` of them, such as 100/minute, at once, and
+    How many images a client may send: `rate` of them, such as 100/minute, at once, and
     as many again, evenly, in each such time.
 
     `clock` counts nanoseconds.  Raises `ValueError` for a rate that cannot be read.
     """
 
     def __init__(self, rate: str, clock: Callable[[], int] = time.monotonic_ns) -> None:
-        pictures, seconds = parse_rate(rate)
-        self._rule = f"one client may send {pictures} pictures per {rate.partition('/')[2].strip()}"
+        images, seconds = parse_rate(rate)
+        self._rule = f"one client may send {images} images per {rate.partition('/')[2].strip()}"
         self._clock = clock
-        self._most = pictures
+        self._most = images
         self._period = seconds * 10**9
-        self._each = self._period // pictures
+        self._each = self._period // images
         # When a client's allowance is whole again; who has not sent for longest comes first.
         self._whole_at: OrderedDict[str, int] = OrderedDict()
 
@@ -94,25 +94,25 @@ class RateLimiter:
         """How many are remembered."""
         return len(self._whole_at)
 
-    def charge(self, client: str, pictures: int = 1, *, counted: int = 0) -> None:
+    def charge(self, client: str, images: int = 1, *, counted: int = 0) -> None:
         """
-        Count a client's `pictures`, `counted` of which have been counted before.
+        Count a client's `images`, `counted` of which have been counted before.
 
         Counts nothing if they are too many, and raises `RateLimited`, whose `retry_after` is when
-        all the `pictures` will fit, or `TooManyFiles` if they never will.
+        all the `images` will fit, or `TooManyFiles` if they never will.
         """
         now = self._clock()
         whole_at = max(self._whole_at.get(client, now), now)
-        if pictures > self._most:
+        if images > self._most:
             raise TooManyFiles(
-                f"these are {pictures} pictures at once, but {self._rule}; send fewer in a request"
+                f"these are {images} images at once, but {self._rule}; send fewer in a request"
             )
-        if whole_at + (pictures - counted) * self._each > now + self._period:
-            wait = whole_at + pictures * self._each - now - self._period
+        if whole_at + (images - counted) * self._each > now + self._period:
+            wait = whole_at + images * self._each - now - self._period
             raise RateLimited(
                 f"{self._rule}; come back in {_seconds(wait)} s", retry_after=_seconds(wait)
             )
-        self._whole_at[client] = whole_at + (pictures - counted) * self._each
+        self._whole_at[client] = whole_at + (images - counted) * self._each
         self._whole_at.move_to_end(client)
         self._forget(now)
 

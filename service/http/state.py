@@ -31,7 +31,7 @@ class Running:
     in_flight: int = 0  # requests accepted and not yet answered
     held: int = 0  # bytes of the bodies that are being read or classified
     admin_port: int | None = None  # the second port, once it is bound
-    dead: bool = False  # no picture can be classified any more
+    dead: bool = False  # no image can be classified any more
     stale: set[str] = field(default_factory=set)  # what the last SIGHUP could not read again
     deadline: float = math.inf  # of a stop, in the loop's time
 
@@ -49,7 +49,7 @@ class Running:
 
     @property
     def ready(self) -> bool:
-        """Whether a picture sent now would be classified."""
+        """Whether an image sent now would be classified."""
         return self.classifier.ready and not self.draining
 
     @property
@@ -62,7 +62,7 @@ class Running:
         return "draining" if self.draining or self.classifier.draining else "starting"
 
     def die(self, reason: str) -> None:
-        """No picture can be classified any more: end, to be started again."""
+        """No image can be classified any more: end, to be started again."""
         log.critical("The service ends, unable to go on: %s", reason)
         self.dead = True
 

@@ -1,9 +1,9 @@
 """
-Single pictures -> batches -> single answers.
+Single images -> batches -> single answers.
 
 Greedy: an idle engine starts at once with what is there; while it runs, arrivals gather, and the
 next batch takes all of them that ask for the same crops, up to `max_batch`.  Only company that is
-on its way is waited for, and not for long: pictures that are accepted and being decoded at that
+on its way is waited for, and not for long: images that are accepted and being decoded at that
 very moment; and, just after a batch, as many as usually come right after one, if that is most of
 those answered.  Without this, eight clients that each wait for their answer split into batches of
 three and five for ever; with it they share one.
@@ -13,7 +13,7 @@ three and five for ever; with it they share one.
     _dispatch()     one task: drops those who left, joins the rest, runs them in one worker thread
 
 Nothing that happens to one entry harms its neighbours: a client that leaves only leaves a row
-that nobody reads, and when a run fails, its pictures are run one by one, each failing alone.
+that nobody reads, and when a run fails, its images are run one by one, each failing alone.
 
 What cannot be mended ends the dispatcher: a run that hangs, or an engine that fails even its
 check.  Nobody waits for it then, `alive` says so, and `on_death` is told.
@@ -40,7 +40,7 @@ RECENT = 0.2  # weight of the newest batch in the moving average of batch times
 # seconds.  Decoding sixteen photographs takes 20 ms on two cores.
 COMPANY, COMPANY_SECONDS = 0.3, 0.025
 LOYAL = 0.5  # the share of answered clients that came back at once, from which on they are expected
-SEVERAL = 0.75  # the share of the queue that several requests of several pictures may hold together
+SEVERAL = 0.75  # the share of the queue that several requests of several images may hold together
 
 T = TypeVar("T")
 log = logging.getLogger("service.batching")
@@ -51,7 +51,7 @@ class RunHung(RuntimeError):
 
 
 class Places:
-    """What one request holds in the queue; each place is for one picture, or given up."""
+    """What one request holds in the queue; each place is for one image, or given up."""
 
     def __init__(self, batcher: "Batcher", count: int) -> None:
         self._batcher = batcher
@@ -75,7 +75,7 @@ class Places:
         )
 
     def give_up(self, count: int = 1) -> None:
-        """No picture will come for so many of the places: they cannot be decoded."""
+        """No image will come for so many of the places: they cannot be decoded."""
         count = min(count, self._expected)
         self._expected -= count
         self._batcher.expect(-count)
@@ -86,7 +86,7 @@ class Places:
 
 
 class Batcher:
-    """Joins pictures of many requests into runs of `run(images, crops)`, one at a time."""
+    """Joins images of many requests into runs of `run(images, crops)`, one at a time."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Batcher:
         `max_batch` and `max_queue` count images; `max_delay` and `run_timeout` are in seconds.
 
         `check` raises if the engine is broken; it is called, in the worker thread, when a run has
-        failed for each of its pictures.  `on_run` gets the images and seconds of each run that
+        failed for each of its images.  `on_run` gets the images and seconds of each run that
         succeeded, `on_death` the reason when the dispatcher ends without having been stopped.
         """
         self._run = run
@@ -120,12 +120,12 @@ class Batcher:
         self._worker: ThreadPoolExecutor | None = None
         self._dispatcher: asyncio.Task[None] | None = None
         self._pending = 0
-        self._several = 0  # those of them that are of requests with several pictures
+        self._several = 0  # those of them that are of requests with several images
         # Places that single ones leave to a request of several that was refused, and until when.
         self._room, self._room_until = 0, -math.inf
-        self._expected = 0  # pictures with a place that are not in the queue yet
+        self._expected = 0  # images with a place that are not in the queue yet
         self._stopping = False
-        self._image_seconds = 0.0  # of late, from batch to batch while pictures are pending
+        self._image_seconds = 0.0  # of late, from batch to batch while images are pending
         self._busy_since = -math.inf  # when the first of those that are pending came
         self._reason = ""  # why the dispatcher was told to give up
         self._seconds_of: dict[int, float] = {}  # a batch's, for each choice of crops
@@ -215,7 +215,7 @@ class Batcher:
             self._changed.set()
 
     def expect(self, count: int) -> None:
-        """So many more pictures, or fewer, will soon be submitted."""
+        """So many more images, or fewer, will soon be submitted."""
         self._expected += count
         self._changed.set()
 
@@ -230,11 +230,11 @@ class Batcher:
         steps: Steps | None = None,
     ) -> Probabilities:
         """
-        One picture, uint8 `(256, 256, 3)`, to its float32 `(classes,)`.
+        One image, uint8 `(256, 256, 3)`, to its float32 `(classes,)`.
 
         `run` is what runs it, by default the batcher's own; whatever row it gives is the answer.
-        `alone` says that its request has no other picture.  `deadline` is a time of the running
-        loop; if it passes before the picture's batch starts, `DeadlineExceeded`.  `steps` is where
+        `alone` says that its request has no other image.  `deadline` is a time of the running
+        loop; if it passes before the image's batch starts, `DeadlineExceeded`.  `steps` is where
         the moments from here on are written down.  What the run raises, this raises.
         """
         if pixels.shape != SHAPE or pixels.dtype != np.uint8:
@@ -334,8 +334,8 @@ class Batcher:
                 entry.answer.set_result(row)
 
     async def _one_by_one(self, batch: Sequence[Entry], error: Exception) -> None:
-        """After a run that failed: its pictures alone, and if none succeeds, the check."""
-        log.error("A run of %d pictures failed: %r", len(batch), error)
+        """After a run that failed: its images alone, and if none succeeds, the check."""
+        log.error("A run of %d images failed: %r", len(batch), error)
         answered = False
         for entry in batch:
             if len(batch) > 1 and not entry.answer.done():
@@ -354,7 +354,7 @@ class Batcher:
             await self._in_worker(self._check)
 
     async def _run_together(self, batch: Sequence[Entry]) -> Probabilities:
-        """One run of these pictures, which is written down in the steps of each."""
+        """One run of these images, which is written down in the steps of each."""
         began = time.monotonic()
         for entry in batch:
             entry.steps.running, entry.steps.batch = began, len(batch)
@@ -382,7 +382,7 @@ class Batcher:
         now = asyncio.get_running_loop().time()
         crops, seconds = batch[0].crops, now - began
         self._seconds_of[crops] = _recent(self._seconds_of.get(crops, seconds), seconds)
-        # Whatever the pictures waited for, decoding too, is in it.
+        # Whatever the images waited for, decoding too, is in it.
         each = (now - max(self._ended, self._busy_since)) / len(batch)
         self._image_seconds = _recent(self._image_seconds or each, each)
         if self._answered:

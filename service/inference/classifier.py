@@ -32,7 +32,7 @@ from service.errors import (
 from service.inference import occlusion
 from service.inference.batching import Batcher, Places
 from service.inference.engine import Engine, Label
-from service.inference.image import FORMAT_NAMES, LARGE, Picture, open_picture
+from service.inference.image import FORMAT_NAMES, LARGE, EncodedImage, open_image
 from service.inference.queue import Pixels, Probabilities
 from service.inference.semaphore import Budget
 from service.inference.timings import Steps
@@ -45,11 +45,11 @@ log = logging.getLogger("service.classifier")
 
 @dataclass(frozen=True)
 class Answer:
-    """What the network says of one picture; the rest is there if it was asked for."""
+    """What the network says of one image; the rest is there if it was asked for."""
 
     probabilities: Probabilities  # float32 (classes,), the mean over the views
     views: Probabilities | None = None  # (views, classes)
-    hidden: Probabilities | None = None  # (windows, classes): the picture with each one hidden
+    hidden: Probabilities | None = None  # (windows, classes): the image with each one hidden
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,11 @@ class _Question:
     engine: Engine
     crops: int  # as the model file numbers them
     details: Collection[Detail]
-    turns: Budget  # to be decoded: the pictures of one request do not fill the pool's line
+    turns: Budget  # to be decoded: the images of one request do not fill the pool's line
 
 
 class Classifier:
-    """Classifies encoded pictures with one engine; start it before, stop it after."""
+    """Classifies encoded images with one engine; start it before, stop it after."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class Classifier:
     ) -> None:
         """
         `on_run` gets the images and seconds of each run of the network, `on_death` the reason
-        when no picture can be classified any more.
+        when no image can be classified any more.
         """
         self.engine = engine
         self.batcher = Batcher(
@@ -117,7 +117,7 @@ class Classifier:
         self.draining = False
         self._max_queue = limits.max_queue
         self._open = partial(
-            open_picture,
+            open_image,
             max_pixels=limits.max_pixels,
             max_aspect_ratio=limits.max_aspect_ratio,
             scaled_decoding=limits.scaled_decoding,
@@ -125,7 +125,7 @@ class Classifier:
             decode_timeout=limits.decode_timeout,
         )
         self._cores = usable_cores()
-        # Large pictures may keep all cores busy, but one thread remains for the small ones.
+        # Large images may keep all cores busy, but one thread remains for the small ones.
         self._large = Budget(self._cores)
         self._large_pixels = Budget(limits.max_decoding_pixels)
         # Our own pool: the event loop's default one is shared with everything synchronous.
@@ -135,15 +135,15 @@ class Classifier:
 
     @property
     def ready(self) -> bool:
-        """Whether a picture that comes now will be answered."""
+        """Whether an image that comes now will be answered."""
         return self.batcher.alive and not self.draining
 
     async def start(self) -> None:
-        """Begin to accept pictures."""
+        """Begin to accept images."""
         await self.batcher.start()
 
     async def stop(self) -> None:
-        """Refuse new pictures, finish the accepted ones, end the threads."""
+        """Refuse new images, finish the accepted ones, end the threads."""
         self.draining = True
         await self.batcher.stop()
         self._decoders.shutdown(wait=False)
@@ -172,7 +172,7 @@ class Classifier:
         self, data: bytes, *, crops: str = "ten", top: int = 5, timeout: float | None = None
     ) -> list[Prediction]:
         """
-        Classify one encoded picture, as a client uploads it; the best class comes first.
+        Classify one encoded image, as a client uploads it; the best class comes first.
 
         `timeout` is in seconds, decoding and waiting included.  Raises any `ServiceError` that
         is not a `StartError`.
@@ -184,36 +184,36 @@ class Classifier:
 
     async def classify_many(
         self,
-        pictures: Sequence[bytes],
+        images: Sequence[bytes],
         *,
         crops: str = "ten",
         top: int = 5,
         timeout: float | None = None,
         engine: Engine | None = None,
     ) -> list[list[Prediction] | ServiceError]:
-        """`probabilities`, and of each picture the `top` best classes."""
+        """`probabilities`, and of each image the `top` best classes."""
         engine = engine or self.engine
-        outcomes = await self.probabilities(pictures, crops=crops, timeout=timeout, engine=engine)
+        outcomes = await self.probabilities(images, crops=crops, timeout=timeout, engine=engine)
         return best_of_each(outcomes, engine.model.labels, top)
 
     async def probabilities(
         self,
-        pictures: Sequence[bytes | Pixels],
+        images: Sequence[bytes | Pixels],
         *,
         crops: str = "ten",
         timeout: float | None = None,
         engine: Engine | None = None,
         steps: Sequence[Steps] = (),
     ) -> list[Probabilities | ServiceError]:
-        """`answers` without details: float32 `(classes,)` of each picture."""
+        """`answers` without details: float32 `(classes,)` of each image."""
         outcomes = await self.answers(
-            pictures, crops=crops, timeout=timeout, engine=engine, steps=steps
+            images, crops=crops, timeout=timeout, engine=engine, steps=steps
         )
         return probabilities_of(outcomes)
 
     async def answers(
         self,
-        pictures: Sequence[bytes | Pixels],
+        images: Sequence[bytes | Pixels],
         *,
         crops: str = "ten",
         details: Collection[Detail] = (),
@@ -222,41 +222,41 @@ class Classifier:
         steps: Sequence[Steps] = (),
     ) -> list[Answer | ServiceError]:
         """
-        Pictures of one request, encoded or as uint8 `(256, 256, 3)`, to what is asked of each.
+        Images of one request, encoded or as uint8 `(256, 256, 3)`, to what is asked of each.
 
-        They are accepted whole or not at all, and answered in order.  A picture that is at fault
+        They are accepted whole or not at all, and answered in order.  An image that is at fault
         leaves its error in its place; what concerns the request as a whole (overload, deadline, an
         unknown parameter) is raised.  `timeout` is in seconds, decoding and waiting included;
         `engine` is the one that was current when the request came; into `steps`, one for each
-        picture, goes when it passed which step.
+        image, goes when it passed which step.
         """
         engine = engine or self.engine
         ask = _Question(engine, views(engine, crops), details, Budget(self._cores))
-        written = steps or [Steps() for _ in pictures]
-        count = self.places(len(pictures), details)
+        written = steps or [Steps() for _ in images]
+        count = self.places(len(images), details)
         async with self._admitted(count, timeout) as (places, deadline):
             return await _together(
                 [
-                    self._one_or_error(picture, ask, places, deadline, its)
-                    for picture, its in zip(pictures, written, strict=True)
+                    self._one_or_error(image, ask, places, deadline, its)
+                    for image, its in zip(images, written, strict=True)
                 ]
             )
 
-    def places(self, pictures: int, details: Collection[Detail] = ()) -> int:
-        """How many places in the queue so many pictures take; `ParameterInvalid` if it never has
+    def places(self, images: int, details: Collection[Detail] = ()) -> int:
+        """How many places in the queue so many images take; `ParameterInvalid` if it never has
         as many."""
-        count = pictures * _runs(details)
+        count = images * _runs(details)
         if "heatmap" in details and count > self._max_queue:
             raise ParameterInvalid(
-                f"details=heatmap takes {_runs(details)} places in the queue for each picture, "
-                f"{count} for {pictures}, and the queue has {self._max_queue}: send fewer pictures "
+                f"details=heatmap takes {_runs(details)} places in the queue for each image, "
+                f"{count} for {images}, and the queue has {self._max_queue}: send fewer images "
                 "in a request, leave heatmap out, or have ALEXNET_MAX_QUEUE raised"
             )
         return count
 
     async def _one(
         self,
-        picture: bytes | Pixels,
+        image: bytes | Pixels,
         ask: _Question,
         places: Places,
         deadline: float | None,
@@ -264,29 +264,29 @@ class Classifier:
     ) -> Answer:
         """The road itself."""
         steps.began = time.monotonic()
-        if isinstance(picture, bytes):
+        if isinstance(image, bytes):
             try:
                 async with ask.turns.taken(1):
-                    picture = await self._decode(picture)
+                    image = await self._decode(image)
             except (ImageError, RequestError):
                 places.give_up(_runs(ask.details))
                 raise
         submit = partial(places.submit, crops=ask.crops, deadline=deadline)
         run = ask.engine.run_views if "views" in ask.details else ask.engine.run
         if "heatmap" not in ask.details:
-            return _answer(await submit(picture, run=run, steps=steps))
-        squares = await self._in_pool(occlusion.hide, picture)
+            return _answer(await submit(image, run=run, steps=steps))
+        squares = await self._in_pool(occlusion.hide, image)
         found, *hidden = await _together(
             [
-                submit(picture, run=run, steps=steps),
+                submit(image, run=run, steps=steps),
                 *(submit(square, run=ask.engine.run) for square in squares),
             ]
         )
-        steps.answered = time.monotonic()  # for the picture's client the run ends with the last
+        steps.answered = time.monotonic()  # for the image's client the run ends with the last
         return _answer(found, np.stack(hidden))
 
     async def _decode(self, data: bytes) -> NDArray[np.uint8]:
-        """Small pictures at once, large ones within the budget."""
+        """Small images at once, large ones within the budget."""
         # The pool's line would keep the bytes of those who have left.
         box = [data]
         del data
@@ -294,7 +294,7 @@ class Classifier:
             found = await self._in_pool(self._decode_if_small, box)
         finally:
             box.clear()
-        if not isinstance(found, Picture):
+        if not isinstance(found, EncodedImage):
             return found
         async with AsyncExitStack() as turn:
             await turn.enter_async_context(self._large.taken(1))
@@ -306,38 +306,38 @@ class Classifier:
             found.give_up()
             raise
 
-    async def _decode_large(self, picture: Picture, turn: AsyncExitStack) -> NDArray[np.uint8]:
+    async def _decode_large(self, image: EncodedImage, turn: AsyncExitStack) -> NDArray[np.uint8]:
         """Decode, and give the budget back when the thread is done: not when the client leaves."""
         async with turn:
-            return await self._in_pool(picture.decode)
+            return await self._in_pool(image.decode)
 
     async def _in_pool(self, work: Callable[..., T], *arguments: object) -> T:
         """`work`'s result, from one of the threads that decode."""
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work, *arguments)
 
-    def _decode_if_small(self, box: list[bytes]) -> Picture | NDArray[np.uint8]:
-        """In a thread: the square of a small picture, or a large one as it is."""
-        picture = self._open(box.pop())
-        return picture if picture.pixels > LARGE else picture.decode()
+    def _decode_if_small(self, box: list[bytes]) -> EncodedImage | NDArray[np.uint8]:
+        """In a thread: the square of a small image, or a large one as it is."""
+        image = self._open(box.pop())
+        return image if image.pixels > LARGE else image.decode()
 
     async def _one_or_error(
         self,
-        picture: bytes | Pixels,
+        image: bytes | Pixels,
         ask: _Question,
         places: Places,
         deadline: float | None,
         steps: Steps,
     ) -> Answer | ServiceError:
-        """The road, where a picture's own fault is an answer too, or ours with this picture."""
+        """The road, where an image's own fault is an answer too, or ours with this image."""
         try:
-            return await self._one(picture, ask, places, deadline, steps)
+            return await self._one(image, ask, places, deadline, steps)
         except (ImageError, RequestError) as error:
             steps.refused = time.monotonic()
             return error
         except ServiceError:
             raise
         except Exception:
-            log.exception("A picture could not be classified")
+            log.exception("An image could not be classified")
             return RunFailed("Something went wrong on our side. The server's log has it.")
 
     @asynccontextmanager
@@ -364,7 +364,7 @@ class Classifier:
 
 
 def _runs(details: Collection[Detail]) -> int:
-    """How often the network runs for one picture."""
+    """How often the network runs for one image."""
     return 1 + (occlusion.WINDOWS if "heatmap" in details else 0)
 
 
@@ -398,7 +398,7 @@ def views(engine: Engine, crops: str) -> int:
 def probabilities_of(
     outcomes: Sequence[Answer | ServiceError],
 ) -> list[Probabilities | ServiceError]:
-    """Of each answer, where a picture's error stays in its place."""
+    """Of each answer, where an image's error stays in its place."""
     return [
         outcome if isinstance(outcome, ServiceError) else outcome.probabilities
         for outcome in outcomes
@@ -423,7 +423,7 @@ def order(probabilities: NDArray[np.float32], top: int) -> NDArray[np.intp]:
 def best_of_each(
     outcomes: Sequence[Probabilities | ServiceError], labels: Sequence[Label], top: int
 ) -> list[list[Prediction] | ServiceError]:
-    """`best`, where a picture's error stays in its place."""
+    """`best`, where an image's error stays in its place."""
     return [
         outcome if isinstance(outcome, ServiceError) else best(outcome, labels, top)
         for outcome in outcomes

@@ -1,10 +1,10 @@
 """
-uint8 pictures -> float32 probabilities, in ONNX Runtime, on the device that was asked for.
+uint8 images -> float32 probabilities, in ONNX Runtime, on the device that was asked for.
 
 A CUDA session that silently computes on the CPU is the trap here: the runtime lists CUDA, accepts
 it, and falls back without an error, while loading or as late as in the first run.  So a session
 counts as CUDA's only after four steps: CUDA is offered; the session is created; CUDA is its first
-provider; with fallback switched off, a real picture gives the answer stored in the model file.
+provider; with fallback switched off, a real image gives the answer stored in the model file.
 
 On CUDA every run is of one of a few sizes, padded up to it: each new shape costs a search for
 convolutions and makes the memory arena grow, which never shrinks.  All of them run once at load,
@@ -170,12 +170,12 @@ class Engine:
         session.disable_fallback()
         model = _model(path, sha256, session)
         engine = cls(session, model, device=device, failures=failures, sizes=sizes)
-        # The check runs a single picture: before the warm-up, the arena would begin with the least.
+        # The check runs a single image: before the warm-up, the arena would begin with the least.
         engine.warm()
         try:
             engine.check()
         except ModelUnusable as error:
-            raise _cuda_failed("the start-up picture", error) from error
+            raise _cuda_failed("the start-up image", error) from error
         return engine
 
     def run(self, images: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
@@ -214,7 +214,7 @@ class Engine:
 
     def warm(self) -> None:
         """Run each size with each choice of crops, the largest first, or `ProviderUnusable`."""
-        side = self.model.golden_picture().shape[1:]
+        side = self.model.golden_image().shape[1:]
         for size in reversed(self.sizes):
             for views in sorted(self.model.crops.values(), reverse=True):
                 try:
@@ -223,12 +223,12 @@ class Engine:
                     raise _cuda_failed(f"warming up a batch of {size}", error) from error
 
     def check(self) -> None:
-        """Compare the start-up picture's answer with the one in the file, or `ModelUnusable`."""
+        """Compare the start-up image's answer with the one in the file, or `ModelUnusable`."""
         golden, path = self.model.golden, self.model.path
         views = self.model.crops.get("ten", max(self.model.crops.values()))
-        picture = self.model.golden_picture()
+        image = self.model.golden_image()
         try:
-            answer = self.run(picture, views)[0]
+            answer = self.run(image, views)[0]
         except self._failures as error:
             raise ModelUnusable(
                 f"The model file {path} loads but does not run ({gist(error)}); export it again."
@@ -248,7 +248,7 @@ class Engine:
         # Negated, so that NaN fails too.
         if not (apart <= tolerance and behind <= tolerance):
             raise ModelUnusable(
-                f"The model file {path} answers its own start-up picture wrongly on "
+                f"The model file {path} answers its own start-up image wrongly on "
                 f"{self.provider}: a probability is {max(apart, behind):.2g} off where "
                 f"{tolerance:.2g} is allowed; export it again."
             )
@@ -269,7 +269,7 @@ def batch_sizes(max_batch: int) -> tuple[int, ...]:
 
 
 def padded(images: NDArray[np.uint8], sizes: Sequence[int]) -> NDArray[np.uint8]:
-    """`(N, 256, 256, 3)` with black pictures added up to the next of `sizes`, which rise; a copy,
+    """`(N, 256, 256, 3)` with black images added up to the next of `sizes`, which rise; a copy,
     unless N is one of them."""
     size = sizes[bisect_left(sizes, len(images))]
     if len(images) == size:
@@ -323,7 +323,7 @@ def session_options(runtime: ModuleType, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1  # the graph is a chain
     options.log_severity_level = ERRORS_ONLY
-    # An idle pool that spins takes the cores that decode the next pictures.
+    # An idle pool that spins takes the cores that decode the next images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 

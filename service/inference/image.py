@@ -11,7 +11,7 @@ Large JPEGs may be decoded scaled, if the caller wants: three times as fast at 1
 up to 11 grey levels away, and one top-1 answer in a hundred is another one (500 photographs scaled
 up to 12 megapixels, the bundled network in fp32, one crop; 1 in 36 at 2048 pixels, the worst).
 
-Pictures come from strangers.  Only the formats of one table are ever opened, each by its own
+Images come from strangers.  Only the formats of one table are ever opened, each by its own
 decoder; the size in the header is judged before a pixel is decoded, and before a decoder that
 wants memory at once gets any.  `PIL.Image.open` is avoided on purpose: it applies Pillow's own
 limit, a process-wide global that others may rely on, while opening a decoder's class directly
@@ -56,7 +56,7 @@ from service.errors import (
 
 SIDE: Final = 256  # pixels; the paper's, section 2
 AMPLE: Final = 2 * SIDE  # pixels of the shorter side that scaled decoding leaves at least
-LARGE: Final = 4_000_000  # pixels, 30 ms; of larger pictures we read so few bytes at a time that
+LARGE: Final = 4_000_000  # pixels, 30 ms; of larger images we read so few bytes at a time that
 BLOCK: Final = 2**14  # the clock is looked at every 0.1 s, however much they unpack to
 PIXEL_DATA: Final = 2**10  # bytes in one read that count as pixels rather than as header
 BAND: Final = 2**18  # pixels that are brought to RGB at a time; their copies stay in the cache
@@ -108,7 +108,7 @@ def _webp_canvas(data: bytes) -> tuple[int, int] | None:
 
 
 class Format(NamedTuple):
-    """A picture format: its name, how its bytes begin, and what decodes it."""
+    """An image format: its name, how its bytes begin, and what decodes it."""
 
     name: str
     begins: Callable[[bytes], bool]
@@ -160,7 +160,7 @@ XMP_ORIENTATION: Final = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
 class Turn(NamedTuple):
-    """How a stored picture becomes upright, and which of its stored axes that turns round."""
+    """How a stored image becomes upright, and which of its stored axes that turns round."""
 
     transpose: Image.Transpose
     mirrors_x: bool
@@ -180,7 +180,7 @@ TURNS = {
 
 class _Metered(BytesIO):
     """
-    A picture's bytes, and what its decoder may still spend on them.
+    An image's bytes, and what its decoder may still spend on them.
 
     Raises `ImageTooCostly` out of `read`, so that a decoder is stopped wherever it reads on.
     """
@@ -200,14 +200,14 @@ class _Metered(BytesIO):
         self._seconds = self._end - thread_time()
 
     def stop(self) -> None:
-        """Let the decoder go no further, from any thread: nobody wants the picture any more."""
+        """Let the decoder go no further, from any thread: nobody wants the image any more."""
         self._pieces = -1
 
     def look(self) -> None:
         """Raise `ImageTooCostly` when all pieces or all seconds are spent."""
         if self._pieces < 0 or thread_time() > self._end:
             raise ImageTooCostly(
-                "Decoding the picture takes longer than we give to one. Open and save it again, "
+                "Decoding the image takes longer than we give to one. Open and save it again, "
                 "send it scaled down, or have ALEXNET_DECODE_TIMEOUT raised."
             )
 
@@ -219,9 +219,9 @@ class _Metered(BytesIO):
         return data
 
 
-class Picture:
+class EncodedImage:
     """
-    A picture whose header has been read and judged; `decode` it once, in any thread.
+    An image whose header has been read and judged; `decode` it once, in any thread.
 
     `pixels` is what decoding takes memory for: width times height, after a draft the draft's.
     JPEGs of several scans count in full, for their coefficients are kept until the last.
@@ -268,12 +268,12 @@ def decode(
     decode_timeout: float = 1.8,
 ) -> NDArray[np.uint8]:
     """
-    Decode an uploaded picture to the network's `(256, 256, 3)` RGB square, C-contiguous.
+    Decode an uploaded image to the network's `(256, 256, 3)` RGB square, C-contiguous.
 
     The first frame of an animation counts, EXIF orientation is applied, transparency is laid
-    over white.  Arguments and errors are those of `open_picture`.
+    over white.  Arguments and errors are those of `open_image`.
     """
-    return open_picture(
+    return open_image(
         data,
         max_pixels=max_pixels,
         max_aspect_ratio=max_aspect_ratio,
@@ -283,7 +283,7 @@ def decode(
     ).decode()
 
 
-def open_picture(
+def open_image(
     data: bytes,
     *,
     max_pixels: int,
@@ -291,17 +291,17 @@ def open_picture(
     scaled_decoding: bool = False,
     formats: Collection[str] = FORMAT_NAMES,
     decode_timeout: float = 1.8,
-) -> Picture:
+) -> EncodedImage:
     """
-    Read and judge an uploaded picture's header, before its pixels take time and memory.
+    Read and judge an uploaded image's header, before its pixels take time and memory.
 
     `formats` are those that are taken, of `FORMAT_NAMES`; `decode_timeout` is in seconds of CPU
-    time, for this and for `Picture.decode` together.  `scaled_decoding` lets libjpeg halve,
+    time, for this and for `EncodedImage.decode` together.  `scaled_decoding` lets libjpeg halve,
     quarter or eighth a large JPEG while it is decoded, down to no less than `AMPLE`.  Raises
     `BodyEmpty` or one of the `ImageError`s.
     """
     if not data:
-        raise BodyEmpty("There is no picture: the body is empty. Send the bytes of a picture file.")
+        raise BodyEmpty("There is no image: the body is empty. Send the bytes of an image file.")
     kind = _format(data, formats)
     with _refusing(kind):
         if canvas := kind.canvas(data):
@@ -315,12 +315,12 @@ def open_picture(
             image.decodermaxblock = BLOCK
         # Of all the formats only JPEG can; the others answer None.
         draft = image.draft(None, (AMPLE, AMPLE)) if scaled_decoding else None
-        # libjpeg rounds a draft's size up: the picture itself ends inside the last pixel.
+        # libjpeg rounds a draft's size up: the image itself ends inside the last pixel.
         extent = image.size if draft is None else draft[1][2:]
         if draft is not None and SCAN not in data[file.tell() :]:
             pixels = image.width * image.height
         file.pause()
-    return Picture(kind, image, file, extent, pixels)
+    return EncodedImage(kind, image, file, extent, pixels)
 
 
 @contextmanager
@@ -330,16 +330,16 @@ def _refusing(kind: Format) -> Iterator[None]:
         yield
     except (ImageError, *BOMB, *DAMAGED) as error:
         # An error lives until its request is answered; the frames that it came through would keep
-        # the pixels until then, of each picture in a form.
+        # the pixels until then, of each image in a form.
         clear_frames(error.__traceback__)
         if isinstance(error, ImageError):
             raise
         if isinstance(error, BOMB):
             raise ImageTooLarge(
-                "The picture takes more memory than there is for it. Send it scaled down."
+                "The image takes more memory than there is for it. Send it scaled down."
             ) from error
         raise ImageUnreadable(
-            f"The picture begins like a {kind.name} file but cannot be decoded; it is damaged or "
+            f"The image begins like a {kind.name} file but cannot be decoded; it is damaged or "
             "cut short. Open and save it again, or send another."
         ) from error
 
@@ -352,24 +352,22 @@ def _format(data: bytes, formats: Collection[str]) -> Format:
             if kind.name.lower() in formats:
                 return kind
             raise ImageTypeUnsupported(f"{kind.name} is not taken here. Send one of {taken}.")
-    raise ImageTypeUnsupported(f"This is not a picture of a type we read. Send one of {taken}.")
+    raise ImageTypeUnsupported(f"This is not an image of a type we read. Send one of {taken}.")
 
 
 def _judge(size: tuple[int, int], max_pixels: int, max_aspect_ratio: float) -> None:
-    """Refuse a picture by its size in pixels, before it takes memory."""
+    """Refuse an image by its size in pixels, before it takes memory."""
     width, height = size
     if min(width, height) < 1:
-        raise ImageUnreadable(
-            f"The picture is {width} x {height} pixels: it has none. Send another."
-        )
+        raise ImageUnreadable(f"The image is {width} x {height} pixels: it has none. Send another.")
     if width * height > max_pixels:
         raise ImageTooLarge(
-            f"The picture is {width} x {height} pixels, more than the {max_pixels} allowed. "
+            f"The image is {width} x {height} pixels, more than the {max_pixels} allowed. "
             "Send it scaled down, or have ALEXNET_MAX_PIXELS raised."
         )
     if max(width, height) > max_aspect_ratio * min(width, height):
         raise ImageTooElongated(
-            f"The picture is {width} x {height} pixels; its long side may be at most "
+            f"The image is {width} x {height} pixels; its long side may be at most "
             f"{max_aspect_ratio:g} times its short one. Crop it, or have "
             "ALEXNET_MAX_ASPECT_RATIO raised."
         )
@@ -394,7 +392,7 @@ def _bound(image: ImageFile.ImageFile, data: bytes, file: _Metered, seconds: flo
         return
     if pixels > most:
         raise ImageTooCostly(
-            f"The picture is {image.width} x {image.height} pixels, more than the {most} that we "
+            f"The image is {image.width} x {image.height} pixels, more than the {most} that we "
             f"have time for in a {kind} file. Send it scaled down, or as JPEG or PNG."
         )
 
@@ -409,7 +407,7 @@ def _scans(data: bytes, place: int, harmless: int) -> int:
         return most
     if (most := 1 + data.count(SCAN, place)) <= harmless:
         return most
-    # Not all of them need be scans: other pictures, or a film, may be hung on to the first one.
+    # Not all of them need be scans: other images, or a film, may be hung on to the first one.
     scans = markers = 1
     while marker := JPEG_MARKER.search(data, place):
         markers += 1
@@ -424,7 +422,7 @@ def _scans(data: bytes, place: int, harmless: int) -> int:
 
 
 def _turn(info: dict[str | tuple[int, int], Any]) -> Turn | None:
-    """What brings the picture upright, as its camera meant it; broken EXIF data counts as none."""
+    """What brings the image upright, as its camera meant it; broken EXIF data counts as none."""
     try:
         orientation = _orientation(info)
     except (ValueError, struct.error):
@@ -458,7 +456,7 @@ def _opaque(image: Image.Image, look: Callable[[], None]) -> Image.Image:
     """
     Any of Pillow's modes to RGB, deliberately, or to grey: one band to scale, not three.
 
-    A strip at a time, so that there are never more than two whole pictures: this and that.
+    A strip at a time, so that there are never more than two whole images: this and that.
     """
     if image.mode in ("RGB", "L") and not image.has_transparency_data:
         return image
@@ -477,9 +475,9 @@ def _opaque(image: Image.Image, look: Callable[[], None]) -> Image.Image:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """A small picture in RGB, or grey, on white."""
+    """A small image in RGB, or grey, on white."""
     if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's convert() would clip at 255 and leave a white picture.
+        # 16-bit grey: Pillow's convert() would clip at 255 and leave a white image.
         grey = np.asarray(image.convert("I")) >> 8
         return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
     if image.has_transparency_data:
@@ -501,7 +499,7 @@ def _square(image: Image.Image, extent: tuple[float, float], turn: Turn | None) 
     else:
         size = int(SIDE * width / height), SIDE
     # round(), not //: halves go to the even pixel, as in torchvision; counted from where the
-    # upright picture begins, which in the stored one may be the right or the bottom.
+    # upright image begins, which in the stored one may be the right or the bottom.
     left, top = round((size[0] - SIDE) / 2), round((size[1] - SIDE) / 2)
     if turn is not None and turn.mirrors_x:
         left = size[0] - SIDE - left

@@ -32,7 +32,7 @@ PLACES = ("top left", "top right", "bottom left", "bottom right", "centre")
 CENTRE = PLACES.index("centre")
 
 SIDE = 256  # pixels; the square that goes into the network
-THUMB = 32  # pixels; the golden picture's side before each of its pixels becomes 8 x 8
+THUMB = 32  # pixels; the golden image's side before each of its pixels becomes 8 x 8
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Model:
         """What answers bear: the first 12 digits of the checksum."""
         return self.sha256[:12]
 
-    def golden_picture(self) -> NDArray[np.uint8]:
-        """The start-up picture, `(1, 256, 256, 3)`: a thumb with every pixel repeated 8 x 8."""
+    def golden_image(self) -> NDArray[np.uint8]:
+        """The start-up image, `(1, 256, 256, 3)`: a thumb with every pixel repeated 8 x 8."""
         try:
             pixels = base64.b64decode(self.golden["pixels"], validate=True)
             thumb = np.frombuffer(pixels, np.uint8).reshape(THUMB, THUMB, 3)

@@ -1,8 +1,8 @@
 """
-The pictures that wait for the engine, and which of them share the next batch.
+The images that wait for the engine, and which of them share the next batch.
 
-Requests of one picture and requests of several take turns: while both wait, each gets half of a
-batch, so that neither a client with sixty-four pictures starves those with one, nor they it.  The
+Requests of one image and requests of several take turns: while both wait, each gets half of a
+batch, so that neither a client with sixty-four images starves those with one, nor they it.  The
 rest is first come, first served; a batch is of one run and one choice of crops.
 """
 
@@ -21,19 +21,17 @@ Pixels = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
 Run = Callable[[Pixels, int], Probabilities]  # images and crops to a row for each image
 
-LATE = (
-    "The time allowed passed while the picture waited for its turn. Try again, or allow more time."
-)
+LATE = "The time allowed passed while the image waited for its turn. Try again, or allow more time."
 
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """One picture, uint8 `(256, 256, 3)`, and the future that its client awaits."""
+    """One image, uint8 `(256, 256, 3)`, and the future that its client awaits."""
 
     pixels: Pixels
     crops: int
     run: Run
-    alone: bool  # whether its request has no other picture
+    alone: bool  # whether its request has no other image
     deadline: float | None  # the event loop's time, seconds
     answer: asyncio.Future[Probabilities]
     steps: Steps

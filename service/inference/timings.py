@@ -1,5 +1,5 @@
 """
-The way of one picture as a row of moments, for whoever measures it: log, metrics, traces.
+The way of one image as a row of moments, for whoever measures it: log, metrics, traces.
 
 Each step writes down when it was done; nobody on the way reads it.  Not in the event loop's time:
 uvloop's stands still for the length of a turn, and counts in milliseconds.
@@ -18,7 +18,7 @@ class Steps:
     running: float | None = None  # its batch started
     answered: float | None = None  # its batch came back
     refused: float | None = None  # it was found at fault, in the step that it had come to
-    batch: int = 0  # pictures in that batch
+    batch: int = 0  # images in that batch
 
     def spans(self) -> Iterator[tuple[str, float, float]]:
         """The steps that it has passed, in order: name, beginning, end."""

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from service.loadtest.generator import Observer
     from service.loadtest.statistics import Tally
 
-PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+IMAGES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 
 
 def bench(
     url: str,
-    pictures: Sequence[Path],
+    images: Sequence[Path],
     *,
     as_json: bool,
     crops: str | None,
@@ -42,7 +42,7 @@ def bench(
     """
     from service.loadtest import generator
 
-    rotation = _rotation(pictures) if pictures else _synthetic()
+    rotation = _rotation(images) if images else _synthetic()
     answer = generator.run(generator.probe(url, rotation[0], crops=crops, key=key))
     common: dict[str, Any] = {
         "seconds": seconds,
@@ -79,15 +79,15 @@ def bench(
 
 
 def _rotation(places: Sequence[Path]) -> list[bytes]:
-    """The pictures in files and folders, in the order of their names."""
+    """The images in files and folders, in the order of their names."""
     files = [
         file
         for place in places
         for file in (sorted(place.iterdir()) if place.is_dir() else [place])
-        if not place.is_dir() or file.suffix.lower() in PICTURES
+        if not place.is_dir() or file.suffix.lower() in IMAGES
     ]
     if not files:
-        raise FileUnreadable(f"there is no picture in {', '.join(map(str, places))}")
+        raise FileUnreadable(f"there is no image in {', '.join(map(str, places))}")
     try:
         return [file.read_bytes() for file in files]
     except OSError as error:
@@ -145,10 +145,10 @@ def _print_figures(facts: dict[str, Any]) -> None:
         (
             "load",
             (f"{load['rate']:g} a second" if "rate" in load else f"{load['in_flight']} in flight")
-            + f", crops {facts['crops']}, {facts['pictures']} pictures in turn",
+            + f", crops {facts['crops']}, {facts['pictures']} images in turn",
         ),
         ("answered", f"{facts['answered']} of {facts['requests']} in {facts['seconds']:.1f} s"),
-        ("rate", f"{facts['rate']:.1f} pictures/s"),
+        ("rate", f"{facts['rate']:.1f} images/s"),
         *((f"latency {p}", f"{facts[p]:.1f} ms") for p in ("p50", "p95", "p99")),
         ("refused", counts(facts["refused"])),
         ("failed", counts(facts["failed"])),

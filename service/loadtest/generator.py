@@ -1,5 +1,5 @@
 """
-Pictures and a server's address -> load on it, and what became of every request.
+Images and a server's address -> load on it, and what became of every request.
 
     closed_loop     so many requests in flight, each answer sends the next: what can it do?
     open_loop       requests at times of their own, whatever is answered: what does a client
@@ -54,7 +54,7 @@ class LoadImpossible(ServiceError):
 
 async def closed_loop(
     url: str,
-    pictures: Sequence[bytes],
+    images: Sequence[bytes],
     *,
     in_flight: int,
     seconds: float = math.inf,
@@ -68,13 +68,13 @@ async def closed_loop(
     """
     Keep `in_flight` requests outstanding until `seconds` or `requests` are over.
 
-    The pictures go round in order.  Times are in seconds; `seconds` begin after the warm-up.
+    The images go round in order.  Times are in seconds; `seconds` begin after the warm-up.
     Nothing is raised for what the server does: it is counted.
     """
     if requests is None and math.isinf(seconds):
         raise ValueError("neither seconds nor requests are given: when would it end?")
     tally = Tally(began=time.perf_counter() + warm_up)
-    rotation = itertools.cycle(pictures)
+    rotation = itertools.cycle(images)
     left = math.inf if requests is None else requests
 
     async def ask_on(client: "_Client") -> None:
@@ -95,7 +95,7 @@ async def closed_loop(
 
 async def open_loop(
     url: str,
-    pictures: Sequence[bytes],
+    images: Sequence[bytes],
     *,
     rate: float,
     seconds: float,
@@ -116,7 +116,7 @@ async def open_loop(
     """
     start = time.perf_counter()
     tally = Tally(began=start + warm_up, at_random=True)
-    rotation = itertools.cycle(pictures)
+    rotation = itertools.cycle(images)
     places = asyncio.Semaphore(most_outstanding)
 
     async def ask_once(client: "_Client", due: float) -> None:
@@ -152,16 +152,16 @@ def arrivals(
 
 async def probe(
     url: str,
-    picture: bytes,
+    image: bytes,
     *,
     crops: str | None = None,
     key: str | None = None,
     timeout: float = TIMEOUT,
 ) -> dict[str, Any]:
-    """Which `model` and `crops` answer one picture; `LoadImpossible` says why there is no point."""
+    """Which `model` and `crops` answer one image; `LoadImpossible` says why there is no point."""
     try:
         async with AsyncClient(url, api_key=key, timeout=timeout, retries=0) as client:
-            found = await client.classify(picture, crops=crops or "ten")
+            found = await client.classify(image, crops=crops or "ten")
     except Unauthorized as error:
         reason = f"{url} asks for a key; set ALEXNET_API_KEY to one that it knows"
         raise LoadImpossible(reason) from error
@@ -191,18 +191,18 @@ class _Client:
         self._session = session
         self._address = address
 
-    async def ask(self, picture: bytes, due: float, timeout: float) -> int | str:
+    async def ask(self, image: bytes, due: float, timeout: float) -> int | str:
         """The answer's status, or why there is none; the deadline is `timeout` after `due`."""
         try:
             async with asyncio.timeout(due + timeout - time.perf_counter()):
-                return (await self._post(picture))[0]
+                return (await self._post(image))[0]
         except TimeoutError:
             return f"no answer within {timeout:g} s"
         except (aiohttp.ClientError, OSError) as error:
             return type(error).__name__
 
-    async def _post(self, picture: bytes) -> tuple[int, bytes]:
-        body = picture if len(picture) < LARGE else io.BytesIO(picture)
+    async def _post(self, image: bytes) -> tuple[int, bytes]:
+        body = image if len(image) < LARGE else io.BytesIO(image)
         async with self._session.post(self._address, data=body) as answer:
             return answer.status, await answer.read()
 

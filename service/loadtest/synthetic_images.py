@@ -25,7 +25,7 @@ def photographs(number: int, *, seed: int = 0) -> list[bytes]:
     chance = np.random.default_rng(seed)
     height, width = np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)[None]
     spectrum = np.hypot(np.hypot(height, width), 1 / WIDTH) ** -FALL
-    # Noise that goes round at its edges may be rolled: one field serves many pictures.
+    # Noise that goes round at its edges may be rolled: one field serves many images.
     white = chance.standard_normal((4, HEIGHT, WIDTH))
     fields = np.fft.irfft2(np.fft.rfft2(white) * spectrum, s=(HEIGHT, WIDTH))
     fields = (fields - fields.mean((1, 2), keepdims=True)) / fields.std((1, 2), keepdims=True)
@@ -40,6 +40,6 @@ def _photograph(fields: NDArray[np.float64], chance: np.random.Generator) -> byt
         rolled = np.roll(fields[chance.integers(len(fields))], chance.integers(0, WIDTH, 2), (0, 1))
         planes.append(np.clip(middle + contrast * rolled, 0, 255).astype(np.uint8))
     encoded = io.BytesIO()
-    picture = Image.merge("YCbCr", [Image.fromarray(plane) for plane in planes])
-    picture.save(encoded, "JPEG", quality=QUALITY)
+    image = Image.merge("YCbCr", [Image.fromarray(plane) for plane in planes])
+    image.save(encoded, "JPEG", quality=QUALITY)
     return encoded.getvalue()

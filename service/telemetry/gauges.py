@@ -13,9 +13,9 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 class Reading:
     """How the service is at one moment."""
 
-    pending: int  # pictures
-    limit: int  # pictures
-    batch_limit: int  # pictures
+    pending: int  # images
+    limit: int  # images
+    batch_limit: int  # images
     in_flight: int  # requests
     held: int  # bytes
     held_limit: int  # bytes
@@ -29,14 +29,14 @@ class Reading:
 def gauges(now: Reading) -> Iterator[Metric]:
     """One family after the other."""
     for name, text, value in (
-        ("alexnet_pictures_pending", "Pictures accepted and unanswered.", now.pending),
-        ("alexnet_pictures_limit", "Pictures that may be pending.", now.limit),
-        ("alexnet_batch_pictures_limit", "Pictures that may share a run.", now.batch_limit),
+        ("alexnet_images_pending", "Images accepted and unanswered.", now.pending),
+        ("alexnet_images_limit", "Images that may be pending.", now.limit),
+        ("alexnet_batch_images_limit", "Images that may share a run.", now.batch_limit),
         ("alexnet_requests_in_flight", "Requests accepted and unanswered.", now.in_flight),
         ("alexnet_uploads_held_bytes", "Bodies in memory.", now.held),
         ("alexnet_uploads_limit_bytes", "What bodies may take together.", now.held_limit),
         ("alexnet_memory_limit_bytes", "What the container may take.", now.memory_limit),
-        ("alexnet_ready", "1 if a picture sent now would be classified.", now.ready),
+        ("alexnet_ready", "1 if an image sent now would be classified.", now.ready),
         ("alexnet_degraded", "1 if the CPU computes though there is a GPU.", now.degraded),
     ):
         if value is not None:

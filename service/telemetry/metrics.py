@@ -27,7 +27,7 @@ OPEN_METRICS: Final = "application/openmetrics-text"
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER: Final = "other"
 
-# Seconds.  From what decoding a small picture takes, 0.5 ms, to what only a raised ALEXNET_TIMEOUT
+# Seconds.  From what decoding a small image takes, 0.5 ms, to what only a raised ALEXNET_TIMEOUT
 # allows, whose default, 30 s, is a border.  Each is twice the one before, so that a quantile is
 # known to a factor of two at any size; one row for all, so that steps can be compared.
 SECONDS: Final = (
@@ -53,7 +53,7 @@ class Metrics(Collector):
         self.statistics = {model: Statistics() for model in (NETWORK, ROAD)}
         self._requests: Counter[tuple[str, str, str]] = Counter()
         self._errors: Counter[tuple[str, str]] = Counter()
-        self._pictures: Counter[str | None] = Counter()
+        self._images: Counter[str | None] = Counter()
         self._request_seconds = Histogram(
             "alexnet_request_duration_seconds",
             "From a request's headers to its answer's end, if it asked for classes and was not "
@@ -63,25 +63,25 @@ class Metrics(Collector):
             registry=None,
         )
         self._decode_seconds = _histogram(
-            "alexnet_decode_duration_seconds", "Decoding a picture, and waiting for a decoder."
+            "alexnet_decode_duration_seconds", "Decoding an image, and waiting for a decoder."
         )
         self._queue_seconds = _histogram(
-            "alexnet_queue_duration_seconds", "From a picture's decoding to its batch's start."
+            "alexnet_queue_duration_seconds", "From an image's decoding to its batch's start."
         )
         self._run_seconds = _histogram(
             "alexnet_run_duration_seconds", "A run of the network, of one batch."
         )
         self._batches = _histogram(
-            "alexnet_batch_pictures", "Pictures in a run of the network.", BATCHES
+            "alexnet_batch_images", "Images in a run of the network.", BATCHES
         )
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def ran(self, pictures: int, seconds: float) -> None:
+    def ran(self, images: int, seconds: float) -> None:
         """Count a run of the network."""
         self._run_seconds.observe(seconds)
-        self._batches.observe(pictures)
-        self.statistics[NETWORK].ran(pictures, seconds)
+        self._batches.observe(images)
+        self.statistics[NETWORK].ran(images, seconds)
 
     def count(self, scope: Scope, journal: Journal) -> None:
         """Count a request that was answered."""
@@ -97,8 +97,8 @@ class Metrics(Collector):
             model = self._routes.get(path)
         if model is not None:
             triton_metrics.count(self.statistics, journal, model)
-        if journal.pictures:
-            self._count_pictures(journal)
+        if journal.images:
+            self._count_images(journal)
         if journal.model and journal.ended and _outcome(journal.code) != "refused":
             self._request_seconds.labels(label).observe(journal.ended - journal.began)
 
@@ -115,11 +115,11 @@ class Metrics(Collector):
         yield from gauges(now := self._read())
         yield from triton_metrics.tritons(self.statistics, now.pending)
 
-    def _count_pictures(self, journal: Journal) -> None:
-        for code in journal.outcomes or [journal.code] * len(journal.pictures):
+    def _count_images(self, journal: Journal) -> None:
+        for code in journal.outcomes or [journal.code] * len(journal.images):
             # Of v2's rows that are well none is answered if one is not.
-            self._pictures[code or journal.code] += 1
-        for steps in journal.pictures:
+            self._images[code or journal.code] += 1
+        for steps in journal.images:
             if steps.decoded is None:
                 continue
             if steps.began is not None and journal.model == ROAD:
@@ -159,14 +159,14 @@ class Metrics(Collector):
         for words, count in self._errors.items():
             errors.add_metric(words, count)
         yield errors
-        pictures = CounterMetricFamily(
-            "alexnet_pictures",
-            "Pictures answered, refused, failed or abandoned, and the error's code.",
+        images = CounterMetricFamily(
+            "alexnet_images",
+            "Images answered, refused, failed or abandoned, and the error's code.",
             labels=["outcome", "reason"],
         )
-        for code, count in self._pictures.items():
-            pictures.add_metric([_outcome(code), code or ""], count)
-        yield pictures
+        for code, count in self._images.items():
+            images.add_metric([_outcome(code), code or ""], count)
+        yield images
 
 
 def _histogram(name: str, text: str, buckets: Sequence[float] = SECONDS) -> Histogram:

@@ -14,7 +14,7 @@ from service.inference.timings import Steps
 
 KEY: Final = "alexnet.journal"  # in a scope
 
-# What a request asks of: the network takes pixels; the road takes encoded pictures, and decodes
+# What a request asks of: the network takes pixels; the road takes encoded images, and decodes
 # them before.  They are the two models of the Open Inference Protocol.
 NETWORK: Final = "alexnet"
 ROAD: Final = "alexnet_image"
@@ -28,16 +28,16 @@ class Journal:
     began: float
     read: float | None = None  # when its body was there
     model: str | None = None  # NETWORK or ROAD, if it wants something classified
-    pictures: list[Steps] = field(default_factory=list)
-    outcomes: list[str | None] = field(default_factory=list)  # of each picture: None, or the code
+    images: list[Steps] = field(default_factory=list)
+    outcomes: list[str | None] = field(default_factory=list)  # of each image: None, or the code
     status: int = 0
     code: str | None = None  # of the refusal
     ended: float | None = None
 
     @property
     def last(self) -> Steps | None:
-        """The picture that was answered last: what the request waited for."""
-        answered = [steps for steps in self.pictures if steps.answered is not None]
+        """The image that was answered last: what the request waited for."""
+        answered = [steps for steps in self.images if steps.answered is not None]
         return max(answered, key=lambda steps: steps.answered or 0.0, default=None)
 
 

@@ -2,7 +2,7 @@
 What each of the two models has done, in Triton's terms: for its counters, and for `/stats`.
 
 As in an ensemble of Triton's, `alexnet_image` is the road, which decodes and then asks `alexnet`,
-the network: a request of the road is one of the network too, which begins there when its picture
+the network: a request of the road is one of the network too, which begins there when its image
 is decoded.  A request that is not answered counts for the model that it asked for alone.
 """
 
@@ -24,13 +24,13 @@ VERSION: Final = "1"  # of both models; which file answers is in their configura
 @dataclass(slots=True)
 class Statistics:
     """What one model has done since the start, in Triton's terms; durations are sums over requests
-    in nanoseconds, of each the times of the picture that was answered last."""
+    in nanoseconds, of each the times of the image that was answered last."""
 
     success: int = 0  # requests answered with 200
     success_ns: int = 0  # of those, from the headers to the answer
     failure: int = 0  # other requests that asked for it
     failure_ns: int = 0
-    inferences: int = 0  # pictures answered
+    inferences: int = 0  # images answered
     executions: int = 0  # runs of the network; of the road, requests
     input_ns: int = 0  # reading and decoding
     queue_ns: int = 0
@@ -39,11 +39,11 @@ class Statistics:
     last: int = 0  # ms since 1970, of the last request
     batches: dict[int, tuple[int, int]] = field(default_factory=dict)  # size: runs, nanoseconds
 
-    def ran(self, pictures: int, seconds: float) -> None:
+    def ran(self, images: int, seconds: float) -> None:
         """Count a run of the network."""
         self.executions += 1
-        runs, before = self.batches.get(pictures, (0, 0))
-        self.batches[pictures] = runs + 1, before + _ns(seconds)
+        runs, before = self.batches.get(images, (0, 0))
+        self.batches[images] = runs + 1, before + _ns(seconds)
 
     def failed(self, journal: Journal) -> None:
         """Count a request that was not answered with 200."""
@@ -52,8 +52,8 @@ class Statistics:
         self.last = _now()
 
     def succeeded(self, journal: Journal, *, from_pixels: bool) -> None:
-        """Count a request; `from_pixels` leaves out what came before its picture was pixels."""
-        if (last := journal.last) is None:  # it had no picture
+        """Count a request; `from_pixels` leaves out what came before its image was pixels."""
+        if (last := journal.last) is None:  # it had no image
             return
         moments = (journal.began, last.decoded, last.running, last.answered, journal.ended)
         # Each at least the one before: two clocks of different fineness may have been read.
@@ -75,7 +75,7 @@ class Statistics:
 TRITON: Final[Mapping[str, tuple[str, Callable[[Statistics], float]]]] = {
     "request_success": ("Requests answered.", lambda its: its.success),
     "request_failure": ("Requests that asked for it and got no answer.", lambda its: its.failure),
-    "count": ("Pictures answered.", lambda its: its.inferences),
+    "count": ("Images answered.", lambda its: its.inferences),
     "exec_count": ("Runs; of alexnet_image, requests.", lambda its: its.executions),
     "request_duration_us": ("Of requests answered.", lambda its: its.success_ns // 1000),
     "queue_duration_us": ("In the queue.", lambda its: its.queue_ns // 1000),
@@ -97,7 +97,7 @@ def count(statistics: dict[str, Statistics], journal: Journal, model: str) -> No
 
 
 def tritons(statistics: Mapping[str, Statistics], pending: int) -> Iterator[Metric]:
-    """Triton's counters, and its gauge of what waits, in our pictures `pending`."""
+    """Triton's counters, and its gauge of what waits, in our images `pending`."""
     labels = ["model", "version"]
     for name, (text, value) in TRITON.items():
         sums = UnknownMetricFamily(f"nv_inference_{name}", text, labels=labels)
@@ -105,7 +105,7 @@ def tritons(statistics: Mapping[str, Statistics], pending: int) -> Iterator[Metr
             sums.add_metric([model, VERSION], value(its))
         yield sums
     waiting = GaugeMetricFamily(
-        "nv_inference_pending_request_count", "Pictures accepted and unanswered.", labels=labels
+        "nv_inference_pending_request_count", "Images accepted and unanswered.", labels=labels
     )
     waiting.add_metric([NETWORK, VERSION], pending)
     yield waiting

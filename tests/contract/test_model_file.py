@@ -12,17 +12,17 @@ from typer.testing import CliRunner
 from service.__main__ import app
 from service.inference.engine import Engine
 from tests.support.exported import write_tiny
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.models import altered, entry
 
 
 def test_what_evaluate_records_is_what_the_service_tells_of_the_file_exported_with_it(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    (pictures := tmp_path / "pictures").mkdir()
-    (pictures / "n01440764.jpg").write_bytes(picture())
+    (images := tmp_path / "pictures").mkdir()
+    (images / "n01440764.jpg").write_bytes(image())
     given = ["--device", "cpu", "--model", tiny_model, "--record", tmp_path / "record.json"]
-    done = CliRunner().invoke(app, ["evaluate", str(pictures), *map(str, given)])
+    done = CliRunner().invoke(app, ["evaluate", str(images), *map(str, given)])
     assert done.exit_code == 0
     recorded = json.loads((tmp_path / "record.json").read_text())["accuracy"]
 

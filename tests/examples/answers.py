@@ -24,7 +24,7 @@ _WORDS = re.compile(
     r"""(?P<any>\.\.\.|…)
     |(?P<moment>\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?Z?)?|\d\d?:\d\d(?::\d\d)?)
     |(?P<port>127\.0\.0\.1:\d+|localhost:\d+)
-    |(?P<own>[\d.,]+\ ?(?:ms|us|µs|s|min|GB|GiB|MB|MiB|kB|KiB|bytes|B|pictures/s|/s)\b|dur=[\d.]+
+    |(?P<own>[\d.,]+\ ?(?:ms|us|µs|s|min|GB|GiB|MB|MiB|kB|KiB|bytes|B|images/s|/s)\b|dur=[\d.]+
       |(?:read|decode|queue|run)\ [\d.]+)
     |(?P<bar>[█▉▊▋▌▍▎▏░▒▓━╸╺]+[█▉▊▋▌▍▎▏░▒▓━╸╺ ]*)
     |(?P<number>[+-]?\d+\.\d+(?:e[+-]?\d+)?)

@@ -1,5 +1,5 @@
 """
-A copy of the checkout as a reader has it after installing, with `FOLDER`, some pictures of theirs.
+A copy of the checkout as a reader has it after installing, with `FOLDER`, some images of theirs.
 
 `.venv` and `.venv-test` stand for the environment that the tests run in.  They bear the stamp that
 scripts/install leaves, so that it finds nothing to do.
@@ -37,14 +37,14 @@ def checkout(folder: Path) -> None:
     shutil.copytree(ROOT, folder, ignore=LEFT_OUT, symlinks=True)
     _environment(folder / ".venv", "cpu parquet ray")
     _environment(folder / ".venv-test", "test")
-    for picture, wordnet_id in (("cat.jpg", "n02124075"), ("espresso.jpg", "n07920052")):
-        _variations(ROOT / "tests" / "pictures" / picture, folder / "FOLDER" / wordnet_id)
+    for image, wordnet_id in (("cat.jpg", "n02124075"), ("espresso.jpg", "n07920052")):
+        _variations(ROOT / "tests" / "pictures" / image, folder / "FOLDER" / wordnet_id)
 
 
-def _variations(picture: Path, folder: Path) -> None:
-    """Five pictures of the same thing, each a little closer."""
+def _variations(image: Path, folder: Path) -> None:
+    """Five images of the same thing, each a little closer."""
     folder.mkdir(parents=True)
-    with Image.open(picture) as whole:
+    with Image.open(image) as whole:
         for number in range(5):
             edge = 4 * number
             box = (edge, edge, whole.width - edge, whole.height - edge)

@@ -47,8 +47,8 @@ def exported(
     def make(precision: str) -> Path:
         path = tmp_path_factory.mktemp("exported") / f"{precision}.onnx"
         network = checkpoints.build(OWT, state, source="random")
-        pictures = crops.load_pictures(limit=7)[:2]
-        model = export.build_model(network, OWT, precision=precision, calibration=pictures)
+        images = crops.load_images(limit=7)[:2]
+        model = export.build_model(network, OWT, precision=precision, calibration=images)
         export.write(model, path, check=lambda file: None)
         return path
 

@@ -41,15 +41,15 @@ def small() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(small: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fine-tuned network, its labels, and seven pictures to verify on."""
+    """A fine-tuned network, its labels, and seven images to verify on."""
     folder = tmp_path_factory.mktemp("flowers")
     torch.manual_seed(0)
     network = VARIANTS["owt"].build(len(NAMES), 3, (None, None, None))
     torch.save({"state_dict": network.state_dict()}, folder / "flowers.pth")
     (folder / "names.txt").write_text("\n".join(NAMES), "utf-8")
     (folder / "pictures").mkdir()
-    for number, picture in enumerate(crops.load_pictures(limit=7)[:7]):
-        Image.fromarray(picture).save(folder / "pictures" / f"{number}.png")
+    for number, image in enumerate(crops.load_images(limit=7)[:7]):
+        Image.fromarray(image).save(folder / "pictures" / f"{number}.png")
     return folder
 
 
@@ -75,7 +75,7 @@ def test_a_fine_tuned_checkpoint_becomes_a_model_that_the_service_runs(
     ]
     assert (engine.model.name, engine.model.variant) == ("flowers", "owt")
     assert engine.model.weights["name"] == "flowers.pth"
-    answer = engine.run(crops.load_pictures(folder / "pictures"), 10)
+    answer = engine.run(crops.load_images(folder / "pictures"), 10)
     assert answer.shape == (7, 5)
     assert np.allclose(answer.sum(1), 1, atol=1e-5)
 
@@ -88,8 +88,8 @@ def test_an_export_of_an_export_answers_the_same(
     done = _flowers(folder, "-o", str(second), weights=first)
 
     assert done.returncode == 0, done.stderr
-    pictures = crops.load_pictures(folder / "pictures")
-    answers = [Engine.load(f, device="cpu", threads=1).run(pictures, 10) for f in (first, second)]
+    images = crops.load_images(folder / "pictures")
+    answers = [Engine.load(f, device="cpu", threads=1).run(images, 10) for f in (first, second)]
     assert np.array_equal(answers[0], answers[1])
 
 
@@ -107,11 +107,11 @@ def test_a_networks_own_preparation_stays_with_it(folder: Path, tmp_path: Path) 
     ]
 
     assert [each.returncode for each in done] == [0, 0], done
-    pictures = crops.load_pictures(folder / "pictures")
+    images = crops.load_images(folder / "pictures")
     network = checkpoints.build(VARIANTS["owt"], state, source="own")
-    expected = verify.reference(network, pictures, side=224, normalisation=own, crops="ten")
+    expected = verify.reference(network, images, side=224, normalisation=own, crops="ten")
     for file in (first, second):
-        answer = Engine.load(file, device="cpu", threads=1).run(pictures, 10)
+        answer = Engine.load(file, device="cpu", threads=1).run(images, 10)
         assert np.allclose(answer, expected.mean(1), atol=1e-5)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from model_export import export
 from model_export.alexnet import AlexNet
-from model_export.crops import Floats, Pixels, load_pictures, planes_of
+from model_export.crops import Floats, Pixels, load_images, planes_of
 from model_export.graph import CROPS, crops_of, serving_graph
 from model_export.variants import VARIANTS, Normalisation, Variant
 from tests.support.networks import (
@@ -79,12 +79,12 @@ def _served(name: str, network: ModelProto, *, share: bool = True) -> ModelProto
 
 @pytest.mark.parametrize("name", ALIGNED)
 def test_the_shared_maps_of_a_variant_are_bit_identical(name: str) -> None:
-    """All that the classifier sees of each of the ten, of a real picture and of a random one."""
+    """All that the classifier sees of each of the ten, of a real image and of a random one."""
     maps = without_classifier(_exported(name)[1])
-    pictures = np.concatenate([load_pictures(limit=7)[:1], noise(1)])
+    images = np.concatenate([load_images(limit=7)[:1], noise(1)])
 
     shared, plain = (
-        logits(_served(name, maps, share=share), pictures, CROPS["ten"], threads=2)
+        logits(_served(name, maps, share=share), images, CROPS["ten"], threads=2)
         for share in (True, False)
     )
 
@@ -100,15 +100,15 @@ def test_the_shared_maps_of_an_invented_network_are_equal(name: str) -> None:
         serving_graph(network, side=224, normalisation=HALVES, share=share)
         for share in (True, False)
     )
-    pictures = noise(2)
+    images = noise(2)
 
-    ten = logits(shared, pictures, CROPS["ten"])
+    ten = logits(shared, images, CROPS["ten"])
 
     assert set(crops_of(shared)) == set(CROPS)
     assert len({view.tobytes() for view in ten[0]}) == 10
-    assert np.array_equal(ten, logits(plain, pictures, CROPS["ten"]))
-    one = logits(shared, pictures, CROPS["one"])
-    assert np.array_equal(one, logits(plain, pictures, CROPS["one"]))
+    assert np.array_equal(ten, logits(plain, images, CROPS["ten"]))
+    one = logits(shared, images, CROPS["one"])
+    assert np.array_equal(one, logits(plain, images, CROPS["one"]))
 
 
 @pytest.mark.parametrize("name", ["all differs", "padding wider than kernels"])
@@ -129,7 +129,7 @@ def test_where_nothing_can_be_shared_the_ten_are_right_all_the_same(name: str) -
 
 
 def test_sharing_saves_a_fifth_of_the_work() -> None:
-    """Multiplications of the convolutions of ``owt``, of one picture in ten crops."""
+    """Multiplications of the convolutions of ``owt``, of one image in ten crops."""
     network = _exported("owt")[1]
     shared, plain = (
         sum(each.products for each in work(_served("owt", network, share=share), noise(1), 10))
@@ -145,7 +145,7 @@ def test_sharing_saves_a_fifth_of_the_work() -> None:
 def test_work_that_was_not_asked_for_is_not_done(
     name: str, crops: str, side: int, views: int
 ) -> None:
-    """Each convolution computes the centre, or the picture and its mirror image, and that is all:
+    """Each convolution computes the centre, or the image and its mirror image, and that is all:
     nothing has rows in the strips."""
     network, made = _exported(name)
 
@@ -177,28 +177,26 @@ def _products(network: AlexNet, side: int) -> list[int]:
     return products
 
 
-# Of the crops in the last maps of the whole picture: how long, and where those at 0, 16 and 32
+# Of the crops in the last maps of the whole image: how long, and where those at 0, 16 and 32
 # pixels begin, each of which is 16 pixels.
 WINDOWS = {"owt": (13, 0, 1, 2), "paper": (13, 0, 1, 2), "d2l": (12, 0, 1, 2)}
 
 
 @pytest.mark.parametrize("name", ALIGNED)
-def test_dense_views_are_windows_of_the_whole_pictures_last_maps(name: str) -> None:
+def test_dense_views_are_windows_of_the_whole_images_last_maps(name: str) -> None:
     """Against PyTorch, the windows worked out by hand."""
     network, made = _exported(name)
-    pictures = np.concatenate([load_pictures(limit=7)[:1], noise(1)])
+    images = np.concatenate([load_images(limit=7)[:1], noise(1)])
 
-    found = logits(_served(name, made), pictures, CROPS["dense"])
+    found = logits(_served(name, made), images, CROPS["dense"])
 
-    expected = _dense(network, VARIANTS[name], pictures, *WINDOWS[name])
+    expected = _dense(network, VARIANTS[name], images, *WINDOWS[name])
     assert found.shape == (2, 10, 10)
     assert expected.std(1).min() > 1e-4  # the views are not all alike
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-def _dense(
-    network: AlexNet, variant: Variant, pictures: Pixels, length: int, *starts: int
-) -> Floats:
+def _dense(network: AlexNet, variant: Variant, images: Pixels, length: int, *starts: int) -> Floats:
     low, middle, high = starts
     places = [(low, low), (low, high), (high, low), (high, high), (middle, middle)]
     # Mirrored, the crops at the left lie at the right, and so the windows.
@@ -207,7 +205,7 @@ def _dense(
     trunk, pooling = nn.Sequential(*layers[:-1]), layers[-1]
     views = []
     with torch.inference_mode():
-        for whole, windows in ((pictures, places), (pictures[:, :, ::-1], mirrored)):
+        for whole, windows in ((images, places), (images[:, :, ::-1], mirrored)):
             planes = planes_of(whole, variant.normalisation)
             mean, std = (
                 np.reshape(values, (-1, 1, 1)).astype(np.float32)
@@ -225,13 +223,13 @@ def _dense(
 
 @pytest.mark.parametrize("crops", ["ten", "dense"])
 @pytest.mark.parametrize("name", INVENTED)
-def test_a_mirrored_picture_has_the_mirrored_views(name: str, crops: str) -> None:
+def test_a_mirrored_image_has_the_mirrored_views(name: str, crops: str) -> None:
     model = serving_graph(maps_of(INVENTED[name]), side=224, normalisation=HALVES)
-    picture = noise(1)
+    image = noise(1)
 
-    found = logits(model, picture[:, :, ::-1], CROPS[crops])
+    found = logits(model, image[:, :, ::-1], CROPS[crops])
 
-    assert np.array_equal(found, logits(model, picture, CROPS[crops])[:, MIRRORED])
+    assert np.array_equal(found, logits(model, image, CROPS[crops])[:, MIRRORED])
 
 
 def test_crops_that_begin_between_two_places_of_a_map_are_computed_one_by_one() -> None:

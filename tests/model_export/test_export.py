@@ -20,7 +20,7 @@ from torch import nn
 
 from model_export import export, verify
 from model_export.alexnet import AlexNet
-from model_export.crops import Floats, Pixels, load_pictures, ten_crops
+from model_export.crops import Floats, Pixels, load_images, ten_crops
 from model_export.errors import LabelsUnusable, VerificationFailed
 from model_export.export import Record
 from model_export.graph import CROPS, SIDE, serving_graph, views_of
@@ -62,7 +62,7 @@ def exported_once() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def real() -> Pixels:
-    return load_pictures(limit=8)[:8]
+    return load_images(limit=8)[:8]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def model(network: AlexNet, real: Pixels) -> ModelProto:
         precision="fp32",
         labels=[(None, f"class {n} \N{SNOWMAN}") for n in range(10)],
         record=Record("tiny", {"name": "random", "licence": "none"}, [{"top1": 0.1}]),
-        picture=real[0],
+        image=real[0],
     )
     return made
 
@@ -126,7 +126,7 @@ def test_the_views_are_corners_then_centre_then_their_mirrors(
     """Red is the row and green the column; a network that answers with the first pixel of a view
     tells where the view begins."""
     rows, columns = np.mgrid[:SIDE, :SIDE].astype(np.uint8)
-    picture = np.stack([rows, columns, np.zeros_like(rows)], axis=-1)[None]
+    image = np.stack([rows, columns, np.zeros_like(rows)], axis=-1)[None]
     bgr = planes == "BGR"
     normalisation = Normalisation((0.0,) * 3, (255.0,) * 3, "BGR" if bgr else "RGB")
     network = _first_pixel(side)
@@ -134,8 +134,8 @@ def test_the_views_are_corners_then_centre_then_their_mirrors(
     first = [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]
     mirrors = [(y, x + side - 1) for y, x in first]
 
-    assert _origins(Runner(graph).run(picture, 10)[1][0], bgr=bgr) == first + mirrors
-    assert _origins(Runner(graph).run(picture, 1)[1][0], bgr=bgr) == [(middle, middle)]
+    assert _origins(Runner(graph).run(image, 10)[1][0], bgr=bgr) == first + mirrors
+    assert _origins(Runner(graph).run(image, 1)[1][0], bgr=bgr) == [(middle, middle)]
 
 
 @cache
@@ -189,7 +189,7 @@ def test_who_sends_no_crops_gets_ten(model: ModelProto, real: Pixels) -> None:
     assert views.shape[1] == 10
 
 
-def test_a_batch_answers_as_its_pictures_one_by_one(model: ModelProto, real: Pixels) -> None:
+def test_a_batch_answers_as_its_images_one_by_one(model: ModelProto, real: Pixels) -> None:
     together = Runner(model).run(real, 10)[0]
 
     alone = np.concatenate([Runner(model).run(real[i : i + 1], 10)[0] for i in range(8)])
@@ -267,14 +267,14 @@ def test_the_views_are_told_in_the_order_of_the_output(real: Pixels) -> None:
     caffe = VARIANTS["caffe"]
     network = _tiny(classes=7)
     made = export.build_model(network, caffe, precision="fp32", calibration=real)
-    picture = real[:1]
+    image = real[:1]
 
-    views = Runner(made).run(picture, CROPS["ten"])[1][0]
+    views = Runner(made).run(image, CROPS["ten"])[1][0]
 
     for told, answer in zip(views_of(caffe.side), views, strict=True):
         left, top = int(str(told["left"])), int(str(told["top"]))
-        cut = picture[:, top : top + caffe.side, left : left + caffe.side]
-        seen = np.zeros_like(picture)
+        cut = image[:, top : top + caffe.side, left : left + caffe.side]
+        seen = np.zeros_like(image)
         y = x = (256 - caffe.side) // 2
         seen[:, y : y + caffe.side, x : x + caffe.side] = (
             cut[:, :, ::-1] if told["mirrored"] else cut
@@ -329,7 +329,7 @@ def test_a_file_with_an_altered_weight_fails_its_verification(
         _verify(changed, network, real, "fp32")
 
 
-def test_a_file_that_prepares_its_pictures_otherwise_fails_its_verification(
+def test_a_file_that_prepares_its_images_otherwise_fails_its_verification(
     network: AlexNet, real: Pixels
 ) -> None:
     swapped = replace(OWT, normalisation=replace(OWT.normalisation, planes="BGR"))
@@ -378,7 +378,7 @@ def test_imagenet_has_a_thousand_labels_in_the_order_of_their_ids() -> None:
 
 
 def _verify(
-    model: ModelProto, network: AlexNet, pictures: Pixels, name: str
+    model: ModelProto, network: AlexNet, images: Pixels, name: str
 ) -> list[verify.Agreement]:
     return verify.verify(
         model,
@@ -386,7 +386,7 @@ def _verify(
         side=OWT.side,
         normalisation=OWT.normalisation,
         precision=name,
-        pictures=pictures,
+        images=images,
     )
 
 

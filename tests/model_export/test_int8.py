@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model_export import checkpoints, export
 from model_export.alexnet import AlexNet, LocalResponseNorm
-from model_export.crops import Floats, load_pictures, planes_of, ten_crops
+from model_export.crops import Floats, load_images, planes_of, ten_crops
 from model_export.graph import CROPS, crops_of, serving_graph
 from model_export.int8 import LARGEST, gptq
 from model_export.precision import PRECISIONS
@@ -67,7 +67,7 @@ def _converted(kind: str) -> tuple[ModelProto, ModelProto]:
 
 
 def _quantised(network: ModelProto, normalisation: Normalisation) -> ModelProto:
-    views = planes_of(ten_crops(load_pictures(limit=7)[:7], 224), normalisation)
+    views = planes_of(ten_crops(load_images(limit=7)[:7], 224), normalisation)
     return PRECISIONS["int8"].convert(network, views.reshape(-1, *views.shape[2:]), normalisation)
 
 
@@ -81,10 +81,10 @@ def _served(network: ModelProto, normalisation: Normalisation, *, share: bool = 
 @pytest.mark.parametrize("kind", KINDS)
 def test_shared_in_8_bit_is_bit_identical(kind: str) -> None:
     quantised = _converted(kind)[1]
-    pictures = np.concatenate([load_pictures(limit=7)[:1], noise(1)])
+    images = np.concatenate([load_images(limit=7)[:1], noise(1)])
 
     shared, plain = (
-        logits(_served(quantised, KINDS[kind], share=share), pictures, CROPS["ten"])
+        logits(_served(quantised, KINDS[kind], share=share), images, CROPS["ten"])
         for share in (True, False)
     )
 
@@ -96,18 +96,17 @@ def test_shared_in_8_bit_is_bit_identical(kind: str) -> None:
 @pytest.mark.parametrize("crops", CROPS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_8_bit_stays_close_to_fp32(kind: str, crops: str) -> None:
-    pictures = load_pictures(limit=8)
+    images = load_images(limit=8)
 
     exact, rounded = (
-        logits(_served(network, KINDS[kind]), pictures, CROPS[crops])
-        for network in _converted(kind)
+        logits(_served(network, KINDS[kind]), images, CROPS[crops]) for network in _converted(kind)
     )
 
     assert _error(rounded, exact) < 0.1
 
 
 def _error(found: Floats, expected: Floats) -> float:
-    """The mean error, as a share of how much the logits differ from picture to picture."""
+    """The mean error, as a share of how much the logits differ from image to image."""
     return float(np.abs(found - expected).mean() / expected.std(0).mean())
 
 
@@ -151,12 +150,12 @@ def test_the_first_convolution_reads_the_pixels(kind: str) -> None:
             waiting += node.input
             waiting += [out.name for a in node.attribute for out in a.g.output]
 
-    assert len(first) > 2  # of the picture, and of strips at its sides
+    assert len(first) > 2  # of the image, and of strips at its sides
     assert {"Slice", "Transpose", "DequantizeLinear"} <= seen
     assert seen.isdisjoint({"Cast", "Sub", "Div", "Mul", "Add", "QuantizeLinear"})
 
 
-@pytest.mark.parametrize("crops", ["ten", "one"])  # dense views end within the picture
+@pytest.mark.parametrize("crops", ["ten", "one"])  # dense views end within the image
 @pytest.mark.parametrize(
     "normalisation",
     [Normalisation((123.7, 116.8, 103.2), (1.0,) * 3), BGR, Normalisation((98.6,), (1.0,), "L")],

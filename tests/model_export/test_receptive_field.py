@@ -1,4 +1,4 @@
-"""Which places of a crop differ from the whole picture's, against counting it out.
+"""Which places of a crop differ from the whole image's, against counting it out.
 
 The reference knows no arithmetic of strides: a value is *what it is computed from*.  A pixel is
 its place, padding is padding, and a layer's output is the tuple of what its window sees.  Two
@@ -120,7 +120,7 @@ def _crop(layers: Sequence[Window], crop: tuple[int, int, int]) -> tuple[Span, l
         assume(False)
         raise
     outputs = _values(range(start, start + length), layers)
-    picture = _values(range(whole), layers)
+    image = _values(range(whole), layers)
     assert max(span.low, span.high) <= span.length
-    assert (span.length, span.whole) == (len(outputs), len(picture))
-    return span, [n for n, value in enumerate(outputs) if value != picture[span.start + n]]
+    assert (span.length, span.whole) == (len(outputs), len(image))
+    return span, [n for n, value in enumerate(outputs) if value != image[span.start + n]]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from model_export.crops import Pixels, centre_crop, load_pictures, ten_crops
+from model_export.crops import Pixels, centre_crop, load_images, ten_crops
 from model_export.variants import VARIANTS, greyscale
 from model_export.verify import _normalised
 from model_training.augmentation import SIGMA, Plan, colours_of, cut, cut_ten, plan, prepare
@@ -15,7 +15,7 @@ from model_training.augmentation import SIGMA, Plan, colours_of, cut, cut_ten, p
 
 @pytest.fixture(scope="module")
 def photographs() -> Pixels:
-    return load_pictures(limit=8)
+    return load_images(limit=8)
 
 
 def test_principal_components_are_those_that_scikit_learn_finds(photographs: Pixels) -> None:
@@ -30,7 +30,7 @@ def test_principal_components_are_those_that_scikit_learn_finds(photographs: Pix
 
 
 def test_only_training_rows_count_for_the_components(photographs: Pixels) -> None:
-    """Numbers that validation pictures have a part in would make them a little known."""
+    """Numbers that validation images have a part in would make them a little known."""
     rows = np.array([1, 2])
 
     assert np.array_equal(
@@ -52,7 +52,7 @@ def test_colour_noise_has_a_tenth_of_the_deviation_along_each_component(
     assert np.allclose(np.cov(noise.T), SIGMA**2 * covariance, rtol=0.02)
 
 
-def test_each_picture_is_shown_once_an_epoch_in_an_order_of_its_own() -> None:
+def test_each_image_is_shown_once_an_epoch_in_an_order_of_its_own() -> None:
     first, second = (_plan(50, epoch=epoch) for epoch in (0, 1))
 
     assert sorted(first.order) == sorted(second.order) == list(range(50))

@@ -24,8 +24,8 @@ from model_training.distillation.crops import LUMA, random_crop
 from model_training.distillation.dataset import PLACES, Lessons, label_of, read_excluded
 from model_training.distillation.distil import write
 from model_training.distillation.duplicates import alike, thumbnails, turned
-from model_training.distillation.images import clone, contents, decode, entries
-from model_training.distillation.sources import PictureSet, read_manifest
+from model_training.distillation.image_reader import clone, contents, decode, entries
+from model_training.distillation.sources import ImageSet, read_manifest
 from model_training.distillation.student import MAPS, Head, folded
 from model_training.distillation.train import Learner, Recipe
 from model_training.errors import RunUnusable, TrainingError
@@ -34,25 +34,25 @@ from tests.support.photographs import jpeg, photograph, repository
 CPU = torch.device("cpu")
 
 
-def a_set(commit: str, **other: object) -> PictureSet:
+def a_set(commit: str, **other: object) -> ImageSet:
     fields: dict[str, object] = {
         "name": "some", "repository": "someone/some", "commit": commit, "paths": "^train/",
-        "pictures": 2, "crops": 1, "smallest": 0.25, "licence": "CC0", "shows": "things",
+        "images": 2, "crops": 1, "smallest": 0.25, "licence": "CC0", "shows": "things",
     }  # fmt: skip
-    return PictureSet(**(fields | other))  # type: ignore[arg-type]
+    return ImageSet(**(fields | other))  # type: ignore[arg-type]
 
 
-def test_a_set_is_its_commits_pictures_each_content_once(tmp_path: Path) -> None:
+def test_a_set_is_its_commits_images_each_content_once(tmp_path: Path) -> None:
     one, two = jpeg(photograph(0)), jpeg(photograph(1))
     files = {
         "train/a.jpg": one, "train/again.JPG": one, "train/b.jpeg": two,
-        "train/huge.jpg": bytes(4 * 2**20), "train/notes.txt": b"no picture",
+        "train/huge.jpg": bytes(4 * 2**20), "train/notes.txt": b"no image",
         "test/c.jpg": jpeg(photograph(2)),
     }  # fmt: skip
-    pictures = a_set(repository(tmp_path / "someone+some", files))
+    images = a_set(repository(tmp_path / "someone+some", files))
 
-    place = clone(pictures, tmp_path)
-    found = entries(pictures, place)
+    place = clone(images, tmp_path)
+    found = entries(images, place)
 
     assert {entry.path for entry in found} == {"train/a.jpg", "train/b.jpeg"}
     assert {data for _, data in contents(place, found)} == {one, two}
@@ -62,7 +62,7 @@ def test_a_repository_is_fetched_at_its_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = repository(tmp_path / "origin", {"train/a.jpg": jpeg(photograph(0))})
-    monkeypatch.setattr(PictureSet, "url", str(tmp_path / "origin"))
+    monkeypatch.setattr(ImageSet, "url", str(tmp_path / "origin"))
 
     place = clone(a_set(commit), tmp_path / "clones")
 
@@ -73,7 +73,7 @@ def test_a_repository_without_the_commit_is_told_with_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository(tmp_path / "origin", {"train/a.jpg": b""})
-    monkeypatch.setattr(PictureSet, "url", str(tmp_path / "origin"))
+    monkeypatch.setattr(ImageSet, "url", str(tmp_path / "origin"))
 
     with pytest.raises(TrainingError, match=r"git fetch failed in .*take it out of the manifest"):
         clone(a_set("0" * 40), tmp_path / "clones")
@@ -98,28 +98,28 @@ def test_what_is_no_manifest_is_told(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no picture", jpeg(Image.new("RGB", (31, 300))), jpeg(photograph())[:900]]
+    "data", [b"", b"no image", jpeg(Image.new("RGB", (31, 300))), jpeg(photograph())[:900]]
 )
 def test_what_shows_nothing_is_left_out(data: bytes) -> None:
     assert decode(data) is None
 
 
-def test_a_large_picture_is_brought_down_to_512_pixels() -> None:
-    picture = decode(jpeg(Image.new("RGB", (3000, 1500))))
+def test_a_large_image_is_brought_down_to_512_pixels() -> None:
+    image = decode(jpeg(Image.new("RGB", (3000, 1500))))
 
-    assert picture is not None
-    assert picture.size == (1024, 512)
+    assert image is not None
+    assert image.size == (1024, 512)
 
 
-def test_a_crop_is_a_place_of_the_picture_of_the_size_that_was_asked_for() -> None:
+def test_a_crop_is_a_place_of_the_image_of_the_size_that_was_asked_for() -> None:
     # Red tells the column, green the row: a crop's means tell where it was, their spans how large.
     rows, columns = np.mgrid[0:200, 0:300]
     pixels = np.stack([columns * 255 / 299, rows * 255 / 199, np.full((200, 300), 60)], -1)
-    picture = Image.fromarray(pixels.astype(np.uint8))
+    image = Image.fromarray(pixels.astype(np.uint8))
     rng = np.random.default_rng(0)
     areas, lefts, mirrored = [], [], 0
     for _ in range(300):
-        crop = plain(picture, 0.25, rng).astype(float)
+        crop = plain(image, 0.25, rng).astype(float)
         across, down = crop[:, -1, 0].mean() - crop[:, 0, 0].mean(), np.ptp(crop[:, :, 1].mean(1))
         mirrored += across < 0
         areas.append(abs(across) / 255 * down / 255)
@@ -132,13 +132,13 @@ def test_a_crop_is_a_place_of_the_picture_of_the_size_that_was_asked_for() -> No
     assert max(lefts) > 0.4
 
 
-def plain(picture: Image.Image, smallest: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+def plain(image: Image.Image, smallest: float, rng: np.random.Generator) -> NDArray[np.uint8]:
     """A crop without its jitter."""
     from model_training.distillation import crops
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(crops, "jittered", lambda crop, rng: crop.astype(np.uint8))
-        return random_crop(picture, smallest, rng)
+        return random_crop(image, smallest, rng)
 
 
 def test_jitter_changes_brightness_contrast_and_colour_within_its_bounds() -> None:
@@ -159,7 +159,7 @@ def test_jitter_changes_brightness_contrast_and_colour_within_its_bounds() -> No
     assert colour.max() / colour.min() > 2
 
 
-def test_a_picture_is_known_again_after_scaling_cropping_to_a_square_and_jpeg() -> None:
+def test_a_image_is_known_again_after_scaling_cropping_to_a_square_and_jpeg() -> None:
     photographs = np.stack([thumbnails(photograph(i)) for i in range(20)])
     wide = photograph(7)
     side = min(wide.size)
@@ -167,14 +167,14 @@ def test_a_picture_is_known_again_after_scaling_cropping_to_a_square_and_jpeg() 
     square = wide.crop((left, top, left + side, top + side)).resize((84, 84))
     squeezed = wide.resize((64, 64))
 
-    again = [decode(jpeg(picture, 60)) for picture in (square, squeezed)]
+    again = [decode(jpeg(image, 60)) for image in (square, squeezed)]
 
-    assert all(picture is not None for picture in again)
+    assert all(image is not None for image in again)
     assert alike(np.stack([thumbnails(p) for p in again if p]), photographs).all()
 
 
 @pytest.mark.parametrize("way", list(Image.Transpose))
-def test_a_picture_is_known_again_turned_or_mirrored(way: Image.Transpose) -> None:
+def test_a_image_is_known_again_turned_or_mirrored(way: Image.Transpose) -> None:
     photographs = turned(np.stack([thumbnails(photograph(i)) for i in range(20)]))
     other = photograph(3).transpose(way)
 
@@ -182,7 +182,7 @@ def test_a_picture_is_known_again_turned_or_mirrored(way: Image.Transpose) -> No
     assert not alike(thumbnails(photograph(30).transpose(way))[None], photographs).any()
 
 
-def test_other_pictures_are_not_taken_for_the_same() -> None:
+def test_other_images_are_not_taken_for_the_same() -> None:
     some = np.stack([thumbnails(photograph(i)) for i in range(30)])
     others = np.stack([thumbnails(photograph(i)) for i in range(30, 60)])
 
@@ -306,7 +306,7 @@ def test_rare_classes_are_lifted_by_the_adjustment(tmp_path: Path, float32: None
     assert shares[1] == pytest.approx(0.5, abs=0.15)
 
 
-def test_a_picture_s_own_label_has_its_share(tmp_path: Path, float32: None) -> None:
+def test_a_image_s_own_label_has_its_share(tmp_path: Path, float32: None) -> None:
     labels = torch.zeros(500, dtype=torch.int64)
     recipe = replace(SMALL, label=0.5, epochs=8)
     learner = Learner(
@@ -440,7 +440,7 @@ def test_what_is_written_is_read_back_as_owt(
 def test_the_page_lists_the_manifest_s_sets() -> None:
     page = (Path(__file__).parents[2] / "docs" / "distillation.md").read_text("utf-8")
     rows = [
-        f"| [{source.repository}]({source.url}) | {source.shows} | {source.pictures:,} "
+        f"| [{source.repository}]({source.url}) | {source.shows} | {source.images:,} "
         f"| {source.crops:g} | {source.licence} |"
         for source in read_manifest().sets
     ]

@@ -1,4 +1,4 @@
-"""The whole distillation as a user starts it, on a handful of pictures and two small networks."""
+"""The whole distillation as a user starts it, on a handful of images and two small networks."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ name = "some"
 repository = "someone/some"
 commit = "{some}"
 paths = "^n0"
-pictures = 24
+images = 24
 crops = 2.5
 smallest = 0.25
 licence = "CC BY 4.0"
@@ -116,7 +116,7 @@ def place(whole: Path, tmp_path: Path) -> Path:
 
 @contextmanager
 def halves() -> Iterator[None]:
-    """The set's 24 pictures are two parts."""
+    """The set's 24 images are two parts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"{harvest.__module__}.PART", 12)
         yield
@@ -315,7 +315,7 @@ def test_a_folder_without_photographs_is_told(whole: Path, tmp_path: Path) -> No
     )
 
     assert done.returncode == 1
-    assert done.stderr == f"alexnet-distill: {tmp_path} holds no pictures to compare with\n"
+    assert done.stderr == f"alexnet-distill: {tmp_path} holds no images to compare with\n"
 
 
 def test_a_work_folder_without_a_harvest_is_told(place: Path) -> None:

@@ -28,7 +28,7 @@ from tests.support.commands import alexnet as run_alexnet
 from tests.support.servers import PATIENCE, ROOT, serving
 from tests.support.trainings import write_digits
 
-PICTURES = Path(__file__).parents[1] / "pictures"
+IMAGES = Path(__file__).parents[1] / "pictures"
 
 
 def test_the_last_layer_begins_anew_for_other_classes(bundled_model: Path) -> None:
@@ -103,10 +103,10 @@ def test_the_export_of_a_fine_tuned_five_class_network_serves_its_own_labels(
     names = sorted(place.name for place in pieces.iterdir())
 
     export, evaluate, serve = _fine_tune(pieces, run, bundled_model)
-    said = _export(export, pictures=_few(pieces, tmp_path / "few"))
+    said = _export(export, images=_few(pieces, tmp_path / "few"))
 
     assert "owt, fp32, " in said
-    assert "against PyTorch in fp32, 7 real pictures and 7 random ones" in said
+    assert "against PyTorch in fp32, 7 real images and 7 random ones" in said
     assert said.endswith(f"try it: {serve}\n")
 
     record = json.loads((run / "record.json").read_text("utf-8"))
@@ -129,8 +129,8 @@ def test_the_export_of_a_fine_tuned_five_class_network_serves_its_own_labels(
     right = 0
     with serving(Path(shlex.split(serve)[-1]), threads=1) as live:
         for row in aside:
-            picture = (pieces / row["file"]).read_bytes()
-            answer = live.client.post("/v1/predict?crops=one", content=picture).json()
+            image = (pieces / row["file"]).read_bytes()
+            answer = live.client.post("/v1/predict?crops=one", content=image).json()
             (prediction,) = answer["predictions"]
             assert {c["label"] for c in prediction["classes"]} == set(names)
             assert {c["wordnet_id"] for c in prediction["classes"]} == {None}
@@ -141,7 +141,7 @@ def test_the_export_of_a_fine_tuned_five_class_network_serves_its_own_labels(
 
 def _pieces(folder: Path, count: int) -> Path:
     """64 x 64 pixels somewhere in each of four photographs, and sevens, in a folder for each."""
-    own = {path.stem: np.asarray(Image.open(path)) for path in sorted(PICTURES.glob("*.jpg"))}
+    own = {path.stem: np.asarray(Image.open(path)) for path in sorted(IMAGES.glob("*.jpg"))}
     random = np.random.default_rng(0)
     for name, pixels in zip(
         (*own, "china", "flower"), (*own.values(), *load_sample_images().images), strict=True
@@ -180,9 +180,9 @@ def _few(pieces: Path, folder: Path) -> Path:
     return folder
 
 
-def _export(command: str, *, pictures: Path) -> str:
-    """Run it as a process, verified on a few pictures instead of 64; what it says."""
-    words = [*shlex.split(command)[1:], "--pictures", str(pictures)]
+def _export(command: str, *, images: Path) -> str:
+    """Run it as a process, verified on a few images instead of 64; what it says."""
+    words = [*shlex.split(command)[1:], "--pictures", str(images)]
     done = subprocess.run(
         [sys.executable, "-m", "model_export", *words],
         cwd=ROOT,

@@ -14,15 +14,15 @@ from PIL import Image
 from model_training import image_cache
 from model_training.errors import RunUnusable, Stopped
 from model_training.image_cache import decode, square_of
-from service.inference import image
-from tests.support.images import picture
+from service.inference import image as service_image
+from tests.support.images import image
 
-PICTURES = Path(__file__).parents[1] / "pictures"
+IMAGES = Path(__file__).parents[1] / "pictures"
 
 
 def _encoded(kind: str) -> bytes:
-    """A picture of 331 x 288 in one of the ways that pictures come in."""
-    with Image.open(PICTURES / "cat.jpg") as opened:
+    """An image of 331 x 288 in one of the ways that images come in."""
+    with Image.open(IMAGES / "cat.jpg") as opened:
         cat = opened.convert("RGB").resize((331, 288))
     file = io.BytesIO()
     if kind == "transparent":
@@ -48,33 +48,33 @@ def _encoded(kind: str) -> bytes:
     "kind",
     ["JPEG", "PNG", "WEBP", "GIF", "BMP", "L", "P", "1", "CMYK", "tall", "transparent", "16 bit"],
 )
-def test_a_picture_is_prepared_as_the_service_does(tmp_path: Path, kind: str) -> None:
+def test_a_image_is_prepared_as_the_service_does(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "picture"
     file.write_bytes(_encoded(kind))
 
-    expected = image.decode(file.read_bytes(), max_pixels=10**8, max_aspect_ratio=100)
+    expected = service_image.decode(file.read_bytes(), max_pixels=10**8, max_aspect_ratio=100)
 
     assert np.array_equal(square_of(file), expected)
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_a_turned_picture_is_brought_upright_as_the_service_does(
+def test_a_turned_image_is_brought_upright_as_the_service_does(
     tmp_path: Path, orientation: int
 ) -> None:
     """Within a grey level: the service scales first and turns then."""
     file = tmp_path / "picture"
     file.write_bytes(_encoded(str(orientation)))
 
-    expected = image.decode(file.read_bytes(), max_pixels=10**8, max_aspect_ratio=100)
+    expected = service_image.decode(file.read_bytes(), max_pixels=10**8, max_aspect_ratio=100)
 
     assert np.abs(square_of(file).astype(int) - expected).max() <= 1
 
 
 def test_what_cannot_be_decoded_is_left_out_and_said(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("good.jpg", "cut.jpg", "text.png", "empty.gif")]
-    paths[0].write_bytes(picture())
-    paths[1].write_bytes(picture()[:1500])
-    paths[2].write_text("not a picture")
+    paths[0].write_bytes(image())
+    paths[1].write_bytes(image()[:1500])
+    paths[2].write_text("not an image")
     paths[3].touch()
 
     found = decode(paths, tmp_path / "cache", workers=2)
@@ -86,9 +86,9 @@ def test_what_cannot_be_decoded_is_left_out_and_said(tmp_path: Path) -> None:
     assert not found.squares[1:].any()
 
 
-def test_pictures_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = _gradients(tmp_path, 3)
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     paths.append(tmp_path / "text.png")
     first = decode(paths, tmp_path / "cache", workers=1)
     monkeypatch.setattr(image_cache, "square_of", lambda path: pytest.fail("decoded again"))
@@ -99,7 +99,7 @@ def test_pictures_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert first.unreadable == second.unreadable
 
 
-def test_a_picture_that_has_changed_is_decoded_again(tmp_path: Path) -> None:
+def test_a_image_that_has_changed_is_decoded_again(tmp_path: Path) -> None:
     paths = _gradients(tmp_path, 2)
     decode(paths, tmp_path / "cache", workers=1)
     Image.new("RGB", (300, 300), "red").save(paths[0])

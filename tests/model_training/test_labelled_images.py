@@ -1,4 +1,4 @@
-"""Which pictures a labelled folder holds, and which of them are set aside."""
+"""Which images a labelled folder holds, and which of them are set aside."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from model_training.errors import PicturesUnusable
-from model_training.images import Division, divide
+from model_training.errors import ImagesUnusable
+from model_training.image_folder import Division, divide
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes of ten and five pictures, some of them deeper, and what is none."""
+    """Two classes of ten and five images, some of them deeper, and what is none."""
     for number in range(10):
         _touch(tmp_path / "pictures" / "cat" / f"{number}.jpg")
     for number in range(5):
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def test_classes_are_the_folders_and_pictures_lie_anywhere_below_them(folder: Path) -> None:
+def test_classes_are_the_folders_and_images_lie_anywhere_below_them(folder: Path) -> None:
     found = divide(folder, validation=None, held_out=0.2)
 
     assert found.classes == ("a dog", "cat")
@@ -50,7 +50,7 @@ def test_what_is_held_out_is_the_same_wherever_the_folder_lies(
     assert names[0] != sorted(_paths(after))[: len(names[0])]
 
 
-def test_a_picture_more_moves_at_most_one_to_the_other_side(folder: Path) -> None:
+def test_a_image_more_moves_at_most_one_to_the_other_side(folder: Path) -> None:
     before = {e.path for e in divide(folder, validation=None, held_out=0.4).validation}
     _touch(folder / "cat" / "new.jpg")
 
@@ -59,13 +59,13 @@ def test_a_picture_more_moves_at_most_one_to_the_other_side(folder: Path) -> Non
     assert len(before - after) <= 1
 
 
-def test_one_picture_of_a_class_is_always_left_to_learn_from(folder: Path) -> None:
+def test_one_image_of_a_class_is_always_left_to_learn_from(folder: Path) -> None:
     found = divide(folder, validation=None, held_out=0.9)
 
     assert {e.label for e in found.training} == {0, 1}
 
 
-def test_validation_pictures_may_lie_in_a_folder_of_their_own(folder: Path, tmp_path: Path) -> None:
+def test_validation_images_may_lie_in_a_folder_of_their_own(folder: Path, tmp_path: Path) -> None:
     _touch(tmp_path / "other" / "cat" / "1.jpg")
 
     found = divide(folder, validation=tmp_path / "other", held_out=0.2)
@@ -80,9 +80,9 @@ def test_validation_pictures_may_lie_in_a_folder_of_their_own(folder: Path, tmp_
     [
         ([], 0.2, "holds no class"),
         (["cat/1.jpg", "cat/2.jpg"], 0.2, "one class only, cat"),
-        (["cat/1.jpg", "dog/notes.txt"], 0.2, "dog holds no picture"),
-        (["cat/1.jpg", "dog/1.jpg"], 0.2, "no pictures to validate on"),
-        (["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"], 0.0, "no pictures to validate on"),
+        (["cat/1.jpg", "dog/notes.txt"], 0.2, "dog holds no image"),
+        (["cat/1.jpg", "dog/1.jpg"], 0.2, "no images to validate on"),
+        (["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"], 0.0, "no images to validate on"),
     ],
 )
 def test_a_folder_that_cannot_be_learned_from_is_one_sentence(
@@ -91,28 +91,26 @@ def test_a_folder_that_cannot_be_learned_from_is_one_sentence(
     for name in files:
         _touch(tmp_path / name)
 
-    with pytest.raises(PicturesUnusable, match=message):
+    with pytest.raises(ImagesUnusable, match=message):
         divide(tmp_path, validation=None, held_out=held_out)
 
 
 def test_a_folder_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(PicturesUnusable, match="no folder at"):
+    with pytest.raises(ImagesUnusable, match="no folder at"):
         divide(tmp_path / "gone", validation=None, held_out=0.2)
 
 
 def test_a_validation_class_that_is_not_learned_is_refused(folder: Path, tmp_path: Path) -> None:
     _touch(tmp_path / "other" / "bird" / "1.jpg")
 
-    with pytest.raises(PicturesUnusable, match="bird is none of the 2 classes"):
+    with pytest.raises(ImagesUnusable, match="bird is none of the 2 classes"):
         divide(folder, validation=tmp_path / "other", held_out=0.2)
 
 
-def test_validation_pictures_that_are_learned_from_are_refused(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_validation_images_that_are_learned_from_are_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(folder)
 
-    with pytest.raises(PicturesUnusable, match="is among the pictures to learn from"):
+    with pytest.raises(ImagesUnusable, match="is among the images to learn from"):
         divide(folder, validation=tmp_path / "link", held_out=0.2)
 
 
@@ -133,17 +131,17 @@ def test_names_that_would_be_refused_after_the_training_are_refused_before(
         _touch(tmp_path / name / "1.jpg")
         _touch(tmp_path / name / "2.jpg")
 
-    with pytest.raises(PicturesUnusable, match=message) as refused:
+    with pytest.raises(ImagesUnusable, match=message) as refused:
         divide(tmp_path, validation=None, held_out=0.5)
 
     assert str(refused.value).isprintable()
 
 
 def test_a_files_name_that_is_not_utf_8_is_refused(folder: Path) -> None:
-    """The list of the validation pictures could not hold it."""
+    """The list of the validation images could not hold it."""
     _touch(folder / "cat" / "\udcff.jpg")
 
-    with pytest.raises(PicturesUnusable, match=r"cat/\\xff.jpg is not UTF-8: rename") as refused:
+    with pytest.raises(ImagesUnusable, match=r"cat/\\xff.jpg is not UTF-8: rename") as refused:
         divide(folder, validation=None, held_out=0.2)
 
     assert str(refused.value).isprintable()

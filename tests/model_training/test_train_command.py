@@ -59,7 +59,7 @@ def test_a_run_leaves_what_the_exporter_takes(finished: tuple[Path, str], folder
     run, _ = finished
 
     record = json.loads((run / "record.json").read_text("utf-8"))
-    assert record["weights"]["licence"].startswith("that of its pictures")
+    assert record["weights"]["licence"].startswith("that of its images")
     assert "from nothing" in record["weights"]["trained"]
     assert [(a["crops"], a["pictures"]) for a in record["accuracy"]] == [("one", 2), ("ten", 2)]
     assert (run / "labels.csv").read_text("utf-8") == "wordnet_id,name\n,0\n,1\n"
@@ -90,8 +90,8 @@ def test_a_run_says_what_comes_next(finished: tuple[Path, str]) -> None:
     assert evaluate.startswith("alexnet evaluate ")
     assert evaluate.endswith(f" --labels '{run}/validation.csv' --model '{run}/my-digits.onnx'")
     assert serve == f"alexnet serve --model '{run}/my-digits.onnx'"
-    assert "2 classes, 10 pictures to learn from, 2 to validate on" in said
-    assert "of 2 pictures held out" in said
+    assert "2 classes, 10 images to learn from, 2 to validate on" in said
+    assert "of 2 images held out" in said
 
 
 def test_the_same_command_again_learns_nothing_and_says_the_same(
@@ -113,12 +113,10 @@ def test_another_configuration_is_refused_with_what_differs(
         _fit(folder, finished[0], batch=5, seed=1)
 
 
-def test_other_pictures_are_another_configuration(
-    finished: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_other_images_are_another_configuration(finished: tuple[Path, str], tmp_path: Path) -> None:
     other = write_digits(tmp_path, (0, 1), 7)
 
-    with pytest.raises(RunUnusable, match="training pictures is"):
+    with pytest.raises(RunUnusable, match="training images is"):
         _fit(other, finished[0])
 
 
@@ -139,14 +137,14 @@ def test_a_damaged_checkpoint_is_one_sentence(folder: Path, tmp_path: Path) -> N
         _fit(folder, tmp_path / "run")
 
 
-def test_an_unreadable_picture_is_said_and_left_out(tmp_path: Path) -> None:
+def test_an_unreadable_image_is_said_and_left_out(tmp_path: Path) -> None:
     folder = write_digits(tmp_path / "digits", (0, 1), 6)
-    (folder / "0" / "broken.jpg").write_text("not a picture")
+    (folder / "0" / "broken.jpg").write_text("not an image")
 
     said = _fit(folder, tmp_path / "run")
 
     assert "broken.jpg: cannot identify image file" in said
-    assert "10 pictures to learn from" in said
+    assert "10 images to learn from" in said
 
 
 def test_wordnet_ids_become_names(tmp_path: Path) -> None:
@@ -286,8 +284,8 @@ def test_a_signal_ends_the_command_with_its_status_and_a_checkpoint(
         (["gone", "-o", "run"], "there is no folder at gone"),
         (["empty", "-o", "run"], "holds no class"),
         (["one", "-o", "run"], "one class only"),
-        (["two", "-o", "run", "--held-out", "0"], "no pictures to validate on"),
-        (["two", "-o", "file"], "decoded pictures cannot be kept in file"),
+        (["two", "-o", "run", "--held-out", "0"], "no images to validate on"),
+        (["two", "-o", "file"], "decoded images cannot be kept in file"),
         (["two", "-o", "file", "--cache", "cache"], "file cannot be written to"),
         (["two", "-o", "run", "--freeze", "features"], "nothing worth freezing"),
         (["two", "-o", "run", "--weights", "gone.pth"], "no weights file at gone.pth"),
@@ -347,7 +345,7 @@ def test_the_names_in_the_help_are_those_of_the_tables() -> None:
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
-def test_runs_are_drawn_into_one_picture(
+def test_runs_are_drawn_into_one_image(
     finished: tuple[Path, str],
     folder: Path,
     tmp_path: Path,
@@ -381,7 +379,7 @@ def test_a_plot_shows_all_of_what_is_in_the_log(finished: tuple[Path, str]) -> N
         assert all(low <= value <= high for line in drawn for value in line)
 
 
-def test_a_picture_of_another_kind_is_one_sentence(
+def test_a_image_of_another_kind_is_one_sentence(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
     with pytest.raises(RunUnusable, match=r"ends in .png or .svg"):

@@ -22,7 +22,7 @@ from service.http.access import Keys, RateLimiter, network_of
 from service.inference.engine import Engine
 from service.settings import load_settings
 from tests.support.commands import alexnet_process
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.servers import PATIENCE, ROOT, InThread, Live, serving, until
 
 PREDICT = "/v1/predict"
@@ -31,13 +31,13 @@ HEALTH = ("/health", "/livez", "/readyz")
 ORIGIN = "https://example.com"
 
 ALICE, BOB = "alice-0123456789", "bob~0123456789!/+"  # of the environment
-OFTEN, MANY = "often-0123456789", "many-0123456789x"  # of it too, each for one test's pictures
+OFTEN, MANY = "often-0123456789", "many-0123456789x"  # of it too, each for one test's images
 CAROL, DAVE = "carol-0123456789", "dave-0123456789x"  # of the file
 STRANGER = "stranger-0123456789"
 
 
 def bearer(key: str) -> dict[str, str]:
-    """The headers of a picture with a key."""
+    """The headers of an image with a key."""
     return JPEG | {"Authorization": f"Bearer {key}"}
 
 
@@ -229,10 +229,10 @@ class Clock:
         self.now += int(seconds * 10**9)
 
 
-def refused(limiter: RateLimiter, pictures: int) -> int | None:
+def refused(limiter: RateLimiter, images: int) -> int | None:
     """In how many seconds to come back; None if that many are let in."""
     try:
-        limiter.charge("a", pictures)
+        limiter.charge("a", images)
     except RateLimited as error:
         return error.retry_after
     return None
@@ -245,7 +245,7 @@ def test_a_client_may_send_its_allowance_at_once_and_no_more() -> None:
     for _ in range(6):
         limiter.charge("a")
 
-    with pytest.raises(RateLimited, match="6 pictures per minute") as caught:
+    with pytest.raises(RateLimited, match="6 images per minute") as caught:
         limiter.charge("a")
 
     assert caught.value.retry_after == 10
@@ -266,26 +266,26 @@ def test_a_client_may_send_its_allowance_at_once_and_no_more() -> None:
 def test_retry_after_is_enough_and_a_second_less_is_not(
     most: int, span: str, requests: list[tuple[int, float]]
 ) -> None:
-    """For however many pictures."""
+    """For however many images."""
     clock = Clock()
     limiter = RateLimiter(f"{most}/{span}", clock)
-    for pictures, pause in requests:
+    for images, pause in requests:
         clock.sleep(pause)
-        pictures = min(pictures, most)
-        wait = refused(limiter, pictures)
+        images = min(images, most)
+        wait = refused(limiter, images)
         if wait is not None:
             clock.sleep(wait - 1)
-            assert wait == 1 or refused(limiter, pictures) == 1
+            assert wait == 1 or refused(limiter, images) == 1
             clock.sleep(1)
-            limiter.charge("a", pictures)
+            limiter.charge("a", images)
 
 
-def test_more_pictures_than_the_limit_are_told_that_waiting_does_not_help() -> None:
+def test_more_images_than_the_limit_are_told_that_waiting_does_not_help() -> None:
     """The one counted at the door does not make the rest fit."""
     limiter = RateLimiter("5/minute", Clock())
     limiter.charge("a")
 
-    with pytest.raises(TooManyFiles, match=r"6 pictures at once.*5 pictures per minute.*fewer"):
+    with pytest.raises(TooManyFiles, match=r"6 images at once.*5 images per minute.*fewer"):
         limiter.charge("a", 6, counted=1)
 
     limiter.charge("a", 5, counted=1)
@@ -419,7 +419,7 @@ def check_refusal(answer: httpx2.Response, status: int, code: str) -> str:
 def test_without_a_key_nothing_is_classified(live: Live, headers: dict[str, str]) -> None:
     """401, and how to send one; a key in the address, which is logged, is none."""
     answer = live.client.post(
-        PREDICT, params={"key": ALICE}, content=picture(), headers=JPEG | headers
+        PREDICT, params={"key": ALICE}, content=image(), headers=JPEG | headers
     )
 
     text = check_refusal(answer, 401, "unauthorized")
@@ -450,8 +450,8 @@ def test_a_key_is_asked_for_before_the_body_is_read(live: Live) -> None:
     ids=["bearer", "in small letters", "X-API-Key", "beside a proxy's own"],
 )
 def test_a_key_is_taken_in_either_header(live: Live, headers: dict[str, str]) -> None:
-    """A request that gets past the door is told what is wrong with its picture."""
-    answer = live.client.post(PREDICT, params={"top": 0}, content=picture(), headers=headers)
+    """A request that gets past the door is told what is wrong with its image."""
+    answer = live.client.post(PREDICT, params={"top": 0}, content=image(), headers=headers)
 
     assert answer.status_code in (422, 429)  # the limit is on the other side of the door
 
@@ -465,21 +465,21 @@ def test_what_classifies_nothing_needs_no_key_and_has_no_limit(live: Live, path:
 
 def test_a_client_that_sends_too_much_is_told_when_to_return(live: Live) -> None:
     """By key: another's requests are not touched."""
-    answers = [live.client.post(PREDICT, content=picture(), headers=bearer(OFTEN)) for _ in "12345"]
+    answers = [live.client.post(PREDICT, content=image(), headers=bearer(OFTEN)) for _ in "12345"]
 
     assert [answer.status_code for answer in answers] == [200, 200, 200, 200, 429]
     text = check_refusal(answers[-1], 429, "rate_limited")
-    assert "4 pictures per day" in text
+    assert "4 images per day" in text
     assert 20_000 <= int(answers[-1].headers["retry-after"]) <= 21_600  # less what they took
-    files = [("file", ("a.jpg", picture()))] * 4
+    files = [("file", ("a.jpg", image()))] * 4
     headers = {"X-API-Key": MANY}
     assert live.client.post(PREDICT, files=files, headers=headers).status_code == 200
     assert live.client.post(PREDICT, files=files, headers=headers).status_code == 429
 
 
-def test_the_pictures_of_a_form_are_counted_each(open_live: Live) -> None:
+def test_the_images_of_a_form_are_counted_each(open_live: Live) -> None:
     """Without keys, by address; a /64 of IPv6 is one, and the proxy beside us is believed."""
-    files = [("file", (f"{number}.jpg", picture())) for number in range(4)]
+    files = [("file", (f"{number}.jpg", image())) for number in range(4)]
 
     def post(count: int, client: str) -> httpx2.Response:
         headers = {"X-Forwarded-For": client}
@@ -490,7 +490,7 @@ def test_the_pictures_of_a_form_are_counted_each(open_live: Live) -> None:
     assert check_refusal(refused, 429, "rate_limited")
     assert 1100 <= int(refused.headers["retry-after"]) <= 2400
     assert post(3, "192.0.2.1").status_code == 200
-    assert "4 pictures at once" in check_refusal(post(4, "192.0.2.2"), 413, "too_many_files")
+    assert "4 images at once" in check_refusal(post(4, "192.0.2.2"), 413, "too_many_files")
 
 
 def test_an_address_that_a_stranger_writes_is_not_believed(
@@ -500,7 +500,7 @@ def test_an_address_that_a_stranger_writes_is_not_believed(
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.1")  # not who asks here
     with serving(tiny_model, rate_limit="1/hour") as server:
         answers = [
-            server.client.post(PREDICT, content=picture(), headers={"X-Forwarded-For": written})
+            server.client.post(PREDICT, content=image(), headers={"X-Forwarded-For": written})
             for written in ("192.0.2.1", "192.0.2.2", "10.0.0.1")
         ]
 
@@ -510,7 +510,7 @@ def test_an_address_that_a_stranger_writes_is_not_believed(
 def test_keys_never_reach_the_log(live: Live) -> None:
     """Nor do those of strangers."""
     for key in (ALICE, BOB, CAROL, DAVE, STRANGER):
-        live.client.post(PREDICT, content=picture(), headers=bearer(key))
+        live.client.post(PREDICT, content=image(), headers=bearer(key))
 
     log = "".join(live.log)
 
@@ -565,7 +565,7 @@ def test_such_a_page_can_read_refusals_too(
 ) -> None:
     """And when to come back; a page of another origin reads nothing."""
     answers = [
-        live.client.request(method, path, content=picture(), headers=headers | {"Origin": origin})
+        live.client.request(method, path, content=image(), headers=headers | {"Origin": origin})
         for origin in (ORIGIN, "https://elsewhere.example")
     ]
 
@@ -676,7 +676,7 @@ def test_an_odd_target_is_refused_like_any_other(open_live: Live, line: str) -> 
 
 def test_the_second_port_classifies_nothing(admin: httpx2.Client) -> None:
     """It has no key, so it must not."""
-    answer = admin.post(PREDICT, content=picture(), headers=JPEG)
+    answer = admin.post(PREDICT, content=image(), headers=JPEG)
 
     check_refusal(answer, 404, "not_found")
 
@@ -700,8 +700,8 @@ def test_metrics_count_what_passes_under_few_names(open_live: Live, admin: httpx
         requests % ("other", "other", 404) + " 5.0",
         requests % ("GET", "/static/{name:path}", 200),
         requests % ("POST", PREDICT, 400),
-        "alexnet_pictures_pending 0.0",
-        "alexnet_pictures_limit 256.0",
+        "alexnet_images_pending 0.0",
+        "alexnet_images_limit 256.0",
         "alexnet_requests_in_flight 0.0",
         "alexnet_ready 1.0",
         'device_requested="cpu"',
@@ -744,15 +744,15 @@ def test_no_answer_tells_a_path_or_a_traceback(
         ("crops=x", b"", "image/jpeg", 422),
         ("", b"", "image/jpeg", 400),
         ("", b"text", "image/jpeg", 415),
-        ("", picture()[:500], "image/jpeg", 422),
-        ("", picture("PNG", (1200, 1000)), "image/jpeg", 413),
+        ("", image()[:500], "image/jpeg", 422),
+        ("", image("PNG", (1200, 1000)), "image/jpeg", 413),
         ("", bytes(300_000), "image/jpeg", 413),
         ("", b"x", "text/plain", 415),
         ("", b"x", "multipart/form-data; boundary=b", 400),
     ],
     ids=["top", "crops", "empty", "text", "cut short", "many pixels", "large", "type", "form"],
 )
-def test_no_refusal_of_a_picture_tells_a_path_or_a_traceback(
+def test_no_refusal_of_a_image_tells_a_path_or_a_traceback(
     unlimited: Live, tiny_model: Path, query: str, data: bytes, kind: str, status: int
 ) -> None:
     """Nor what the libraries say that read it."""
@@ -783,7 +783,7 @@ def test_a_fault_of_ours_tells_nothing_and_can_be_read_by_the_page_that_asked(
     app = create_app(settings, engine)
     monkeypatch.setattr(engine, "warning", "cannot open /opt/nv/lib/libcudnn.so.9: no such file")
     with TestClient(app, raise_server_exceptions=False) as client:
-        answer = client.post(PREDICT, content=picture(), headers={"Origin": ORIGIN})
+        answer = client.post(PREDICT, content=image(), headers={"Origin": ORIGIN})
         health = client.get("/health").json()
         counted = client.get("/metrics").text
 
@@ -812,7 +812,7 @@ def test_an_address_in_a_request_is_never_fetched(unlimited: Live) -> None:
                     ({"Referer": url}, {"content": json_body}),
                     ({}, {"data": {"url": address}}),
                     ({}, {"files": {"url": ("a", address)}}),
-                    ({}, {"files": {"file": (address, picture())}}),
+                    ({}, {"files": {"file": (address, image())}}),
                 )
             ]
             assert [answer.status_code for answer in answers] == [415, 422, 415, 415, 415, 200]

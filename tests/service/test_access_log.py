@@ -25,7 +25,7 @@ from service.inference.timings import Steps
 from service.telemetry import logs
 from service.telemetry.request_record import Journal
 from tests.support.commands import alexnet
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.servers import (
     PATIENCE,
     ROOT,
@@ -78,7 +78,7 @@ AS_IF_LOGGED = "odd\n2026-11-23 19:00:00,000 INFO    forged \x1b[31m"
 
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two faults in requests that nobody foresaw: one in a picture's, one in the server's own."""
+    """Two faults in requests that nobody foresaw: one in an image's, one in the server's own."""
 
     async def decode(self: Classifier, data: bytes) -> None:
         raise ArithmeticError(AS_IF_LOGGED)
@@ -126,10 +126,10 @@ def ask(server: Live) -> None:
     """Something of each kind, each with an id."""
     for path in ("/livez", "/nothing?here=1"):
         server.client.get(path, headers={"x-request-id": path.strip("/")[:7]})
-    for top, name, data in ((1, "good", picture()), (2, "bad", b"no picture")):
+    for top, name, data in ((1, "good", image()), (2, "bad", b"no image")):
         asked = {**JPEG, "x-request-id": name}
         server.client.post(PREDICT, params={"top": top}, content=data, headers=asked)
-    files = {"a": picture(), "b": picture(), "c": b"bad"}
+    files = {"a": image(), "b": image(), "c": b"bad"}
     server.client.post(PREDICT, files=files, headers={"x-request-id": "form"})
 
 
@@ -156,14 +156,14 @@ def test_a_line_for_people_has_status_and_the_times_of_each_step(said: Any) -> N
     assert re.fullmatch(TIMES, line[4])
 
 
-def test_a_line_for_people_says_why_a_picture_was_refused_and_how_far_it_came(said: Any) -> None:
+def test_a_line_for_people_says_why_a_image_was_refused_and_how_far_it_came(said: Any) -> None:
     line = line_of(said, "bad")
 
     assert line[3] == "415"
     assert re.fullmatch(r"image_type_unsupported; read \d+\.\d, decode \d+\.\d", line[4])
 
 
-def test_what_is_about_no_picture_has_no_steps(said: Any) -> None:
+def test_what_is_about_no_image_has_no_steps(said: Any) -> None:
     assert line_of(said, "livez")[4] is None
     assert line_of(said, "nothing")[4] == "not_found"
 
@@ -180,7 +180,7 @@ def test_every_line_of_a_server_that_logs_json_is_an_object(said: Any) -> None:
         re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", record["timestamp"])
         for record in every
     )
-    assert {"uvicorn.error", "service", "service.http.middleware.access_log"} == {
+    assert {"uvicorn.error", "service", "service.routes.observing"} == {
         record["logger"] for record in every
     }
 
@@ -220,8 +220,8 @@ def test_a_record_of_a_refusal_has_its_code_and_the_steps_that_it_came_to(said: 
     assert not {"queue_ms", "run_ms", "batch"} & record.keys()
 
 
-def test_a_form_is_one_record_that_counts_its_pictures(said: Any) -> None:
-    """The times are those of the picture that was answered last."""
+def test_a_form_is_one_record_that_counts_its_images(said: Any) -> None:
+    """The times are those of the image that was answered last."""
     record = record_of(said, "form")
 
     assert (record["status"], record["pictures"]) == (200, 3)
@@ -243,10 +243,10 @@ def test_faults_and_warnings_are_records_too(tiny_model: Path) -> None:
 
 @pytest.mark.usefixtures("faulty")
 def test_all_that_is_logged_of_a_request_carries_its_id(tiny_model: Path) -> None:
-    """Tracebacks too: of a picture that fails, and the server's own of what nobody foresaw."""
+    """Tracebacks too: of an image that fails, and the server's own of what nobody foresaw."""
     with serving(tiny_model, log_format="json") as server:
         failed = server.client.post(
-            PREDICT, content=picture(), headers={**JPEG, "x-request-id": "failing"}
+            PREDICT, content=image(), headers={**JPEG, "x-request-id": "failing"}
         )
         broken = server.client.get("/metrics", headers={"x-request-id": "broken"})
         found = records(ended(server))
@@ -264,13 +264,13 @@ def test_a_traceback_in_text_has_no_line_that_looks_like_a_record(tiny_model: Pa
     """Nor one that a terminal obeys, though the error holds both."""
     with serving(tiny_model, log_format="text") as server:
         asked = {**JPEG, "x-request-id": "failing"}
-        server.client.post(PREDICT, content=picture(), headers=asked)
+        server.client.post(PREDICT, content=image(), headers=asked)
         found = ended(server)
 
     assert any(line.startswith("  Traceback") for line in found)
     (forged,) = [line for line in found if "forged" in line]
     assert forged == "  2026-11-23 19:00:00,000 INFO    forged \\x1b[31m\n"
-    assert any(line.endswith("A picture could not be classified failing\n") for line in found)
+    assert any(line.endswith("An image could not be classified failing\n") for line in found)
 
 
 # Which of the two
@@ -416,7 +416,7 @@ def test_the_sum_of_refusals_is_nobodys_request(monkeypatch: pytest.MonkeyPatch)
     handler = logging.StreamHandler(lines)
     handler.addFilter(logs._about)
     handler.setFormatter(logs.Json())
-    logger = logging.getLogger("service.http.middleware.access_log")
+    logger = logging.getLogger("service.routes.observing")
     logger.addHandler(handler)
     scope: Scope = {access_log.QUIET: True}
 
@@ -451,8 +451,8 @@ def live(tiny_model: Path) -> Iterator[Live]:
 
 KEY = {"x-api-key": "let-me-in-please-0"}
 CASES: dict[int, Callable[[Live, dict[str, str]], Any]] = {
-    200: lambda live, more: live.client.post(PREDICT, content=picture(), headers=JPEG | KEY | more),
-    401: lambda live, more: live.client.post(PREDICT, content=picture(), headers=JPEG | more),
+    200: lambda live, more: live.client.post(PREDICT, content=image(), headers=JPEG | KEY | more),
+    401: lambda live, more: live.client.post(PREDICT, content=image(), headers=JPEG | more),
     404: lambda live, more: live.client.get("/nothing", headers=more),
     405: lambda live, more: live.client.delete(PREDICT, headers=more),
     413: lambda live, more: live.client.post(
@@ -506,7 +506,7 @@ def test_the_answer_tells_the_times_of_its_steps(live: Live) -> None:
 
 
 def test_a_refusal_tells_how_far_it_came(live: Live) -> None:
-    unreadable = live.client.post(PREDICT, content=picture()[:2000], headers=JPEG | KEY)
+    unreadable = live.client.post(PREDICT, content=image()[:2000], headers=JPEG | KEY)
     too_large = CASES[413](live, {})
 
     assert list(timing(unreadable.headers["server-timing"])) == ["read", "decode", "total"]
@@ -519,7 +519,7 @@ def test_what_asks_for_nothing_to_be_classified_has_no_times(live: Live, status:
     assert "server-timing" not in CASES[status](live, {}).headers
 
 
-def test_the_step_in_which_a_picture_was_refused_ends_with_the_answer() -> None:
+def test_the_step_in_which_a_image_was_refused_ends_with_the_answer() -> None:
     """Where it is not known when it left."""
     assert access_log.stretches(Steps(), 9.0) == []
     assert access_log.stretches(Steps(1.0), 9.0) == [("decode", 1.0, 9.0)]

@@ -23,14 +23,14 @@ import pytest
 from numpy.typing import NDArray
 
 from service.batch import progress
-from service.batch.files import Pictures, Skipped
+from service.batch.files import Images, Skipped
 from service.batch.progress import Progress, counted
 from service.batch.reader import Outcome, Scored
 from service.batch.store import Journal, opened
 from service.inference.engine import Engine, inspect
 from tests.support.batch import make_crowd, predict, rows, signalled, struck, went_on
 from tests.support.commands import Done
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.memory import ONE_AT_ONCE, growth
 from tests.support.servers import ROOT
 from tests.support.terminals import Counter, on_terminal
@@ -39,9 +39,9 @@ parquet = pytest.importorskip(
     "pyarrow.parquet", reason="needs pyarrow: scripts/install test, or pip install pyarrow"
 )
 
-MANY = 480  # pictures
+MANY = 480  # images
 SCORED = MANY - len(range(0, MANY, 9))  # the others are broken
-PART = 100  # pictures until something happens
+PART = 100  # images until something happens
 
 
 @pytest.fixture(autouse=True)
@@ -52,24 +52,24 @@ def no_lines_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pictures in two folders, two that cannot be read, and what is no picture."""
+    """Three images in two folders, two that cannot be read, and what is no image."""
     top = tmp_path / "pictures"
     (top / "cats" / "old").mkdir(parents=True)
     (top / ".thumbnails").mkdir()
-    (top / "a.jpg").write_bytes(picture())
-    (top / "cats" / "b.PNG").write_bytes(picture("PNG", (300, 400)))
-    (top / "cats" / "old" / "c.webp").write_bytes(picture("WEBP", (260, 300)))
-    (top / "cats" / "cut.jpeg").write_bytes(picture()[:600])
+    (top / "a.jpg").write_bytes(image())
+    (top / "cats" / "b.PNG").write_bytes(image("PNG", (300, 400)))
+    (top / "cats" / "old" / "c.webp").write_bytes(image("WEBP", (260, 300)))
+    (top / "cats" / "cut.jpeg").write_bytes(image()[:600])
     (top / "empty.bmp").touch()
     (top / "notes.txt").write_text("nothing to see here")
     (top / ".DS_Store").touch()
-    (top / ".thumbnails" / "a.jpg").write_bytes(picture())
+    (top / ".thumbnails" / "a.jpg").write_bytes(image())
     return top
 
 
 @pytest.fixture(scope="session")
 def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Many names of a few pictures."""
+    """Many names of a few images."""
     return make_crowd(tmp_path_factory.mktemp("crowd"), MANY)
 
 
@@ -94,7 +94,7 @@ def undisturbed(
 
 
 def test_a_folder_becomes_a_table_and_a_report(tiny_model: Path, folder: Path) -> None:
-    """Pictures by their paths, in order; what has no scores stands in a table of its own."""
+    """Images by their paths, in order; what has no scores stands in a table of its own."""
     output = folder.parent / "scores.parquet"
 
     done = predict(folder, "-o", output, model=tiny_model)
@@ -105,7 +105,7 @@ def test_a_folder_becomes_a_table_and_a_report(tiny_model: Path, folder: Path) -
         skipped = {row["path"]: row["code"] for row in csv.DictReader(file)}
     assert skipped == {"cats/cut.jpeg": "image_unreadable", "empty.bmp": "body_empty"}
     report = done.stderr.decode()
-    assert "3 pictures scored; 2 skipped; 3 other files passed over" in report
+    assert "3 images scored; 2 skipped; 3 other files passed over" in report
     assert "cats/cut.jpeg: " in report
     assert sorted(os.listdir(folder.parent)) == [
         "pictures",
@@ -131,7 +131,7 @@ def test_scores_are_those_of_predict(tiny_model: Path, folder: Path) -> None:
         assert rows(output) == expected, suffix
 
 
-def test_the_company_of_a_picture_changes_its_scores_in_the_last_bits(tiny_model: Path) -> None:
+def test_the_company_of_a_image_changes_its_scores_in_the_last_bits(tiny_model: Path) -> None:
     """With one crop not even those; the mean of several is rounded otherwise in a batch of one."""
     engine = Engine.load(tiny_model, device="cpu")
     images = np.random.default_rng(0).integers(0, 256, (16, 256, 256, 3), dtype=np.uint8)
@@ -164,8 +164,8 @@ def test_several_places_keep_the_paths_that_they_were_given_by(
     tiny_model: Path, folder: Path
 ) -> None:
     """Whatever a named file is called, and once, however often it is named."""
-    odd = folder.parent / "picture.from-camera"
-    odd.write_bytes(picture())
+    odd = folder.parent / "image.from-camera"
+    odd.write_bytes(image())
     output = folder.parent / "scores.jsonl"
     cats, old = (os.path.relpath(folder / place, ROOT) for place in ("cats", "cats/old"))
     (folder / "link").symlink_to(folder / "cats" / "old")
@@ -177,14 +177,14 @@ def test_several_places_keep_the_paths_that_they_were_given_by(
     assert done.returncode == 0, done.stderr.decode()
     wanted = [f"{cats}/b.PNG", f"{cats}/old/c.webp", str(odd), str(above)]
     assert [row["path"] for row in rows(output)] == sorted(wanted)
-    assert "4 pictures scored; 1 skipped" in done.stderr.decode()
+    assert "4 images scored; 1 skipped" in done.stderr.decode()
 
 
 def test_a_place_that_is_given_twice_counts_once(folder: Path) -> None:
     """As if it had been given once, down to the names."""
-    twice = Pictures([str(folder), f"{folder}/"])
+    twice = Images([str(folder), f"{folder}/"])
 
-    assert sorted(map(str, twice)) == sorted(map(str, Pictures([str(folder)])))
+    assert sorted(map(str, twice)) == sorted(map(str, Images([str(folder)])))
 
 
 def test_a_place_that_is_not_there_is_one_sentence(tiny_model: Path, folder: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_place_that_is_not_there_is_one_sentence(tiny_model: Path, folder: Pat
 def test_what_cannot_be_done_is_one_sentence(
     tiny_model: Path, arguments: list[str], word: str
 ) -> None:
-    """Before a picture is read."""
+    """Before an image is read."""
     cat = ROOT / "tests/pictures/cat.jpg"
 
     assert word in sentence(predict(cat, *arguments, model=tiny_model))
@@ -287,7 +287,7 @@ def test_status_1_means_that_nothing_could_be_scored(tiny_model: Path, folder: P
     done = predict(folder, "-o", output, model=tiny_model)
 
     assert done.returncode == 1
-    assert "none of the 2 pictures" in done.stderr.decode()
+    assert "none of the 2 images" in done.stderr.decode()
     assert Path(f"{output}.skipped.csv").exists()
     assert not output.exists()
 
@@ -295,7 +295,7 @@ def test_status_1_means_that_nothing_could_be_scored(tiny_model: Path, folder: P
 def test_killed_and_stopped_it_goes_on(
     tiny_model: Path, crowd: Path, undisturbed: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """From where it was; every picture once, and scores as from a run that nobody disturbed."""
+    """From where it was; every image once, and scores as from a run that nobody disturbed."""
     output = tmp_path / "scores.jsonl"
     asked = (crowd, "-o", output, "--crops", "one")
     safe = 0
@@ -314,7 +314,7 @@ def test_killed_and_stopped_it_goes_on(
     done = predict(*asked, model=tiny_model)
 
     assert went_on(done)
-    assert f"{SCORED} pictures scored, {safe} of them before" in done.stderr.decode()
+    assert f"{SCORED} images scored, {safe} of them before" in done.stderr.decode()
     assert rows(output) == undisturbed
     assert sorted(os.listdir(tmp_path)) == ["scores.jsonl", "scores.jsonl.skipped.csv"]
 
@@ -330,7 +330,7 @@ def check_stopped(status: int, said: str, number: int) -> None:
 def scored_so_far(output: Path) -> int:
     """By the journal."""
     with closing(sqlite3.connect(f"{output}.partial")) as database:
-        (number,) = database.execute("SELECT count(*) FROM pictures WHERE code IS NULL").fetchone()
+        (number,) = database.execute("SELECT count(*) FROM images WHERE code IS NULL").fetchone()
     return int(number)
 
 
@@ -346,7 +346,7 @@ HANGS = (
 def test_an_engine_that_fails_or_hangs_ends_it(
     tiny_model: Path, crowd: Path, tmp_path: Path, broken: str
 ) -> None:
-    """Not every picture left is at fault; whoever started it may start it again."""
+    """Not every image left is at fault; whoever started it may start it again."""
     output = tmp_path / "scores.csv"
     asked = (crowd, "-o", output, "--crops", "one")
 
@@ -367,12 +367,12 @@ def test_what_was_skipped_is_tried_again(tiny_model: Path, folder: Path) -> None
         Skipped(b"cats/cut.jpeg", "image_unreadable", "It was cut off."),
     )
     begun(output, folder, tiny_model, *outcomes)
-    (folder / "cats" / "cut.jpeg").write_bytes(picture())
+    (folder / "cats" / "cut.jpeg").write_bytes(image())
 
     done = predict(folder, "-o", output, "--crops", "one", model=tiny_model)
 
     assert went_on(done)
-    assert "4 pictures scored, 1 of them before; 1 skipped" in done.stderr.decode()
+    assert "4 images scored, 1 of them before; 1 skipped" in done.stderr.decode()
     assert [row["path"] for row in rows(output)] == [
         *("a.jpg", "cats/b.PNG", "cats/cut.jpeg", "cats/old/c.webp")
     ]
@@ -398,7 +398,7 @@ def test_it_goes_on_with_the_same_question_only(
 
 
 def test_it_goes_on_with_the_same_places_only(tiny_model: Path, folder: Path) -> None:
-    """A table would have pictures of both."""
+    """A table would have images of both."""
     output = folder.parent / "scores.csv"
     journal = begun(output, ROOT, tiny_model)
 
@@ -482,7 +482,7 @@ def test_names_need_not_be_utf_8(tiny_model: Path, tmp_path: Path) -> None:
     top = tmp_path / "pictures"
     top.mkdir()
     for name in (b"caf\xe9.jpg", 'œuf, "dur".jpg'.encode(), b"line\nbreak.jpg", b"re\rturn.jpg"):
-        Path(os.fsdecode(os.fsencode(top) + b"/" + name)).write_bytes(picture())
+        Path(os.fsdecode(os.fsencode(top) + b"/" + name)).write_bytes(image())
     Path(os.fsdecode(os.fsencode(top) + b"/\xff.png")).touch()
 
     for suffix in ("parquet", "jsonl", "csv"):
@@ -495,7 +495,7 @@ def test_names_need_not_be_utf_8(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_links_are_followed_but_not_in_circles(tiny_model: Path, folder: Path) -> None:
-    """Sets of pictures are often folders of links; what leads nowhere is reported."""
+    """Sets of images are often folders of links; what leads nowhere is reported."""
     (folder / "link.jpg").symlink_to(folder / "a.jpg")
     (folder / "more").symlink_to(folder / "cats" / "old")
     (folder / "cats" / "old" / "up").symlink_to(folder)
@@ -522,7 +522,7 @@ def test_folders_that_link_to_each_other_come_to_an_end(folder: Path) -> None:
         for there in names.replace(here, ""):
             (folder / here / there).symlink_to(folder / there)
 
-    found = sum(1 for _ in Pictures([str(folder)]))
+    found = sum(1 for _ in Images([str(folder)]))
 
     assert found <= 5 + 2 * len(names)
 
@@ -547,7 +547,7 @@ def test_a_folder_that_cannot_be_listed_is_reported(tiny_model: Path, folder: Pa
 
 def test_a_file_may_be_as_large_as_an_upload(tiny_model: Path, folder: Path) -> None:
     """A larger one is not read."""
-    photo = picture("BMP", (700, 600))
+    photo = image("BMP", (700, 600))
     (folder / "fits.bmp").write_bytes(photo)
     (folder / "larger.bmp").write_bytes(photo + b"\0")
     output = folder.parent / "scores.jsonl"
@@ -597,7 +597,7 @@ def no_larger_files() -> Iterator[Any]:
 
 
 def test_memory_does_not_grow_with_the_folder(tiny_model: Path, tmp_path: Path) -> None:
-    """Four times as many pictures.  The second time is like all that come: the first engine is
+    """Four times as many images.  The second time is like all that come: the first engine is
     dropped only when there is another."""
     small, large = (make_crowd(tmp_path / str(number), number) for number in (75, 300))
     commands = [
@@ -657,7 +657,7 @@ class Living:
 def test_a_terminal_shows_how_far_it_is(
     tiny_model: Path, crowd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pictures, rate and time; elsewhere there are lines, and no codes for a terminal."""
+    """Images, rate and time; elsewhere there are lines, and no codes for a terminal."""
     monkeypatch.setattr(progress, "Thread", Counter)
     asked = ("predict", str(crowd), "--crops", "one", "-o", str(tmp_path / "scores.csv"))
 
@@ -689,9 +689,9 @@ def test_a_walk_that_only_counts_is_not_waited_for(
 ) -> None:
     """Ctrl-C would have to wait too."""
     slow = Event()
-    monkeypatch.setattr(Pictures, "__iter__", lambda _: iter([b""] * slow.wait(30)))
+    monkeypatch.setattr(Images, "__iter__", lambda _: iter([b""] * slow.wait(30)))
 
-    with counted(Pictures([str(folder)]), Progress(0)):
+    with counted(Images([str(folder)]), Progress(0)):
         pass
 
     (walk,) = [thread for thread in threading.enumerate() if thread.name == "alexnet-count"]

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.batch import make_crowd, predict, rows, went_on
 from tests.support.clusters import CPUS, PATIENCE, Nodes
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.servers import ROOT, environment
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.external
 
-BLOCK = 32  # pictures of a task, in place of many more
-MANY = 12 * BLOCK  # pictures, a ninth of them broken: more than two workers have in hand
+BLOCK = 32  # images of a task, in place of many more
+MANY = 12 * BLOCK  # images, a ninth of them broken: more than two workers have in hand
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_a_folder_that_the_machines_do_not_have_is_one_sentence(
 ) -> None:
     """Here one that is called otherwise by each process."""
     (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a.jpg").write_bytes(picture())
+    (tmp_path / "pictures" / "a.jpg").write_bytes(image())
     done = subprocess.run(
         on(cluster, "/proc/self/cwd/pictures", "-o", tmp_path / "scores.csv"),
         cwd=tmp_path,
@@ -163,7 +163,7 @@ def test_as_long_as_others_compute_it_says_that_it_waits(
 
     holding: Any = ray.remote(num_cpus=1)(Other)
     (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a.jpg").write_bytes(picture())
+    (tmp_path / "pictures" / "a.jpg").write_bytes(image())
     code = (
         "from service.batch import progress; progress.LINE_EVERY = 0.2\n"
         "import service.__main__ as command; command.main()"

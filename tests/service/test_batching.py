@@ -35,7 +35,7 @@ class Clock:
 
 
 class Gate:
-    """A network that answers each picture with its first pixel, when the gate is open."""
+    """A network that answers each image with its first pixel, when the gate is open."""
 
     def __init__(self, *, opened: bool = False) -> None:
         self.batches: list[tuple[list[int], int]] = []
@@ -68,7 +68,7 @@ class Gate:
         assert await asyncio.to_thread(self.entered.acquire, timeout=PATIENCE)
 
 
-def picture(mark: int) -> Pixels:
+def image(mark: int) -> Pixels:
     return np.full((256, 256, 3), mark, np.uint8)
 
 
@@ -117,8 +117,8 @@ def play(
 
 
 async def ask(batcher: Batcher, *marks: int, crops: int = 10) -> list[asyncio.Task[Any]]:
-    """Submit pictures in order and let each reach the queue."""
-    tasks = [asyncio.create_task(batcher.submit(picture(mark), crops)) for mark in marks]
+    """Submit images in order and let each reach the queue."""
+    tasks = [asyncio.create_task(batcher.submit(image(mark), crops)) for mark in marks]
     await asyncio.sleep(0)
     return tasks
 
@@ -137,7 +137,7 @@ async def settled(batcher: Batcher) -> None:
 
 def test_an_idle_engine_starts_at_once() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        answer = await batcher.submit(picture(7), 10)
+        answer = await batcher.submit(image(7), 10)
 
         assert answer.tolist() == [7.0]
 
@@ -203,7 +203,7 @@ def test_a_client_that_leaves_during_the_run_does_not_harm_its_batch() -> None:
         leaver.cancel()
 
         assert (await stayer).tolist() == [3.0]
-        assert (await batcher.submit(picture(4), 10)).tolist() == [4.0]
+        assert (await batcher.submit(image(4), 10)).tolist() == [4.0]
 
     play(scene)
 
@@ -213,8 +213,8 @@ def test_a_deadline_that_passed_in_the_queue_is_refused_before_the_run() -> None
         now = asyncio.get_running_loop().time()
         tasks = await ask(batcher, 1)
         await gate.running()
-        late = asyncio.create_task(batcher.submit(picture(2), 10, deadline=now))
-        early = asyncio.create_task(batcher.submit(picture(3), 10, deadline=now + 2 * PATIENCE))
+        late = asyncio.create_task(batcher.submit(image(2), 10, deadline=now))
+        early = asyncio.create_task(batcher.submit(image(3), 10, deadline=now + 2 * PATIENCE))
         await asyncio.sleep(0)
         gate.open.set()
 
@@ -225,7 +225,7 @@ def test_a_deadline_that_passed_in_the_queue_is_refused_before_the_run() -> None
     assert [marks for marks, _ in play(scene).batches] == [[1], [3]]
 
 
-def test_when_a_run_fails_its_pictures_are_run_one_by_one() -> None:
+def test_when_a_run_fails_its_images_are_run_one_by_one() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         (first,) = await ask(batcher, 1)
         await gate.running()
@@ -245,15 +245,15 @@ def test_when_a_run_fails_its_pictures_are_run_one_by_one() -> None:
     assert gate.checks == 0
 
 
-def test_the_steps_of_a_picture_tell_its_way_even_if_its_first_run_failed() -> None:
+def test_the_steps_of_a_image_tell_its_way_even_if_its_first_run_failed() -> None:
     """Its moments are in order, and of the run that answered it."""
     steps = [Steps() for _ in range(3)]
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        first = asyncio.create_task(batcher.submit(picture(1), 10, steps=steps[0]))
+        first = asyncio.create_task(batcher.submit(image(1), 10, steps=steps[0]))
         await gate.running()
         rest = [
-            asyncio.create_task(batcher.submit(picture(mark), 10, steps=its))
+            asyncio.create_task(batcher.submit(image(mark), 10, steps=its))
             for mark, its in zip((2, 13), steps[1:], strict=True)
         ]
         await asyncio.sleep(0)
@@ -274,16 +274,16 @@ def test_whoever_counts_runs_is_told_of_each_and_harms_none() -> None:
     """Not of those that failed."""
     told: list[tuple[int, bool]] = []
 
-    def count(pictures: int, seconds: float) -> None:
-        told.append((pictures, seconds >= 0))
+    def count(images: int, seconds: float) -> None:
+        told.append((images, seconds >= 0))
         raise ArithmeticError("the counter is broken")
 
     async def scene() -> None:
         batcher = Batcher(Gate(opened=True), max_batch=4, max_queue=8, on_run=count)
         await batcher.start()
-        answers = await asyncio.gather(*(batcher.submit(picture(mark), 10) for mark in (1, 2)))
+        answers = await asyncio.gather(*(batcher.submit(image(mark), 10) for mark in (1, 2)))
         with pytest.raises(ArithmeticError, match="thirteen"):
-            await batcher.submit(picture(13), 10)
+            await batcher.submit(image(13), 10)
         await batcher.stop()
         assert [float(answer[0]) for answer in answers] == [1.0, 2.0]
 
@@ -292,11 +292,11 @@ def test_whoever_counts_runs_is_told_of_each_and_harms_none() -> None:
     assert told == [(2, True)]
 
 
-def test_an_engine_is_checked_when_a_run_fails_for_each_of_its_pictures() -> None:
+def test_an_engine_is_checked_when_a_run_fails_for_each_of_its_images() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         with pytest.raises(ArithmeticError):
-            await batcher.submit(picture(13), 10)
-        assert (await batcher.submit(picture(2), 10)).tolist() == [2.0]
+            await batcher.submit(image(13), 10)
+        assert (await batcher.submit(image(2), 10)).tolist() == [2.0]
         assert batcher.alive
 
     assert play(scene, opened=True).checks == 1
@@ -351,7 +351,7 @@ def test_a_dispatcher_that_dies_leaves_nobody_waiting() -> None:
     assert play(scene).deaths == ["the dispatcher was cancelled"]
 
 
-def test_each_picture_is_run_by_the_run_that_it_came_with() -> None:
+def test_each_image_is_run_by_the_run_that_it_came_with() -> None:
     """A model that has been replaced finishes what it was asked, apart from the new one."""
 
     def doubled(images: Pixels, crops: int) -> NDArray[np.float32]:
@@ -361,7 +361,7 @@ def test_each_picture_is_run_by_the_run_that_it_came_with() -> None:
         (first,) = await ask(batcher, 1)
         await gate.running()
         old = await ask(batcher, 2, 3)
-        new = asyncio.create_task(batcher.submit(picture(2), 10, run=doubled))
+        new = asyncio.create_task(batcher.submit(image(2), 10, run=doubled))
         await asyncio.sleep(0)
         gate.open.set()
 
@@ -371,7 +371,7 @@ def test_each_picture_is_run_by_the_run_that_it_came_with() -> None:
     assert [marks for marks, _ in play(scene).batches] == [[1], [2, 3]]
 
 
-def test_a_picture_of_another_shape_never_reaches_a_batch() -> None:
+def test_a_image_of_another_shape_never_reaches_a_batch() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         with pytest.raises(ValueError, match="256"):
             await batcher.submit(np.zeros((2, 2, 3), np.uint8), 10)
@@ -397,7 +397,7 @@ def test_places_are_freed_when_a_client_leaves_or_fails() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         async def client() -> None:
             with batcher.reserve(6):
-                await batcher.submit(picture(1), 10)
+                await batcher.submit(image(1), 10)
 
         task = asyncio.create_task(client())
         await gate.running()
@@ -421,7 +421,7 @@ def test_the_advice_when_to_return_is_the_time_that_what_is_pending_takes() -> N
 
         gate.during = a_second
         with batcher.reserve(1) as places:
-            await places.submit(picture(1), 10)  # a second each, from now on
+            await places.submit(image(1), 10)  # a second each, from now on
         with batcher.reserve(8), pytest.raises(Overloaded) as caught:
             batcher.admit()
 
@@ -430,14 +430,14 @@ def test_the_advice_when_to_return_is_the_time_that_what_is_pending_takes() -> N
     play(scene, opened=True)
 
 
-def test_the_advice_counts_what_pictures_wait_for_before_their_batch() -> None:
+def test_the_advice_counts_what_images_wait_for_before_their_batch() -> None:
     """Here they are decoded for a second each, and run in no time."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
         clock = Clock()
         with batcher.reserve(1) as places:
             clock.now += 1
-            await places.submit(picture(1), 10)
+            await places.submit(image(1), 10)
         with batcher.reserve(8), pytest.raises(Overloaded) as caught:
             batcher.admit()
 
@@ -463,7 +463,7 @@ def test_room_is_kept_for_a_request_of_several_that_was_refused() -> None:
     play(scene)
 
 
-def test_requests_of_several_pictures_leave_a_quarter_of_the_queue_to_single_ones() -> None:
+def test_requests_of_several_images_leave_a_quarter_of_the_queue_to_single_ones() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         with batcher.reserve(4), batcher.reserve(2):
             with pytest.raises(Overloaded, match="6 of 6 images are waiting and 2 more"):
@@ -476,12 +476,12 @@ def test_requests_of_several_pictures_leave_a_quarter_of_the_queue_to_single_one
     play(scene)
 
 
-def test_single_pictures_and_those_of_large_requests_share_each_batch() -> None:
+def test_single_images_and_those_of_large_requests_share_each_batch() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         (first,) = await ask(batcher, 1)
         await gate.running()
         with batcher.reserve(6) as places:
-            large = [asyncio.create_task(places.submit(picture(20 + i), 10)) for i in range(6)]
+            large = [asyncio.create_task(places.submit(image(20 + i), 10)) for i in range(6)]
             await asyncio.sleep(0)
             single = await ask(batcher, 2, 3, 4)
             gate.open.set()
@@ -497,7 +497,7 @@ def test_with_batches_of_one_the_two_kinds_of_requests_take_turns() -> None:
         (first,) = await ask(batcher, 1)
         await gate.running()
         with batcher.reserve(3) as places:
-            large = [asyncio.create_task(places.submit(picture(20 + i), 10)) for i in range(3)]
+            large = [asyncio.create_task(places.submit(image(20 + i), 10)) for i in range(3)]
             await asyncio.sleep(0)
             single = await ask(batcher, 2, 3)
             gate.open.set()
@@ -508,12 +508,12 @@ def test_with_batches_of_one_the_two_kinds_of_requests_take_turns() -> None:
     assert batches == [1, 20, 2, 21, 3, 22]
 
 
-def test_a_large_request_does_not_keep_single_pictures_of_other_crops_waiting() -> None:
+def test_a_large_request_does_not_keep_single_images_of_other_crops_waiting() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         (first,) = await ask(batcher, 1)
         await gate.running()
         with batcher.reserve(12) as places:
-            large = [asyncio.create_task(places.submit(picture(20 + i), 10)) for i in range(12)]
+            large = [asyncio.create_task(places.submit(image(20 + i), 10)) for i in range(12)]
             await asyncio.sleep(0)
             single = await ask(batcher, 2, crops=1)
             gate.open.set()
@@ -531,7 +531,7 @@ def test_stopping_finishes_what_was_accepted_and_accepts_nothing_more() -> None:
         async def client(mark: int) -> float:
             with batcher.reserve(1):
                 await decoded.wait()
-                return float((await batcher.submit(picture(mark), 10))[0])
+                return float((await batcher.submit(image(mark), 10))[0])
 
         clients = [asyncio.create_task(client(mark)) for mark in (1, 2)]
         await asyncio.sleep(0)
@@ -546,7 +546,7 @@ def test_stopping_finishes_what_was_accepted_and_accepts_nothing_more() -> None:
         await stopping
         assert not batcher.alive
         with pytest.raises(NotReady):
-            await batcher.submit(picture(3), 10)
+            await batcher.submit(image(3), 10)
 
     play(scene)
 
@@ -557,7 +557,7 @@ def test_before_its_start_a_batcher_is_not_alive_and_takes_nothing() -> None:
 
         assert not batcher.alive
         with pytest.raises(NotReady):
-            await batcher.submit(picture(1), 10)
+            await batcher.submit(image(1), 10)
 
     asyncio.run(scene())
 
@@ -572,26 +572,26 @@ def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 async def first_batch(batcher: Batcher) -> None:
     """One batch, after which the batcher knows how long a batch takes."""
     with batcher.reserve(1) as places:
-        await places.submit(picture(1), 10)
+        await places.submit(image(1), 10)
 
 
 @pytest.mark.usefixtures("slow_clock")
-def test_a_batch_waits_for_a_picture_that_is_being_decoded() -> None:
+def test_a_batch_waits_for_a_image_that_is_being_decoded() -> None:
     """Two places are held: the first to be decoded does not run alone."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
         await first_batch(batcher)
         with batcher.reserve(1) as one, batcher.reserve(1) as two:
-            first = asyncio.create_task(one.submit(picture(2), 10))
+            first = asyncio.create_task(one.submit(image(2), 10))
             await settled(batcher)
             assert len(gate.batches) == 1
-            await asyncio.gather(first, two.submit(picture(3), 10))
+            await asyncio.gather(first, two.submit(image(3), 10))
 
     assert play(scene, opened=True).batches == [([1], 10), ([2, 3], 10)]
 
 
 @pytest.mark.usefixtures("slow_clock")
-def test_a_lone_picture_starts_at_once() -> None:
+def test_a_lone_image_starts_at_once() -> None:
     """With company waited for without end, it would never be answered."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
@@ -603,14 +603,14 @@ def test_a_lone_picture_starts_at_once() -> None:
 
 @pytest.mark.usefixtures("slow_clock")
 @pytest.mark.parametrize("how", ["undecodable", "left"])
-def test_a_picture_that_will_not_come_is_not_waited_for(how: str) -> None:
+def test_a_image_that_will_not_come_is_not_waited_for(how: str) -> None:
     """Its place is given up, or its client has left."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
         await first_batch(batcher)
         with batcher.reserve(1) as one:
             with batcher.reserve(1) as two:
-                answer = asyncio.create_task(one.submit(picture(2), 10))
+                answer = asyncio.create_task(one.submit(image(2), 10))
                 await settled(batcher)
                 assert len(gate.batches) == 1
                 if how == "undecodable":
@@ -628,18 +628,18 @@ def test_a_full_batch_waits_for_nobody() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         await first_batch(batcher)
         with batcher.reserve(5) as places:
-            await asyncio.gather(*(places.submit(picture(2), 10) for _ in range(4)))
+            await asyncio.gather(*(places.submit(image(2), 10) for _ in range(4)))
 
     assert play(scene, opened=True).batches[1] == ([2, 2, 2, 2], 10)
 
 
 def test_company_is_waited_for_only_a_moment() -> None:
-    """The other picture never comes, while its place is held."""
+    """The other image never comes, while its place is held."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
         await first_batch(batcher)
         with batcher.reserve(2) as places:
-            await places.submit(picture(2), 10)
+            await places.submit(image(2), 10)
 
     assert play(scene, opened=True).batches == [([1], 10), ([2], 10)]
 
@@ -653,11 +653,11 @@ def test_clients_that_come_back_at_once_end_up_in_one_batch() -> None:
         while True:
             await turns(10 * mark)
             with batcher.reserve(1) as places:
-                await places.submit(picture(mark), 10)
+                await places.submit(image(mark), 10)
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
         with batcher.reserve(1) as places:
-            first = asyncio.create_task(places.submit(picture(9), 10))
+            first = asyncio.create_task(places.submit(image(9), 10))
             await gate.running()
             clients = [asyncio.create_task(client(batcher, mark)) for mark in (1, 2, 3)]
             gate.open.set()
@@ -690,8 +690,8 @@ def test_strangers_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
         gate.open.clear()
         monkeypatch.setattr(batching, "COMPANY_SECONDS", 10 * PATIENCE)
         with batcher.reserve(2) as places:
-            running = asyncio.create_task(places.submit(picture(2), 10))
-            queued = asyncio.create_task(places.submit(picture(3), 1))
+            running = asyncio.create_task(places.submit(image(2), 10))
+            queued = asyncio.create_task(places.submit(image(3), 1))
             gate.open.set()
             await asyncio.gather(running, queued)
 
@@ -700,14 +700,14 @@ def test_strangers_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("slow_clock")
 def test_nobody_waits_for_company_while_others_wait_for_the_engine() -> None:
-    """A picture for ten crops has company on its way, but one for one crop is there."""
+    """An image for ten crops has company on its way, but one for one crop is there."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
         await first_batch(batcher)
         with batcher.reserve(3) as places:
             await asyncio.gather(
-                places.submit(picture(2), 10),
-                places.submit(picture(3), 1),
+                places.submit(image(2), 10),
+                places.submit(image(3), 1),
             )
 
     assert sorted(play(scene, opened=True).batches[1:]) == [([2], 10), ([3], 1)]

@@ -25,8 +25,8 @@ from service.errors import (
 )
 from service.inference.classifier import Classifier, Limits, Prediction
 from service.inference.engine import Engine
-from service.inference.image import Picture, open_picture
-from tests.support.images import picture
+from service.inference.image import EncodedImage, open_image
+from tests.support.images import image
 from tests.support.servers import PATIENCE
 
 T = TypeVar("T")
@@ -67,15 +67,15 @@ async def until(holds: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The pixels of each picture that was opened, from 10,000 on a large one."""
+    """The pixels of each image that was opened, from 10,000 on a large one."""
     found: list[int] = []
 
-    def noting(*given: Any, **limits: Any) -> Picture:
-        its = open_picture(*given, **limits)
+    def noting(*given: Any, **limits: Any) -> EncodedImage:
+        its = open_image(*given, **limits)
         found.append(its.pixels)
         return its
 
-    monkeypatch.setattr("service.inference.classifier.open_picture", noting)
+    monkeypatch.setattr("service.inference.classifier.open_image", noting)
     monkeypatch.setattr("service.inference.classifier.LARGE", 10_000)
     return found
 
@@ -96,9 +96,9 @@ def test_ten_crops_and_one_are_different_questions(bundled_model: Path) -> None:
     assert ten != one
 
 
-def test_a_bad_picture_leaves_its_error_in_its_place(tiny_model: Path) -> None:
+def test_a_bad_image_leaves_its_error_in_its_place(tiny_model: Path) -> None:
     async def scene(classifier: Classifier) -> list[list[Prediction] | ServiceError]:
-        return await classifier.classify_many([CAT, b"not a picture", CAT], top=2)
+        return await classifier.classify_many([CAT, b"not an image", CAT], top=2)
 
     first, second, third = play(tiny_model, scene)
 
@@ -140,93 +140,93 @@ def test_who_comes_after_the_stop_is_told_to_come_back(tiny_model: Path) -> None
     play(tiny_model, scene)
 
 
-def test_large_pictures_are_decoded_within_their_budget_and_small_ones_pass_them(
+def test_large_images_are_decoded_within_their_budget_and_small_ones_pass_them(
     tiny_model: Path, opened: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three of 90,000 pixels and a budget of 100,000: one at a time; a small one waits for none."""
     order: list[tuple[str, int]] = []
     small_is_done = threading.Event()
-    decode = Picture.decode
+    decode = EncodedImage.decode
 
-    def decode_slowly(picture: Picture) -> NDArray[np.uint8]:
-        order.append(("in", picture.pixels))
-        if picture.pixels > 2500:
+    def decode_slowly(image: EncodedImage) -> NDArray[np.uint8]:
+        order.append(("in", image.pixels))
+        if image.pixels > 2500:
             assert small_is_done.wait(PATIENCE)
-        square = decode(picture)
-        order.append(("out", picture.pixels))
-        if picture.pixels == 2500:
+        square = decode(image)
+        order.append(("out", image.pixels))
+        if image.pixels == 2500:
             small_is_done.set()
         return square
 
     async def scene(classifier: Classifier) -> None:
-        large = [asyncio.create_task(classifier.classify(picture(size=(300, 300)))) for _ in "123"]
+        large = [asyncio.create_task(classifier.classify(image(size=(300, 300)))) for _ in "123"]
         await until(lambda: len(opened) == 3)
-        await classifier.classify(picture(size=(50, 50)))
+        await classifier.classify(image(size=(50, 50)))
         await asyncio.gather(*large)
 
-    monkeypatch.setattr(Picture, "decode", decode_slowly)
+    monkeypatch.setattr(EncodedImage, "decode", decode_slowly)
     play(tiny_model, scene, max_decoding_pixels=100_000)
 
     assert order.index(("out", 2500)) < order.index(("out", 90_000))
     assert [step for step, pixels in order if pixels == 90_000] == ["in", "out"] * 3
 
 
-def test_a_large_picture_keeps_its_budget_while_it_is_decoded_though_its_client_has_left(
+def test_a_large_image_keeps_its_budget_while_it_is_decoded_though_its_client_has_left(
     tiny_model: Path, opened: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[int] = []
     gate = threading.Event()
-    decode = Picture.decode
+    decode = EncodedImage.decode
 
-    def decode_at_the_gate(picture: Picture) -> NDArray[np.uint8]:
-        begun.append(picture.pixels)
+    def decode_at_the_gate(image: EncodedImage) -> NDArray[np.uint8]:
+        begun.append(image.pixels)
         assert gate.wait(PATIENCE)
-        return decode(picture)
+        return decode(image)
 
     async def scene(classifier: Classifier) -> None:
-        first = asyncio.create_task(classifier.classify(picture(size=(300, 300))))
+        first = asyncio.create_task(classifier.classify(image(size=(300, 300))))
         await until(lambda: begun == [90_000])
         first.cancel()
         await asyncio.wait([first])
-        second = asyncio.create_task(classifier.classify(picture(size=(310, 300))))
+        second = asyncio.create_task(classifier.classify(image(size=(310, 300))))
         await until(lambda: len(opened) == 2)
         with pytest.raises(ImageTypeUnsupported):  # whatever waits for a decoder has had it by then
-            await classifier.classify(b"not a picture")
+            await classifier.classify(b"not an image")
         assert begun == [90_000]
         gate.set()
         await second
         assert begun == [90_000, 93_000]
 
-    monkeypatch.setattr(Picture, "decode", decode_at_the_gate)
+    monkeypatch.setattr(EncodedImage, "decode", decode_at_the_gate)
     play(tiny_model, scene, max_decoding_pixels=100_000)
 
 
-def test_a_picture_that_was_given_up_is_not_decoded_to_its_end() -> None:
-    found = open_picture(picture(size=(3000, 3000)), max_pixels=10**7, max_aspect_ratio=2)
+def test_a_image_that_was_given_up_is_not_decoded_to_its_end() -> None:
+    found = open_image(image(size=(3000, 3000)), max_pixels=10**7, max_aspect_ratio=2)
     found.give_up()
 
     with pytest.raises(ImageTooCostly):
         found.decode()
 
 
-def test_who_leaves_before_its_picture_is_decoded_costs_no_decoding(
+def test_who_leaves_before_its_image_is_decoded_costs_no_decoding(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two cores have three threads that decode."""
     begun: list[int] = []
     decoded: list[int] = []
     gate = threading.Event()
-    decode = Picture.decode
+    decode = EncodedImage.decode
 
-    def decode_at_the_gate(picture: Picture) -> NDArray[np.uint8]:
-        begun.append(picture.pixels)
+    def decode_at_the_gate(image: EncodedImage) -> NDArray[np.uint8]:
+        begun.append(image.pixels)
         assert gate.wait(PATIENCE)
-        decoded.append(picture.pixels)
-        return decode(picture)
+        decoded.append(image.pixels)
+        return decode(image)
 
     async def scene(classifier: Classifier) -> None:
         asked = [
-            asyncio.create_task(classifier.classify(picture(size=(50 + number, 50))))
+            asyncio.create_task(classifier.classify(image(size=(50 + number, 50))))
             for number in range(8)
         ]
         await until(lambda: len(begun) == 3)
@@ -237,7 +237,7 @@ def test_who_leaves_before_its_picture_is_decoded_costs_no_decoding(
         gate.set()
         await classifier.classify(CAT)
 
-    monkeypatch.setattr(Picture, "decode", decode_at_the_gate)
+    monkeypatch.setattr(EncodedImage, "decode", decode_at_the_gate)
     monkeypatch.setattr("service.inference.classifier.usable_cores", lambda: 2)
     play(tiny_model, scene)
 

@@ -30,10 +30,10 @@ from service.client import (
     ClientError,
     ConnectionFailed,
     FileUnreadable,
+    ImageInput,
+    ImageRefused,
     Outcome,
     Overloaded,
-    Picture,
-    PictureRefused,
     Prediction,
     RateLimited,
     Refused,
@@ -45,7 +45,7 @@ from service.client import (
 from service.client.errors import REFUSALS, STATUSES
 from service.client.retry import seconds_until
 from service.http.middleware import errors as at_the_edge
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.scripted import (
     CLASSES,
     Act,
@@ -59,8 +59,8 @@ from tests.support.scripted import (
 )
 from tests.support.servers import PATIENCE, Live, certified, serving
 
-PICTURES = Path(__file__).parents[1] / "pictures"
-CAT, ESPRESSO = PICTURES / "cat.jpg", PICTURES / "espresso.jpg"
+IMAGES = Path(__file__).parents[1] / "pictures"
+CAT, ESPRESSO = IMAGES / "cat.jpg", IMAGES / "espresso.jpg"
 KEY = "a-key-of-sixteen-letters"
 NOTHING = "http://127.0.0.1:1"  # where nobody listens
 
@@ -138,7 +138,7 @@ def pauses() -> Iterator[list[float]]:
     stamina.instrumentation.set_on_retry_hooks(None)
 
 
-def test_a_picture_is_a_path_bytes_or_a_file(live: Live, either: Either) -> None:
+def test_a_image_is_a_path_bytes_or_a_file(live: Live, either: Either) -> None:
     """The same answer, with the name where there is one."""
     with CAT.open("rb") as file:
         predictions = [
@@ -181,7 +181,7 @@ def test_a_prediction_knows_its_request_and_the_time_of_its_steps(
 ) -> None:
     """X-Request-ID and Server-Timing."""
     prediction = either(live.url, "classify", CAT)
-    error = either.error(live.url, "classify", b"no picture")
+    error = either.error(live.url, "classify", b"no image")
 
     assert len(prediction.request_id) == 32
     assert set(prediction.timing) == {"read", "decode", "queue", "run", "total"}
@@ -193,11 +193,11 @@ def test_a_prediction_knows_its_request_and_the_time_of_its_steps(
 @pytest.mark.parametrize(
     ("data", "options", "kind", "code", "status"),
     [
-        (b"no picture", {}, PictureRefused, "image_type_unsupported", 415),
-        (picture()[:2000], {}, PictureRefused, "image_unreadable", 422),
-        (b"", {}, PictureRefused, "body_empty", 400),
-        (picture(), {"crops": "six"}, RequestRefused, "parameter_invalid", 422),
-        (picture(), {"details": "colours"}, RequestRefused, "parameter_invalid", 422),
+        (b"no image", {}, ImageRefused, "image_type_unsupported", 415),
+        (image()[:2000], {}, ImageRefused, "image_unreadable", 422),
+        (b"", {}, ImageRefused, "body_empty", 400),
+        (image(), {"crops": "six"}, RequestRefused, "parameter_invalid", 422),
+        (image(), {"details": "colours"}, RequestRefused, "parameter_invalid", 422),
         (bytes(20_000_000), {}, RequestRefused, "body_too_large", 413),
     ],
     ids=["text", "truncated", "empty", "crops", "details", "large"],
@@ -247,16 +247,16 @@ def test_what_the_server_asks_to_repeat_is_repeated() -> None:
     assert {status for status, kind in STATUSES.items() if kind.retried} == {429, 502, 503}
 
 
-def test_pictures_are_answered_in_order_each_in_its_place(live: Live, either: Either) -> None:
+def test_images_are_answered_in_order_each_in_its_place(live: Live, either: Either) -> None:
     """Good ones, one that is broken, one that is not there, one that is empty."""
-    given = [CAT, b"no picture", "nowhere.jpg", ESPRESSO, b"", CAT]
+    given = [CAT, b"no image", "nowhere.jpg", ESPRESSO, b"", CAT]
 
     found: list[Outcome] = either(live.url, "classify_many", given, batch=3)
 
     kinds = [type(outcome) for outcome in found]
     assert kinds == [
-        *(Prediction, PictureRefused, FileUnreadable),
-        *(Prediction, PictureRefused, Prediction),
+        *(Prediction, ImageRefused, FileUnreadable),
+        *(Prediction, ImageRefused, Prediction),
     ]
     cat, espresso = (best_of(either(live.url, "classify", it)) for it in (CAT, ESPRESSO))
     assert [best_of(found[place]) for place in (0, 3, 5)] == [cat, espresso, cat]
@@ -272,16 +272,16 @@ def best_of(outcome: Outcome) -> tuple[int, ...]:
     return tuple(row.index for row in outcome.classes)
 
 
-def test_a_form_of_bad_pictures_only_has_an_error_for_each(live: Live, either: Either) -> None:
+def test_a_form_of_bad_images_only_has_an_error_for_each(live: Live, either: Either) -> None:
     """Whose answer as a whole is the first one's alone."""
-    found = either(live.url, "classify_many", [b"text", b"", picture()[:2000]])
+    found = either(live.url, "classify_many", [b"text", b"", image()[:2000]])
 
     assert [error.code for error in found] == [
         *("image_type_unsupported", "body_empty", "image_unreadable")
     ]
 
 
-def test_no_pictures_are_no_predictions(either: Either) -> None:
+def test_no_images_are_no_predictions(either: Either) -> None:
     """And no request."""
     assert either(NOTHING, "classify_many", []) == []
 
@@ -339,7 +339,7 @@ def test_a_file_that_fails_while_it_is_read_is_an_error_in_its_place(
         def read(self, size: int | None = -1) -> bytes:
             raise OSError(5, "Input/output error")
 
-    broken, good = either(live.url, "classify_many", [Broken(), picture()])
+    broken, good = either(live.url, "classify_many", [Broken(), image()])
 
     assert (broken.code, str(broken)) == (
         *("file_unreadable", "the file cannot be read: Input/output error"),
@@ -365,7 +365,7 @@ def alone(either: Either) -> dict[str, int]:
     return {} if either.blocking else {"in_flight": 1}
 
 
-def test_pictures_too_many_bytes_together_go_apart(either: Either) -> None:
+def test_images_too_many_bytes_together_go_apart(either: Either) -> None:
     """16 MiB a request, and one that is larger by itself."""
     megabytes = [7, 8, 2, 17, 1]
     with scripted(classifies) as server:
@@ -377,11 +377,11 @@ def test_pictures_too_many_bytes_together_go_apart(either: Either) -> None:
     assert [len(asked.body) // 2**20 for asked in server.asked] == [15, 2, 17, 1]
 
 
-def test_pictures_are_read_as_they_are_needed(either: Either) -> None:
+def test_images_are_read_as_they_are_needed(either: Either) -> None:
     """A series without end can be left at any time."""
     taken = []
 
-    def endless() -> Iterator[Picture]:
+    def endless() -> Iterator[ImageInput]:
         for number in count():
             taken.append(number)
             yield b"x"
@@ -423,10 +423,10 @@ def test_batches_are_on_their_way_together_and_come_back_in_order() -> None:
     assert before_the_first_answer == [2]
 
 
-def test_pictures_may_come_from_an_asynchronous_source(live: Live) -> None:
+def test_images_may_come_from_an_asynchronous_source(live: Live) -> None:
     """As from a queue or another service."""
 
-    async def source() -> AsyncIterator[Picture]:
+    async def source() -> AsyncIterator[ImageInput]:
         for path in (CAT, ESPRESSO):
             await asyncio.sleep(0)
             yield path
@@ -712,7 +712,7 @@ def test_bad_arguments_are_named(bad: dict[str, Any]) -> None:
         assert "schl" not in str(caught.value)
 
 
-def test_bad_arguments_of_a_series_are_raised_before_the_first_picture() -> None:
+def test_bad_arguments_of_a_series_are_raised_before_the_first_image() -> None:
     """Not when somebody begins to read it."""
     with Client(NOTHING) as client, pytest.raises(ValueError, match="batch=0"):
         client.classify_many([], batch=0)
@@ -721,7 +721,7 @@ def test_bad_arguments_of_a_series_are_raised_before_the_first_picture() -> None
 
 
 def test_a_file_opened_as_text_is_refused_with_the_mode(either: Either) -> None:
-    """So is anything that is no picture."""
+    """So is anything that is no image."""
     for what, words in ((io.StringIO("text"), "mode 'rb'"), (42, "not int")):
         with pytest.raises(TypeError, match=words):
             either(NOTHING, "classify", what)
@@ -788,13 +788,13 @@ def test_health_is_told_of_a_server_that_is_not_ready_too(live: Live, either: Ei
 
 
 def test_threads_may_share_a_client(live: Live) -> None:
-    """Each has its own picture's answer."""
+    """Each has its own image's answer."""
     sizes = [(280 + 8 * number, 300) for number in range(8)]
-    pictures = [picture(size=size) for size in sizes]
+    images = [image(size=size) for size in sizes]
     with Client(live.url) as client:
-        alone = [best_of(client.classify(data)) for data in pictures]
+        alone = [best_of(client.classify(data)) for data in images]
         with ThreadPoolExecutor(8) as pool:
-            together = list(pool.map(lambda data: best_of(client.classify(data)), pictures * 8))
+            together = list(pool.map(lambda data: best_of(client.classify(data)), images * 8))
 
     assert together == alone * 8
     assert len(set(alone)) > 1
@@ -864,7 +864,7 @@ def test_predictions_and_errors_can_be_kept_and_sent_to_other_processes(
 ) -> None:
     """Pickled, compared, hashed."""
     prediction = either(live.url, "classify", CAT, details="views")
-    error = either.error(live.url, "classify", b"no picture")
+    error = either.error(live.url, "classify", b"no image")
     again = pickle.loads(pickle.dumps(error))
 
     assert pickle.loads(pickle.dumps(prediction)) == prediction

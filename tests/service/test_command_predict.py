@@ -19,7 +19,7 @@ from service.inference.classifier import Classifier
 from service.inference.engine import Engine
 from service.settings import Settings, limits
 from tests.support.commands import BUFFERED, Stream, alexnet, plain
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.memory import most_allocated
 from tests.support.servers import PATIENCE, ROOT
 from tests.support.terminals import Counter, on_real_terminal, on_terminal
@@ -29,14 +29,14 @@ PHOTOGRAPHS = "tests/pictures"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Pictures at three levels, a broken one, a hidden one, and what is no picture."""
+    """Images at three levels, a broken one, a hidden one, and what is no image."""
     top = tmp_path / "pictures"
     (top / "b" / "deep").mkdir(parents=True)
     (top / "a").mkdir()
     for name in ("z.jpg", "10.jpg", "b/1.jpg", "b/deep/2.PNG", "a/3.webp", ".hidden.jpg"):
         kind = {".PNG": "PNG", ".webp": "WEBP"}.get(Path(name).suffix, "JPEG")
-        (top / name).write_bytes(picture(kind))
-    (top / "b" / "broken.jpg").write_bytes(picture()[:400])
+        (top / name).write_bytes(image(kind))
+    (top / "b" / "broken.jpg").write_bytes(image()[:400])
     (top / "notes.txt").write_text("nothing to see here")
     return top
 
@@ -45,16 +45,16 @@ ORDER = ["10.jpg", "z.jpg", "a/3.webp", "b/1.jpg", "b/broken.jpg", "b/deep/2.PNG
 
 
 def many(folder: Path, number: int) -> Path:
-    """So many names of one picture."""
+    """So many names of one image."""
     folder.mkdir()
-    (folder / "0000.jpg").write_bytes(picture(size=(256, 256)))
+    (folder / "0000.jpg").write_bytes(image(size=(256, 256)))
     for index in range(1, number):
         os.link(folder / "0000.jpg", folder / f"{index:04}.jpg")
     return folder
 
 
 def test_a_folder_is_answered_in_the_order_of_its_names(tiny_model: Path, folder: Path) -> None:
-    """Of each folder its pictures, then its folders; a broken one does not stop the others."""
+    """Of each folder its images, then its folders; a broken one does not stop the others."""
     done = alexnet("predict", str(folder), "--json", "--top", "1", model=tiny_model)
 
     assert done.returncode == 1
@@ -93,7 +93,7 @@ def test_json_lines_have_what_the_document_has(tiny_model: Path, folder: Path) -
 def test_the_document_is_laid_out_as_the_servers_answer(tiny_model: Path, tmp_path: Path) -> None:
     """Written piece by piece, it is byte for byte what it would be at once."""
     file = tmp_path / "a.jpg"
-    file.write_bytes(picture())
+    file.write_bytes(image())
     done = alexnet("predict", str(file), str(file), "--json", "--top", "2", model=tiny_model)
 
     body = json.loads(done.stdout)
@@ -122,7 +122,7 @@ def test_names_are_bytes_that_end_with_a_line(tiny_model: Path, tmp_path: Path) 
     """One that is not UTF-8, and one that holds what only Python takes for a line's end."""
     names = [os.fsencode(tmp_path) + name for name in (b"/caf\xe9.jpg", "/a\u2028b.jpg".encode())]
     for name in names:
-        Path(os.fsdecode(name)).write_bytes(picture())
+        Path(os.fsdecode(name)).write_bytes(image())
 
     done = alexnet("predict", "--files-from", "-", stdin=b"\r\n".join(names), model=tiny_model)
 
@@ -130,7 +130,7 @@ def test_names_are_bytes_that_end_with_a_line(tiny_model: Path, tmp_path: Path) 
     assert len({line.split(b"\t")[0] for line in done.stdout.splitlines()}) == 2
 
 
-def test_the_output_of_a_command_is_a_picture_too(tiny_model: Path) -> None:
+def test_the_output_of_a_command_is_a_image_too(tiny_model: Path) -> None:
     """The shell's <(...) is a pipe with a name."""
     line = f"{sys.executable} -m service predict <(cat {PHOTOGRAPHS}/cat.jpg) --top 1"
     done = subprocess.run(
@@ -147,7 +147,7 @@ def test_the_output_of_a_command_is_a_picture_too(tiny_model: Path) -> None:
 
 def test_a_pipe_that_lies_in_a_folder_is_not_waited_for(tiny_model: Path, tmp_path: Path) -> None:
     """Nobody may ever write into it."""
-    (tmp_path / "a.jpg").write_bytes(picture())
+    (tmp_path / "a.jpg").write_bytes(image())
     os.mkfifo(tmp_path / "b.jpg")
 
     done = alexnet("predict", str(tmp_path), model=tiny_model)
@@ -170,7 +170,7 @@ def test_a_stream_that_is_closed_is_an_empty_one(tiny_model: Path, closed: str) 
         timeout=PATIENCE,
     )
 
-    assert done.returncode == 1  # no picture comes from an empty input
+    assert done.returncode == 1  # no image comes from an empty input
     assert b"Traceback" not in done.stderr
     assert (b"cat.jpg" in done.stdout) == (closed != ">&-")
 
@@ -178,8 +178,8 @@ def test_a_stream_that_is_closed_is_an_empty_one(tiny_model: Path, closed: str) 
 def test_a_file_beyond_the_limit_is_refused_by_itself(tiny_model: Path, tmp_path: Path) -> None:
     """From the disk and from standard input; the others are answered."""
     small, large = tmp_path / "small.jpg", tmp_path / "large.jpg"
-    small.write_bytes(picture(size=(64, 64)))
-    large.write_bytes(picture(size=(600, 600)) + bytes(100_000))
+    small.write_bytes(image(size=(64, 64)))
+    large.write_bytes(image(size=(600, 600)) + bytes(100_000))
 
     done = alexnet(
         *("predict", str(large), "-", str(small), "--json-lines"),
@@ -200,7 +200,7 @@ def test_a_name_is_no_command_for_the_terminal(
     """Escape sequences, ends of lines, bytes that are no UTF-8."""
     name = os.path.join(os.fsencode(tmp_path), b"caf\xe9\n\x1b[31m.jpg")
     with open(name, "wb") as file:
-        file.write(picture())
+        file.write(image())
     given = ["predict", str(tmp_path), "--top", "1"] + ([form] if form else [])
 
     done = alexnet(*given, model=tiny_model)
@@ -213,13 +213,13 @@ def test_a_name_is_no_command_for_the_terminal(
         assert len(done.stdout.splitlines()) == 1
 
 
-def test_a_folder_without_pictures_is_one_sentence(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_folder_without_images_is_one_sentence(tiny_model: Path, tmp_path: Path) -> None:
     """And in JSON one object."""
     done = alexnet("predict", str(tmp_path), model=tiny_model)
     as_json = alexnet("predict", str(tmp_path), "--json", model=tiny_model)
 
     assert (done.returncode, as_json.returncode) == (1, 1)
-    assert done.stderr.decode().startswith(f"alexnet: there is no picture in {tmp_path};")
+    assert done.stderr.decode().startswith(f"alexnet: there is no image in {tmp_path};")
     assert json.loads(as_json.stderr)["code"] == "file_unreadable"
     assert as_json.stdout == b""
 
@@ -283,7 +283,7 @@ def test_bars_are_ascii_where_the_terminal_is() -> None:
     assert "--" in sent
 
 
-def test_many_pictures_have_a_bar_that_leaves_nothing_behind(
+def test_many_images_have_a_bar_that_leaves_nothing_behind(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On standard error, if that is a terminal; what is piped on stays as it is."""
@@ -362,7 +362,7 @@ def test_ctrl_c_ends_it_quietly(tiny_model: Path, tmp_path: Path) -> None:
     assert complaint == b""
 
 
-def test_memory_does_not_grow_with_the_number_of_pictures(tiny_model: Path, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_images(tiny_model: Path, tmp_path: Path) -> None:
     """Neither of the document; each is forgotten when it is printed."""
     asked = ("--json", "--top", "250", "--crops", "one")
     alexnet("predict", f"{PHOTOGRAPHS}/cat.jpg", *asked, model=tiny_model)  # imports what it needs
@@ -373,6 +373,6 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tiny_model: Path, tmp_
         for number in (5, 35)
     )
 
-    # 30 answers of 250 classes are 1.3 MB of JSON, and as objects more; a picture, which may still
+    # 30 answers of 250 classes are 1.3 MB of JSON, and as objects more; an image, which may still
     # be held when the next one comes, is 0.2 MB.
     assert more - few < 0.7e6

@@ -30,7 +30,7 @@ from service.loadtest import generator
 from service.settings import SECRETS, Settings
 from tests.support.clocks import Clock
 from tests.support.commands import BUFFERED, Done, alexnet, alexnet_process, plain
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.servers import PATIENCE, ROOT, Live, environment, serving, serving_process
 from tests.support.terminals import on_real_terminal, on_terminal, speaking
 
@@ -40,9 +40,9 @@ GUIDE = (ROOT / "docs" / "commands.md").read_text("utf-8")
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    """A picture on the disk."""
+    """An image on the disk."""
     path = tmp_path / "photo.jpg"
-    path.write_bytes(picture())
+    path.write_bytes(image())
     return path
 
 
@@ -168,7 +168,7 @@ def test_what_the_commands_print_as_processes_they_print_here(
     asked = ("bench", server_of_tiny.url, "tests/pictures", "--rate", "20")
     bench = alexnet_process(*asked, "--seconds", "0.5", "--warm-up", "0")
     assert (bench.returncode, bench.stderr) == (0, b"")
-    assert "pictures/s" in bench.stdout.decode()
+    assert "images/s" in bench.stdout.decode()
 
 
 def test_a_server_is_a_process_that_sigterm_ends_well(tiny_model: Path) -> None:
@@ -262,7 +262,7 @@ def test_commands_end_with_the_codes_of_the_guide(command: str, code: str) -> No
     "command", ["inspect gone.onnx", "evaluate gone", "predict gone.jpg --top 5"]
 )
 def test_errors_are_json_where_json_was_asked_for(command: str, tmp_path: Path) -> None:
-    """On standard error, one object; a picture's own error stands in the document."""
+    """On standard error, one object; an image's own error stands in the document."""
     done = alexnet(*command.split(), "--json")
 
     assert done.returncode == 1
@@ -512,7 +512,7 @@ def test_predict_json_is_what_the_server_answers(tiny_model: Path, photo: Path) 
     """The same shape; `-` is standard input."""
     done = alexnet(
         *("predict", str(photo), "-", "--json", "--top", "3", "--crops", "one"),
-        stdin=picture(),
+        stdin=image(),
         model=tiny_model,
     )
 
@@ -525,7 +525,7 @@ def test_predict_json_is_what_the_server_answers(tiny_model: Path, photo: Path) 
     assert first["classes"] == second["classes"]
 
 
-def test_predict_fails_if_any_picture_fails(tiny_model: Path, photo: Path, tmp_path: Path) -> None:
+def test_predict_fails_if_any_image_fails(tiny_model: Path, photo: Path, tmp_path: Path) -> None:
     """The others are still answered; each failure has its line."""
     text = tmp_path / "notes.txt"
     text.write_text("nothing to see here")

@@ -20,7 +20,7 @@ from service.errors import ServiceError
 from service.inference.classifier import Answer, Classifier, Limits
 from service.inference.engine import Engine
 from tests.support.engines import fixed
-from tests.support.images import PICTURES, picture
+from tests.support.images import IMAGES, image
 from tests.support.models import altered
 from tests.support.servers import PATIENCE, Live, serving
 
@@ -28,9 +28,9 @@ T = TypeVar("T")
 Square = NDArray[np.uint8]
 
 PREDICT = "/v1/predict"
-CAT = (PICTURES / "cat.jpg").read_bytes()
+CAT = (IMAGES / "cat.jpg").read_bytes()
 CATS = {281, 282, 283, 285, 287}  # tabby, tiger, Persian, Egyptian, lynx
-RUNS = 65  # of a picture with a heatmap: itself, and with each of 64 windows hidden
+RUNS = 65  # of an image with a heatmap: itself, and with each of 64 windows hidden
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def bundled(bundled_model: Path) -> Iterator[Live]:
 
 
 def ask(live: Live, data: bytes, **query: str | int) -> dict[str, Any]:
-    """The answer for one picture."""
+    """The answer for one image."""
     answer = live.client.post(PREDICT, params=query, content=data)
     assert answer.status_code == 200, answer.text
     prediction: dict[str, Any] = answer.json()["predictions"][0]
@@ -132,7 +132,7 @@ def test_a_file_that_does_not_say_where_its_views_are_has_no_boxes(
 ) -> None:
     """Written before the entry `views`: null, and the rest as ever."""
     with serving(altered(tiny_model, tmp_path / "older.onnx", views=None)) as live:
-        views = ask(live, picture(), details="views")["views"]
+        views = ask(live, image(), details="views")["views"]
 
     assert len(views) == 10
     assert [view["box"] for view in views] == [None] * 10
@@ -140,7 +140,7 @@ def test_a_file_that_does_not_say_where_its_views_are_has_no_boxes(
 
 def test_without_details_the_answer_is_what_it_was(tiny: Live) -> None:
     """Not a field more, not even an empty one."""
-    text = tiny.client.post(PREDICT, params={"top": 1}, content=picture()).text
+    text = tiny.client.post(PREDICT, params={"top": 1}, content=image()).text
 
     body = json.loads(text)
     [one] = body["predictions"]
@@ -152,10 +152,10 @@ def test_without_details_the_answer_is_what_it_was(tiny: Live) -> None:
 
 def test_details_do_not_change_the_classes(tiny: Live) -> None:
     """They only add to them."""
-    plain = ask(tiny, picture())["classes"]
+    plain = ask(tiny, image())["classes"]
 
     for details in ("views", "heatmap", "views,heatmap"):
-        detailed = ask(tiny, picture(), details=details)["classes"]
+        detailed = ask(tiny, image(), details=details)["classes"]
         assert [one["index"] for one in detailed] == [one["index"] for one in plain]
         np.testing.assert_allclose(
             [one["probability"] for one in detailed],
@@ -167,7 +167,7 @@ def test_details_do_not_change_the_classes(tiny: Live) -> None:
 @pytest.mark.parametrize("details", ["views,heatmap", "Heatmap, VIEWS", "heatmap,views,heatmap"])
 def test_both_details_may_be_asked_for_in_any_order_and_case(tiny: Live, details: str) -> None:
     """Separated by a comma."""
-    assert set(ask(tiny, picture(), details=details)) == {
+    assert set(ask(tiny, image(), details=details)) == {
         "filename", "classes", "views", "heatmap",
     }  # fmt: skip
 
@@ -175,7 +175,7 @@ def test_both_details_may_be_asked_for_in_any_order_and_case(tiny: Live, details
 @pytest.mark.parametrize("details", ["", "view", "views heatmap", "views,", "gradcam"])
 def test_an_unknown_detail_is_named_with_what_there_is(tiny: Live, details: str) -> None:
     """422, before the body is looked at."""
-    answer = tiny.client.post(PREDICT, params={"details": details}, content=b"no picture")
+    answer = tiny.client.post(PREDICT, params={"details": details}, content=b"no image")
 
     assert (answer.status_code, answer.json()["code"]) == (422, "parameter_invalid")
     assert f"details={details!r}: must be views or heatmap" in answer.json()["error"]
@@ -186,7 +186,7 @@ def test_each_good_file_of_a_form_has_its_details(tiny: Live) -> None:
     files = [
         ("file", ("a.png", png(cat()))),
         ("file", ("b.jpg", CAT[:500])),
-        ("file", ("c.jpg", picture())),
+        ("file", ("c.jpg", image())),
     ]
 
     answer = tiny.client.post(PREDICT, params={"details": "views,heatmap"}, files=files)
@@ -281,36 +281,36 @@ def test_a_cell_has_the_mean_fall_over_the_windows_that_cover_it(
     assert values.min() < -1e-3 < 1e-3 < values.max()
 
 
-def test_a_request_counts_as_its_pictures_and_its_runs_as_runs(tiny_model: Path) -> None:
-    """One picture, and one run with the views; 65 pictures in the runs with a heatmap."""
+def test_a_request_counts_as_its_images_and_its_runs_as_runs(tiny_model: Path) -> None:
+    """One image, and one run with the views; 65 images in the runs with a heatmap."""
     with serving(tiny_model) as live:
-        before = sample(live, "alexnet_batch_pictures_sum")
-        ask(live, picture(), details="views")
-        views = sample(live, "alexnet_batch_pictures_sum")
-        ask(live, picture(), details="views,heatmap")
-        heatmap = sample(live, "alexnet_batch_pictures_sum")
-        pictures = sample(live, "alexnet_pictures_total")
+        before = sample(live, "alexnet_batch_images_sum")
+        ask(live, image(), details="views")
+        views = sample(live, "alexnet_batch_images_sum")
+        ask(live, image(), details="views,heatmap")
+        heatmap = sample(live, "alexnet_batch_images_sum")
+        images = sample(live, "alexnet_images_total")
         decoded = sample(live, "alexnet_decode_duration_seconds_count")
 
     assert (views - before, heatmap - views) == (1, RUNS)
-    assert (pictures, decoded) == (2, 2)
+    assert (images, decoded) == (2, 2)
 
 
 def test_a_queue_that_never_has_room_for_a_heatmap_says_so(tiny_model: Path) -> None:
     """422, not a 503 that would be waited for; and before the body is read."""
     with serving(tiny_model, max_queue=RUNS - 1, max_files=2) as live:
         refused = live.client.post(PREDICT, params={"details": "heatmap"}, content=b"")
-        assert len(ask(live, picture(), details="views")["views"]) == 10
+        assert len(ask(live, image(), details="views")["views"]) == 10
     with serving(tiny_model, max_queue=RUNS, max_files=2) as live:
-        assert ask(live, picture(), details="heatmap")["heatmap"]["rows"] == 8
+        assert ask(live, image(), details="heatmap")["heatmap"]["rows"] == 8
 
     assert (refused.status_code, refused.json()["code"]) == (422, "parameter_invalid")
     assert "have ALEXNET_MAX_QUEUE raised" in refused.json()["error"]
 
 
 def test_more_heatmaps_than_the_queue_holds_are_refused_together(tiny: Live) -> None:
-    """Of 256 places three pictures take 195; four are told to come in several requests."""
-    form = [("file", (f"{number}.jpg", picture())) for number in range(4)]
+    """Of 256 places three images take 195; four are told to come in several requests."""
+    form = [("file", (f"{number}.jpg", image())) for number in range(4)]
 
     three = tiny.client.post(PREDICT, params={"details": "heatmap"}, files=form[:3])
     four = tiny.client.post(PREDICT, params={"details": "heatmap"}, files=form)
@@ -318,27 +318,27 @@ def test_more_heatmaps_than_the_queue_holds_are_refused_together(tiny: Live) -> 
 
     assert (three.status_code, four.status_code, views.status_code) == (200, 422, 200)
     assert "260 for 4" in four.json()["error"]
-    assert "send fewer pictures in a request" in four.json()["error"]
+    assert "send fewer images in a request" in four.json()["error"]
 
 
 def test_a_heatmap_counts_against_the_rate_by_what_it_runs(tiny_model: Path) -> None:
-    """65 of a hundred pictures; the views cost nothing more."""
+    """65 of a hundred images; the views cost nothing more."""
     with serving(tiny_model, rate_limit="100/day") as live:
         statuses = [
-            live.client.post(PREDICT, params=query, content=picture()).status_code
+            live.client.post(PREDICT, params=query, content=image()).status_code
             for query in ({"details": "heatmap"}, {"details": "heatmap"}, {"details": "views"})
         ]
     with serving(tiny_model, rate_limit="10/day") as live:
-        never = live.client.post(PREDICT, params={"details": "heatmap"}, content=picture())
+        never = live.client.post(PREDICT, params={"details": "heatmap"}, content=image())
 
     assert statuses == [200, 429, 200]
     assert (never.status_code, never.json()["code"]) == (422, "parameter_invalid")
-    assert "details=heatmap counts as 65 pictures" in never.json()["error"]
+    assert "details=heatmap counts as 65 images" in never.json()["error"]
 
 
 def test_an_answer_that_would_be_too_long_is_refused(tiny_model: Path) -> None:
-    """Before the network runs: the views of many pictures with all classes take much memory."""
-    files = [("file", (f"{number}.jpg", picture())) for number in range(6)]
+    """Before the network runs: the views of many images with all classes take much memory."""
+    files = [("file", (f"{number}.jpg", image())) for number in range(6)]
     with serving(tiny_model) as live:
         query = {"top": "1000", "details": "views"}
         fits = live.client.post(PREDICT, params=query, files=files[:5])
@@ -348,14 +348,14 @@ def test_an_answer_that_would_be_too_long_is_refused(tiny_model: Path) -> None:
     assert fits.status_code == 200
     assert (refused.status_code, refused.json()["code"]) == (422, "parameter_invalid")
     assert "66000 classes, and 64000 are the most; send fewer" in refused.json()["error"]
-    assert re.search(r'alexnet_pictures_total\{outcome="answered".*\} 5\.0', counted)
+    assert re.search(r'alexnet_images_total\{outcome="answered".*\} 5\.0', counted)
 
 
 def test_heatmaps_can_be_switched_off(tiny_model: Path) -> None:
     """The views, which cost nothing, stay."""
     with serving(tiny_model, heatmaps="false") as live:
-        refused = live.client.post(PREDICT, params={"details": "heatmap"}, content=picture())
-        answered = live.client.post(PREDICT, params={"details": "views"}, content=picture())
+        refused = live.client.post(PREDICT, params={"details": "heatmap"}, content=image())
+        answered = live.client.post(PREDICT, params={"details": "views"}, content=image())
         page = live.client.get("/").text
 
     assert (refused.status_code, refused.json()["code"]) == (422, "parameter_invalid")
@@ -387,7 +387,7 @@ def play(model: Path, scene: Callable[[Classifier], Awaitable[T]]) -> T:
 def test_views_and_mean_come_out_of_one_run(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The session is asked once for a picture, and for nothing that was not wanted."""
+    """The session is asked once for an image, and for nothing that was not wanted."""
     asked: list[tuple[int, list[str]]] = []
 
     async def scene(classifier: Classifier) -> list[Answer | ServiceError]:
@@ -413,17 +413,17 @@ def test_views_and_mean_come_out_of_one_run(
 
 
 def test_padding_to_a_fixed_size_changes_no_view(tiny_model: Path) -> None:
-    """As on CUDA: seven pictures in runs of four, the second filled up."""
+    """As on CUDA: seven images in runs of four, the second filled up."""
     engine = Engine.load(tiny_model, device="cpu", threads=1)
     padded, session = fixed(engine, tiny_model, 1, 2, 4)
-    pictures = np.random.default_rng(3).integers(0, 256, (7, 256, 256, 3), np.uint8)
+    images = np.random.default_rng(3).integers(0, 256, (7, 256, 256, 3), np.uint8)
 
-    answers = padded.run_views(pictures, 10)
+    answers = padded.run_views(images, 10)
 
     assert answers.shape == (7, 11, 1000)
     assert session.runs == [(4, 10), (4, 10)]
-    np.testing.assert_allclose(answers, engine.run_views(pictures, 10), atol=1e-6)
-    np.testing.assert_allclose(answers[:, 0], engine.run(pictures, 10), atol=1e-6)
+    np.testing.assert_allclose(answers, engine.run_views(images, 10), atol=1e-6)
+    np.testing.assert_allclose(answers[:, 0], engine.run(images, 10), atol=1e-6)
 
 
 def test_who_leaves_takes_all_hidden_copies_along(
@@ -457,7 +457,7 @@ def test_who_leaves_takes_all_hidden_copies_along(
     assert ran == [ran[0], 1]
 
 
-def test_a_single_picture_overtakes_a_heatmap(
+def test_a_single_image_overtakes_a_heatmap(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is in the next batch, whatever waits before it."""

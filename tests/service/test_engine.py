@@ -33,7 +33,7 @@ from service.inference.model_file import CENTRE, MARK
 from tests.support.engines import Counted, fixed
 from tests.support.models import altered, entry
 
-PICTURES = np.random.default_rng(1).integers(0, 256, (5, 256, 256, 3), np.uint8)
+IMAGES = np.random.default_rng(1).integers(0, 256, (5, 256, 256, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +41,26 @@ def engine(tiny_model: Path) -> Engine:
     return Engine.load(tiny_model, device="cpu", threads=1)
 
 
-def test_every_picture_gets_a_distribution_over_the_classes(engine: Engine) -> None:
+def test_every_image_gets_a_distribution_over_the_classes(engine: Engine) -> None:
     for crops in engine.model.crops.values():
-        probabilities = engine.run(PICTURES, crops)
+        probabilities = engine.run(IMAGES, crops)
 
         assert probabilities.shape == (5, len(engine.model.labels))
         assert probabilities.dtype == np.float32
         np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-4)
 
 
-def test_a_picture_is_answered_alike_alone_and_in_company(engine: Engine) -> None:
-    alone = np.concatenate([engine.run(picture[np.newaxis], 10) for picture in PICTURES])
+def test_a_image_is_answered_alike_alone_and_in_company(engine: Engine) -> None:
+    alone = np.concatenate([engine.run(image[np.newaxis], 10) for image in IMAGES])
 
-    np.testing.assert_allclose(engine.run(PICTURES, 10), alone, atol=1e-5)
+    np.testing.assert_allclose(engine.run(IMAGES, 10), alone, atol=1e-5)
 
 
 def test_several_threads_may_run_at_once(engine: Engine) -> None:
-    expected = engine.run(PICTURES, 10)
+    expected = engine.run(IMAGES, 10)
 
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: engine.run(PICTURES, 10), range(12)))
+        answers = list(pool.map(lambda _: engine.run(IMAGES, 10), range(12)))
 
     for answer in answers:
         np.testing.assert_allclose(answer, expected, atol=1e-6)
@@ -77,12 +77,12 @@ def test_the_sizes_are_the_powers_of_two_and_the_largest_batch(
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, 1), (1, 1), (2, 2), (3, 4), (4, 4), (5, 6)])
-def test_a_batch_is_padded_to_the_next_size_behind_its_pictures(count: int, size: int) -> None:
-    filled = padded(PICTURES[:count], (1, 2, 4, 6))
+def test_a_batch_is_padded_to_the_next_size_behind_its_images(count: int, size: int) -> None:
+    filled = padded(IMAGES[:count], (1, 2, 4, 6))
 
     assert filled.shape == (size, 256, 256, 3)
     assert filled.dtype == np.uint8
-    np.testing.assert_array_equal(filled[:count], PICTURES[:count])
+    np.testing.assert_array_equal(filled[:count], IMAGES[:count])
     assert not filled[count:].any()
 
 
@@ -96,28 +96,28 @@ def test_an_engine_of_fixed_sizes_runs_only_those_and_answers_alike(
 
     for crops in engine.model.crops.values():
         session.runs.clear()
-        probabilities = of_sizes.run(PICTURES[:count], crops)
+        probabilities = of_sizes.run(IMAGES[:count], crops)
 
         assert session.runs == [(size, crops) for size in runs]
         assert probabilities.shape == (count, len(engine.model.labels))
-        np.testing.assert_allclose(probabilities, engine.run(PICTURES[:count], crops), atol=1e-6)
+        np.testing.assert_allclose(probabilities, engine.run(IMAGES[:count], crops), atol=1e-6)
 
 
 def test_padding_never_reaches_an_answer(engine: Engine, tiny_model: Path) -> None:
     of_sizes, session = fixed(engine, tiny_model, 8)
 
-    probabilities = of_sizes.run(PICTURES, 10)
+    probabilities = of_sizes.run(IMAGES, 10)
 
     assert session.runs == [(8, 10)]
-    np.testing.assert_allclose(probabilities, engine.run(PICTURES, 10), atol=1e-6)
+    np.testing.assert_allclose(probabilities, engine.run(IMAGES, 10), atol=1e-6)
 
 
 def test_several_threads_may_run_an_engine_of_fixed_sizes(engine: Engine, tiny_model: Path) -> None:
     of_sizes, _ = fixed(engine, tiny_model, 1, 2, 4)
-    expected = engine.run(PICTURES, 10)
+    expected = engine.run(IMAGES, 10)
 
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda n: of_sizes.run(PICTURES[: n % 6], 10), range(12)))
+        answers = list(pool.map(lambda n: of_sizes.run(IMAGES[: n % 6], 10), range(12)))
 
     for n, answer in enumerate(answers):
         np.testing.assert_allclose(answer, expected[: n % 6], atol=1e-6)
@@ -309,19 +309,19 @@ def test_views_that_cannot_be_are_refused(
         Engine.load(other, device="cpu")
 
 
-def test_a_model_that_answers_its_own_picture_wrongly_is_refused(
+def test_a_model_that_answers_its_own_image_wrongly_is_refused(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     golden = json.loads(entry(tiny_model, "golden"))
     golden["classes"][0]["probability"] += 2 * golden["tolerance"] + 0.01
     other = altered(tiny_model, tmp_path / "other.onnx", golden=json.dumps(golden))
 
-    with pytest.raises(ModelUnusable, match="start-up picture"):
+    with pytest.raises(ModelUnusable, match="start-up image"):
         Engine.load(other, device="cpu")
 
 
 @pytest.mark.parametrize("damage", [{"pixels": "AAAA"}, {"tolerance": "x"}, {"classes": [{}]}])
-def test_a_start_up_picture_that_cannot_be_read_is_refused(
+def test_a_start_up_image_that_cannot_be_read_is_refused(
     tiny_model: Path, tmp_path: Path, damage: dict[str, object]
 ) -> None:
     golden = json.loads(entry(tiny_model, "golden")) | damage

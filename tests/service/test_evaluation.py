@@ -1,4 +1,4 @@
-"""`alexnet evaluate FOLDER`, from pictures to tables, JSON, record and report."""
+"""`alexnet evaluate FOLDER`, from images to tables, JSON, record and report."""
 
 import asyncio
 import base64
@@ -35,7 +35,7 @@ from tests.support.models import OWN, altered
 from tests.support.servers import PATIENCE
 
 EVALUATION = Path(__file__).parents[3] / "shared" / "data" / "evaluation"
-PICTURES = 24
+IMAGES = 24
 HOSTILE = '<img src=x onerror="alert(1)">&.jpg'
 
 
@@ -54,12 +54,12 @@ def measured(folder: Path, *arguments: object) -> dict[str, Any]:
     return told
 
 
-def served(model: Path, pictures: list[bytes], crops: str) -> list[list[Prediction]]:
-    """All classes of each picture, as the service answers."""
+def served(model: Path, images: list[bytes], crops: str) -> list[list[Prediction]]:
+    """All classes of each image, as the service answers."""
 
     async def classified() -> list[list[Prediction] | ServiceError]:
         async with Classifier(Engine.load(model, device="cpu"), limits(Settings())) as classifier:
-            return await classifier.classify_many(pictures, crops=crops, top=1000)
+            return await classifier.classify_many(images, crops=crops, top=1000)
 
     found = asyncio.run(classified())
     return [one for one in found if not isinstance(one, ServiceError)]
@@ -68,14 +68,14 @@ def served(model: Path, pictures: list[bytes], crops: str) -> list[list[Predicti
 @pytest.fixture(scope="module")
 def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
-    Pictures labelled by what the service answers with ten crops: the best class is the right one
+    Images labelled by what the service answers with ten crops: the best class is the right one
     of the first twelve, the third best of the next six, and one far behind of the others.
     """
     top = tmp_path_factory.mktemp("labelled")
-    pictures = photographs(PICTURES)
-    for number, best in enumerate(served(tiny_model, pictures, "ten")):
+    images = photographs(IMAGES)
+    for number, best in enumerate(served(tiny_model, images, "ten")):
         right = best[0 if number < 12 else 2 if number < 18 else 40 * number]
-        (top / f"{right.wordnet_id}_{number:02}.jpg").write_bytes(pictures[number])
+        (top / f"{right.wordnet_id}_{number:02}.jpg").write_bytes(images[number])
     return top
 
 
@@ -83,7 +83,7 @@ def test_the_figures_are_those_of_the_services_answers(folder: Path, tiny_model:
     told = measured(folder, "--model", tiny_model, "--crops", "ten")
 
     (run,) = told["runs"]
-    assert (run["pictures"], run["top1"], run["top5"]) == (PICTURES, 0.5, 0.75)
+    assert (run["pictures"], run["top1"], run["top5"]) == (IMAGES, 0.5, 0.75)
     assert (run["crops"], run["model"], run["variant"]) == ("ten", "tiny", "owt")
     assert run["version"] == Engine.load(tiny_model, device="cpu").model.version
     assert run["top1_interval"] == pytest.approx(wilson(12, 24), abs=1e-6)
@@ -114,7 +114,7 @@ def test_each_choice_of_crops_is_measured_as_the_service_answers_it(
     assert [(one["run"], one["against"]) for one in told["comparisons"]] == [(1, 0), (2, 0)]
 
 
-def test_two_models_are_compared_on_the_same_pictures(
+def test_two_models_are_compared_on_the_same_images(
     folder: Path, tiny_model: Path, other_model: Path
 ) -> None:
     given = ("--model", tiny_model, "--model", other_model, "--crops", "one,ten")
@@ -126,7 +126,7 @@ def test_two_models_are_compared_on_the_same_pictures(
     (between,) = (one for one in told["comparisons"] if (one["run"], one["against"]) == (2, 0))
     top1 = between["top1"]
     assert top1["difference"] == pytest.approx(last["top1"] - first["top1"], abs=1e-5)
-    assert top1["gained"] - top1["lost"] == round(PICTURES * top1["difference"])
+    assert top1["gained"] - top1["lost"] == round(IMAGES * top1["difference"])
     assert top1["interval"][0] < top1["difference"] < top1["interval"][1]
 
 
@@ -209,7 +209,7 @@ def test_the_record_keeps_what_else_is_in_it(
     assert told["weights"] == {"licence": "mine"}
     old, new = told["accuracy"]
     assert old == {"data": "old", "top1": 0.1}
-    assert (new["data"], new["crops"], new["pictures"]) == ("these", "one", PICTURES)
+    assert (new["data"], new["crops"], new["pictures"]) == ("these", "one", IMAGES)
 
 
 def test_a_model_file_with_the_record_shows_the_accuracy(
@@ -228,7 +228,7 @@ def test_a_model_file_with_the_record_shows_the_accuracy(
         assert re.search(rf"accuracy, {name}_interval\t{low} to {high}", shown)
 
 
-def test_pictures_that_are_left_out_are_counted_and_named(
+def test_images_that_are_left_out_are_counted_and_named(
     folder: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     for file in folder.iterdir():
@@ -253,17 +253,17 @@ def test_pictures_that_are_left_out_are_counted_and_named(
         "n99999999.jpg": "label_unknown",
     }
     assert sum(told["left_out"]["reasons"].values()) == 4
-    assert (told["pictures"], told["others"]) == (PICTURES, 1)
+    assert (told["pictures"], told["others"]) == (IMAGES, 1)
     assert "4 left out: 1 unlabelled, 1 label_unknown, 1 image_unreadable, 1 body_empty" in printed
     assert "\x1b" not in printed
     assert len(told["runs"][0]["classes_without_pictures"]) == 1000 - told["classes"]
-    assert f"{1000 - told['classes']} of the model's 1000 classes have no picture" in printed
+    assert f"{1000 - told['classes']} of the model's 1000 classes have no image" in printed
 
 
-def test_a_folder_of_broken_pictures_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_folder_of_broken_images_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "n01440764.jpg").write_bytes(b"\xff\xd8\xff")
 
-    with pytest.raises(EvaluationFailed, match="none of the 1 pictures could be read"):
+    with pytest.raises(EvaluationFailed, match="none of the 1 images could be read"):
         evaluate(tmp_path, "--model", tiny_model)
 
 
@@ -275,14 +275,14 @@ def test_a_file_beyond_the_limit_is_left_out_as_the_service_would_refuse_it(
 
     told = measured(folder, "--model", tiny_model, "--crops", "one")
 
-    assert told["left_out"]["reasons"] == {"body_too_large": PICTURES - told["pictures"]}
-    assert told["pictures"] < PICTURES
+    assert told["left_out"]["reasons"] == {"body_too_large": IMAGES - told["pictures"]}
+    assert told["pictures"] < IMAGES
 
 
 def test_a_model_with_classes_of_ones_own_is_measured_by_folder_names(tmp_path: Path) -> None:
-    pictures = photographs(6)
-    best = served(OWN, pictures, "ten")
-    for number, (data, classes) in enumerate(zip(pictures, best, strict=True)):
+    images = photographs(6)
+    best = served(OWN, images, "ten")
+    for number, (data, classes) in enumerate(zip(images, best, strict=True)):
         place = tmp_path / "p" / classes[number % 2].label.replace("/", "_")
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{number}.jpg").write_bytes(data)
@@ -385,7 +385,7 @@ def test_the_report_has_the_figures_the_plots_and_all_tables(
         assert f"{100 * low:.1f}-{100 * high:.1f}" in page.text
     text = " ".join(page.text.split())
     for bin in (bin for run in told["runs"] for bin in run["calibration"] if bin["pictures"]):
-        assert f"{bin['pictures']} pictures above {100 * bin['low']:.1f}" in text
+        assert f"{bin['pictures']} images above {100 * bin['low']:.1f}" in text
     assert page.tags.count("figure") == 2
     for one in told["runs"][0]["classes"]:
         assert one["true"]["wordnet_id"] in page.text
@@ -477,13 +477,13 @@ def test_it_says_how_far_it_is(
 
     def decode_the_last_when_it_was_said(self: Decoder, name: bytes) -> Any:
         opened.append(name)
-        if len(opened) == PICTURES and not terminal:
+        if len(opened) == IMAGES and not terminal:
             assert said.wait(PATIENCE)
         return decode(self, name)
 
     def say_and_tell(line: str) -> None:
         say(line)
-        if re.match(rf"[1-9]\d*/{PICTURES} ", line):
+        if re.match(rf"[1-9]\d*/{IMAGES} ", line):
             said.set()
 
     monkeypatch.setattr(Decoder, "__call__", decode_the_last_when_it_was_said)
@@ -497,7 +497,7 @@ def test_it_says_how_far_it_is(
     done = CliRunner().invoke(app, [*given, "--crops", "one"], env=environment)
 
     assert done.exit_code == 0
-    assert re.search(rf"\b[1-9]\d*/{PICTURES} \d+\.\d/s", done.stderr)
+    assert re.search(rf"\b[1-9]\d*/{IMAGES} \d+\.\d/s", done.stderr)
     assert ("\u2501" in done.stderr) == terminal
 
 
@@ -531,7 +531,7 @@ def test_a_signal_ends_it_and_leaves_no_file(
     assert not output.exists()
 
 
-@pytest.mark.skipif(not EVALUATION.is_dir(), reason="needs the evaluation pictures, not shipped")
+@pytest.mark.skipif(not EVALUATION.is_dir(), reason="needs the evaluation images, not shipped")
 @pytest.mark.parametrize(
     "crops",
     [("one",), pytest.param(("ten", "one", "dense"), marks=pytest.mark.external)],

@@ -15,7 +15,7 @@ from service.evaluation.calibration import (
     expected_error,
     measured,
 )
-from service.evaluation.confusion import class_figures, confusions, without_pictures, worst
+from service.evaluation.confusion import class_figures, confusions, without_images, worst
 from service.evaluation.formatting import between, from_to, percent, points, probability
 from service.evaluation.intervals import mcnemar, paired_difference, wilson
 from service.evaluation.predicted import Answers
@@ -58,11 +58,11 @@ def answers(said: list[list[float]], truth: list[int], of: Model, crops: str = "
     )
 
 
-def spread(pictures: int, *, power: float, seed: int = 0) -> Sure:
+def spread(images: int, *, power: float, seed: int = 0) -> Sure:
     """Probabilities p, and answers that are right in p ** power of the cases."""
     random = np.random.default_rng(seed)
-    sure = random.beta(1.3, 2.0, pictures).astype(np.float32)
-    return sure, random.random(pictures) < sure**power
+    sure = random.beta(1.3, 2.0, images).astype(np.float32)
+    return sure, random.random(images) < sure**power
 
 
 @pytest.mark.parametrize(
@@ -174,21 +174,21 @@ def test_the_calibration_error_is_that_of_scikit_learns_curve() -> None:
     assert expected_error(sure, hits) == pytest.approx(expected, abs=1e-6)
 
 
-def test_each_picture_is_in_the_bin_of_its_probability_nothing_and_all_included() -> None:
+def test_each_image_is_in_the_bin_of_its_probability_nothing_and_all_included() -> None:
     # No probability but 0 and 1 lies on a bin's end: fifteenths are no binary fractions.
     third = np.float32(1 / 3)  # a little above
     sure = np.array([0.0, np.nextafter(third, np.float32(0)), third, 1.0], np.float32)
 
     found = bins(sure, np.ones(4, bool))
 
-    assert [m for m, one in enumerate(found) if one.pictures] == [0, 4, 5, 14]
+    assert [m for m, one in enumerate(found) if one.images] == [0, 4, 5, 14]
     assert (found[4].low, found[4].high) == (4 / 15, 5 / 15)
 
 
 def test_an_empty_bin_has_no_figures() -> None:
     (*_, last) = bins(np.array([0.5], np.float32), np.ones(1, bool))
 
-    assert (last.pictures, last.confidence, last.right, last.right_interval) == (
+    assert (last.images, last.confidence, last.right, last.right_interval) == (
         0,
         None,
         None,
@@ -209,7 +209,7 @@ def test_the_interval_of_a_calibrated_models_error_begins_at_nothing(seed: int) 
 def test_the_interval_of_a_wrong_calibration_holds_the_true_error(
     power: float, true: float
 ) -> None:
-    # The true errors are those of four million pictures.
+    # The true errors are those of four million images.
     (found,) = measured([spread(3000, power=power)])
 
     assert 0 < found.interval[0] < true < found.interval[1]
@@ -245,7 +245,7 @@ def test_figures_are_those_of_scikit_learn() -> None:
 
     found = figures(each[0], calibrations(each)[0])
 
-    assert found.pictures == 200
+    assert found.images == 200
     assert found.top1 == metrics.top_k_accuracy_score(truth, said, k=1, labels=range(6))
     assert found.top5 == metrics.top_k_accuracy_score(truth, said, k=5, labels=range(6))
     assert found.nll == pytest.approx(metrics.log_loss(truth, said, labels=range(6)), rel=1e-5)
@@ -310,7 +310,7 @@ def test_the_same_class_at_another_index_is_the_same_best_class() -> None:
 
 
 def confused() -> Answers:
-    """Three pictures of a, two of them taken for c; one of b, taken for a; one of d, right."""
+    """Three images of a, two of them taken for c; one of b, taken for a; one of d, right."""
     return answers(
         [
             [0.8, 0.1, 0.1, 0],
@@ -327,23 +327,21 @@ def confused() -> Answers:
 def test_confusions_are_counted_by_pair_and_the_frequent_ones_come_first() -> None:
     found = confusions(confused())
 
-    told = [
-        (one.true.label, one.said.label, one.pictures, round(one.confidence, 3)) for one in found
-    ]
+    told = [(one.true.label, one.said.label, one.images, round(one.confidence, 3)) for one in found]
     assert told == [("a", "c", 2, 0.6), ("b", "a", 1, 0.9)]
 
 
-def test_each_class_with_pictures_has_its_figures_and_the_surest_failure_comes_first() -> None:
+def test_each_class_with_images_has_its_figures_and_the_surest_failure_comes_first() -> None:
     each = confused()
 
     found = class_figures(each, confusions(each))
 
-    told = [(one.true.label, one.pictures, round(one.top1, 3), one.top5) for one in found]
+    told = [(one.true.label, one.images, round(one.top1, 3), one.top5) for one in found]
     # a: 1 of 3, b: 0 of 1, d: 1 of 1; the intervals end at 0.79, 0.79 and 1.
     assert sorted(told) == [("a", 3, 0.333, 1.0), ("b", 1, 0.0, 1.0), ("d", 1, 1.0, 1.0)]
     assert [one.top1_interval[1] for one in found] == sorted(one.top1_interval[1] for one in found)
     taken = {
-        one.true.label: (one.said_most and one.said_most.label, one.said_most_pictures)
+        one.true.label: (one.said_most and one.said_most.label, one.said_most_images)
         for one in found
     }
     assert taken == {"a": ("c", 2), "b": ("a", 1), "d": (None, 0)}
@@ -356,8 +354,8 @@ def test_a_class_that_fails_often_stands_above_one_that_failed_once() -> None:
     assert [one.true.label for one in class_figures(each, confusions(each))] == ["a", "c"]
 
 
-def test_classes_without_pictures_are_named() -> None:
-    assert [one.label for one in without_pictures(confused())] == ["c"]
+def test_classes_without_images_are_named() -> None:
+    assert [one.label for one in without_images(confused())] == ["c"]
 
 
 def test_the_worst_mistakes_are_the_surest_wrong_answers() -> None:

@@ -1,4 +1,4 @@
-"""What `alexnet evaluate` takes the pictures of a folder for."""
+"""What `alexnet evaluate` takes the images of a folder for."""
 
 import os
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def folder(top: Path, *names: str) -> Path:
 
 
 def found(truth: Truth, model: int = 0) -> dict[str, int]:
-    """The class of each picture."""
+    """The class of each image."""
     names = (os.fsdecode(name) for name in truth.names)
     return dict(zip(names, truth.classes[model].tolist(), strict=True))
 
@@ -103,7 +103,7 @@ def test_what_has_no_class_of_the_model_is_left_out_with_the_reason(tmp_path: Pa
     assert truth.others == 2
 
 
-def test_only_pictures_that_every_model_knows_are_asked_about(tmp_path: Path) -> None:
+def test_only_images_that_every_model_knows_are_asked_about(tmp_path: Path) -> None:
     few = Classes([GOLDFISH, TENCH])
     truth = read(
         folder(tmp_path, "tench/a.jpg", "goldfish/b.jpg", "n02012849/c.jpg"), IMAGENET, few
@@ -159,7 +159,7 @@ def test_folders_are_not_taken_for_indices(tmp_path: Path) -> None:
     assert out(read(folder(tmp_path, "1/a.jpg", "tench/b.jpg"))) == {"1/a.jpg": "label_unknown"}
 
 
-def test_a_picture_in_the_table_that_is_nowhere_is_asked_for(tmp_path: Path) -> None:
+def test_a_image_in_the_table_that_is_nowhere_is_asked_for(tmp_path: Path) -> None:
     truth = read(folder(tmp_path / "p", "a.jpg"), table="file,label\na.jpg,tench\nb.jpg,tench\n")
 
     assert found(truth) == {"a.jpg": 0, "b.jpg": 0}  # and reported when it cannot be read
@@ -194,12 +194,12 @@ def test_a_table_that_is_no_text_or_not_there_is_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("names", "why"),
     [
-        ((), "there is no picture in"),
-        (("a.jpg", "b.jpg"), "none of the 2 pictures .* put them into folders called like"),
+        ((), "there is no image in"),
+        (("a.jpg", "b.jpg"), "none of the 2 images .* put them into folders called like"),
         (("unicorn/a.jpg",), "No class of the model is called 'unicorn'"),
     ],
 )
-def test_a_folder_without_a_labelled_picture_is_an_error(
+def test_a_folder_without_a_labelled_image_is_an_error(
     names: tuple[str, ...], why: str, tmp_path: Path
 ) -> None:
     with pytest.raises(EvaluationFailed, match=why):

@@ -29,7 +29,7 @@ from service import app as application
 from service.inference.batching import Batcher
 from service.inference.queue import Entry
 from tests.support.commands import alexnet
-from tests.support.images import grey, picture
+from tests.support.images import grey, image
 from tests.support.models import FAULTY, HANGING, HANGS, RAISES
 from tests.support.servers import (
     LATER,
@@ -70,7 +70,7 @@ def another_version(server: Live, than: str) -> bool:
     return version(server) != than
 
 
-def test_a_run_that_raises_fails_its_own_picture_alone() -> None:
+def test_a_run_that_raises_fails_its_own_image_alone() -> None:
     form = {f"{mark}": grey(mark) for mark in (10, 20)}
     with serving(FAULTY) as server, ThreadPoolExecutor() as clients:
         ask = partial(server.client.post, PREDICT)
@@ -93,11 +93,11 @@ def test_a_run_that_raises_fails_its_own_picture_alone() -> None:
         "internal_error",
     ]
     assert (alone.status_code, alone.json()["code"]) == (500, "internal_error")
-    assert server.logged("A run of 3 pictures failed")
+    assert server.logged("A run of 3 images failed")
 
 
 def test_a_run_that_hangs_ends_the_process_and_nobody_waits_for_it() -> None:
-    """Neither the client whose picture is in it, nor the one whose picture comes after."""
+    """Neither the client whose image is in it, nor the one whose image comes after."""
     with (
         serving_process(FAULTY, max_batch=1, run_timeout=1) as server,
         closing(connected(server)) as one,
@@ -202,7 +202,7 @@ def test_a_dispatcher_that_dies_ends_the_server_and_nobody_waits_for_it(
 
     monkeypatch.setattr(Batcher, "_serve", dying)
     with serving(tiny_model) as server:
-        answer = server.client.post(PREDICT, content=picture())
+        answer = server.client.post(PREDICT, content=image())
         status = server.wait()
 
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
@@ -215,7 +215,7 @@ def clients_of(server: Live, number: int = 4) -> Iterator[list[int | str]]:
     """Clients that ask on and on, each on a connection of its own, until they have been refused
     three times; yields what they got."""
     outcomes: list[int | str] = []
-    body = picture()
+    body = image()
     done = threading.Event()
 
     def ask_on() -> None:
@@ -314,7 +314,7 @@ def test_after_a_kill_it_starts_again_on_the_same_port(tiny_model: Path, tmp_pat
             server.process.wait(PATIENCE)
         with serving(tiny_model, port=chosen) as again:
             assert again.address == server.address
-            assert again.service.classify(picture()).classes
+            assert again.service.classify(image()).classes
 
     assert not list(tmp_path.iterdir())
 
@@ -334,7 +334,7 @@ def test_a_new_model_takes_over_on_sighup_and_no_request_is_lost(
             server.reload()
             until(served_no_more)
         until(lambda: len(outcomes) > 8)
-        answer = server.client.post(PREDICT, content=picture()).json()
+        answer = server.client.post(PREDICT, content=image()).json()
         health = server.client.get("/health").json()
 
     assert set(outcomes) == {200}
@@ -351,10 +351,10 @@ def test_a_new_model_that_fails_its_checks_is_refused_and_the_old_one_serves_on(
     with serving(model) as server:
         before = version(server)
         damage(model, fault)
-        unaware = server.service.classify(picture())
+        unaware = server.service.classify(image())
         server.reload()
         until(lambda: server.logged("The model stays as it was"))
-        answer = server.service.classify(picture())
+        answer = server.service.classify(image())
         health = server.service.health()
         shutil.copy(tiny_model, model)
         server.reload()
@@ -400,7 +400,7 @@ def test_a_new_model_that_never_finishes_its_check_neither_takes_over_nor_holds_
         keys.write_text("key-number-two-of-two")
         server.process.send_signal(signal.SIGHUP)
         until(lambda: server.client.post(PREDICT, headers=old).status_code == 401)
-        answer = server.client.post(PREDICT, content=picture(), headers=new)
+        answer = server.client.post(PREDICT, content=image(), headers=new)
         server.process.terminate()
         status = server.process.wait(PATIENCE)
 
@@ -510,7 +510,7 @@ main()
 
 def test_a_full_disk_stops_no_server(tiny_model: Path) -> None:
     """Neither uploads nor the log need room; where there is none for the log, it is lost."""
-    form = {f"{number}": (f"{number}.jpg", picture() + bytes(3_000_000)) for number in range(3)}
+    form = {f"{number}": (f"{number}.jpg", image() + bytes(3_000_000)) for number in range(3)}
     with ExitStack() as block:
         chosen = block.enter_context(port())
         full = block.enter_context(Path("/dev/full").open("w"))
@@ -529,7 +529,7 @@ def test_a_full_disk_stops_no_server(tiny_model: Path) -> None:
             httpx2.Client(base_url=address, trust_env=False, timeout=PATIENCE)
         )
         until(lambda: _answers(client))
-        large = client.post(PREDICT, files={**form, "good": picture()})
+        large = client.post(PREDICT, files={**form, "good": image()})
         process.terminate()
         status = process.wait(PATIENCE)
 

@@ -1,5 +1,5 @@
 """
-Pictures made to harm: each gives a square or an `ImageError`, soon, and takes no memory with it.
+Images made to harm: each gives a square or an `ImageError`, soon, and takes no memory with it.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ from PIL import Image, ImageFile
 
 from service import errors
 from service.inference import image
-from service.inference.image import FORMAT_NAMES, Picture, decode, open_picture
+from service.inference.image import FORMAT_NAMES, EncodedImage, decode, open_image
 from tests.support import traps
 from tests.support.servers import PATIENCE
 
@@ -60,7 +60,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many bytes each read of a picture gave its decoder."""
+    """How many bytes each read of an image gave its decoder."""
     sizes: list[int] = []
     read = image._Metered.read
 
@@ -79,10 +79,10 @@ def seen(data: bytes, **limits: object) -> Pixels:
     return decode(data, **{**chosen, **limits})  # type: ignore[arg-type]
 
 
-def opened(data: bytes, **limits: object) -> Picture:
+def opened(data: bytes, **limits: object) -> EncodedImage:
     """Read the header with the service's default limits, unless others are given."""
     chosen: dict[str, object] = {"max_pixels": MAX_PIXELS, "max_aspect_ratio": MAX_ASPECT_RATIO}
-    return open_picture(data, **{**chosen, **limits})  # type: ignore[arg-type]
+    return open_image(data, **{**chosen, **limits})  # type: ignore[arg-type]
 
 
 def outcome(data: bytes, **limits: object) -> str:
@@ -110,13 +110,13 @@ def resident() -> int:
 
 
 def in_a_fresh_process(code: str) -> str:
-    """What a program prints that may use `traps`, `decode`, `open_picture`, `errors`, `LIMITS`."""
+    """What a program prints that may use `traps`, `decode`, `open_image`, `errors`, `LIMITS`."""
     start = f"""
 import os, re, resource, sys, warnings
 from pathlib import Path
 from tests.support import traps
 from service import errors
-from service.inference.image import decode, open_picture
+from service.inference.image import decode, open_image
 warnings.simplefilter("ignore")
 LIMITS = dict(max_pixels={MAX_PIXELS}, max_aspect_ratio=32.0, decode_timeout=600.0)
 def memory():
@@ -258,21 +258,21 @@ def test_the_time_runs_on_between_opening_and_decoding(clock: Clock) -> None:
     profiles = traps.chunk(b"iCCP", b"p\0\0" + zlib.compress(noise(40, 40).tobytes())) * 20
     slow_to_open = plain[:HEADER_END] + profiles + plain[HEADER_END:]
     clock.pace = 1.0
-    picture = opened(slow_to_open, decode_timeout=60.0)
+    image = opened(slow_to_open, decode_timeout=60.0)
     opening = clock.looks
-    assert picture.decode().shape == (256, 256, 3)
+    assert image.decode().shape == (256, 256, 3)
     assert clock.looks < 2 * opening  # so the time would do if it began again
 
-    picture = opened(slow_to_open, decode_timeout=opening - 1.0)
+    image = opened(slow_to_open, decode_timeout=opening - 1.0)
 
     with pytest.raises(errors.ImageTooCostly):
-        picture.decode()
+        image.decode()
 
 
 def test_opening_and_decoding_in_two_threads_count_only_their_own_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pictures: list[Picture] = []
+    images: list[EncodedImage] = []
     file = traps.encoded(Image.fromarray(noise(300, 300)), "PNG")
     here = threading.current_thread()
 
@@ -280,14 +280,14 @@ def test_opening_and_decoding_in_two_threads_count_only_their_own_time(
         return 1000.0 if threading.current_thread() is here else 0.0
 
     monkeypatch.setattr(image, "thread_time", own_time)
-    thread = threading.Thread(target=lambda: pictures.append(opened(file, decode_timeout=0.5)))
+    thread = threading.Thread(target=lambda: images.append(opened(file, decode_timeout=0.5)))
     thread.start()
     thread.join()
 
-    assert pictures[0].decode().shape == (256, 256, 3)
+    assert images[0].decode().shape == (256, 256, 3)
 
 
-def test_of_large_pictures_little_is_read_between_two_looks_at_the_clock(sizes: list[int]) -> None:
+def test_of_large_images_little_is_read_between_two_looks_at_the_clock(sizes: list[int]) -> None:
     seen(traps.encoded(Image.fromarray(noise(2500, 2000)), "PNG", compress_level=0))
 
     assert max(sizes) <= 2**14
@@ -342,24 +342,24 @@ bombs.append(traps.png(20000, 20000, rows=1))
 may_take(64 * 2**20)
 for bomb in bombs:
     try:
-        open_picture(bomb, **LIMITS)
+        open_image(bomb, **LIMITS)
     except errors.ImageTooLarge as error:
         print(str(error).split(",")[0])
 """)
 
     assert said.splitlines() == [
-        "The picture is 14000 x 10000 pixels",
-        "The picture is 12000 x 11000 pixels",
-        "The picture is 20000 x 20000 pixels",
+        "The image is 14000 x 10000 pixels",
+        "The image is 12000 x 11000 pixels",
+        "The image is 20000 x 20000 pixels",
     ]
 
 
-def test_a_picture_that_does_not_fit_into_the_memory_is_too_large() -> None:
+def test_a_image_that_does_not_fit_into_the_memory_is_too_large() -> None:
     said = in_a_fresh_process("""
-picture = traps.png(3000, 3000, depth=8, colour=6)
+image = traps.png(3000, 3000, depth=8, colour=6)
 may_take(16 * 2**20)
 try:
-    decode(picture, **LIMITS)
+    decode(image, **LIMITS)
 except errors.ImageTooLarge as error:
     print(error)
 """)
@@ -367,16 +367,16 @@ except errors.ImageTooLarge as error:
     assert "memory" in said
 
 
-def test_a_large_picture_takes_two_copies_at_most() -> None:
+def test_a_large_image_takes_two_copies_at_most() -> None:
     said = in_a_fresh_process("""
 decode(traps.png(300, 300, depth=8, colour=6), **LIMITS)
 for depth, colour, clear in (8, 6, None), (16, 6, None), (16, 0, None), (8, 2, bytes(6)), \\
         (8, 3, b"\\x80\\xff"):
     chunk = b"" if clear is None else traps.chunk(b"tRNS", clear)
-    picture = traps.png(2500, 2000, depth=depth, colour=colour, before=chunk)
+    image = traps.png(2500, 2000, depth=depth, colour=colour, before=chunk)
     if not (child := os.fork()):  # whose memory has not been higher yet
         before = memory()
-        decode(picture, **LIMITS)
+        decode(image, **LIMITS)
         print(depth, colour, (memory() - before) / (2500 * 2000), flush=True)
         os._exit(0)
     os.waitpid(child, 0)
@@ -441,7 +441,7 @@ def test_decoding_the_traps_again_and_again_takes_no_memory_for_good() -> None:
     ],
     ids=["png", "gif", "bmp", "jpeg", "webp"],
 )
-def test_a_picture_without_pixels_is_unreadable(file: object, side: str) -> None:
+def test_a_image_without_pixels_is_unreadable(file: object, side: str) -> None:
     assert callable(file)
     width, height = (0, 8) if side == "width" else (8, 0)
 
@@ -457,7 +457,7 @@ def test_a_picture_without_pixels_is_unreadable(file: object, side: str) -> None
     ],
     ids=["bmp", "gif", "webp"],
 )
-def test_a_header_that_promises_more_than_there_is_makes_no_picture(trap: bytes) -> None:
+def test_a_header_that_promises_more_than_there_is_makes_no_image(trap: bytes) -> None:
     assert outcome(trap) == "image_unreadable"
 
 
@@ -476,7 +476,7 @@ def test_a_bmp_from_top_to_bottom_is_read() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_wherever_a_file_is_cut_it_is_no_picture_or_still_one(kind: str) -> None:
+def test_wherever_a_file_is_cut_it_is_no_image_or_still_one(kind: str) -> None:
     options = {"progressive": True} if kind == "JPEG" else {}
     whole = traps.encoded(Image.fromarray(noise(8, 6)), kind, **options)
 
@@ -486,7 +486,7 @@ def test_wherever_a_file_is_cut_it_is_no_picture_or_still_one(kind: str) -> None
     assert set(outcomes) <= {"square", "image_unreadable", "image_type_unsupported"}
 
 
-def test_truncated_pictures_stay_refused_in_the_whole_process() -> None:
+def test_truncated_images_stay_refused_in_the_whole_process() -> None:
     outcome(traps.gif((500, 500)))
 
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
@@ -537,9 +537,7 @@ def test_a_format_that_is_not_taken_is_refused_by_name(kind: str) -> None:
 
 @pytest.mark.parametrize("behind", [b"<script>alert(1)</script>", b"PK\3\4" + bytes(99), bytes(9)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
-def test_a_picture_that_is_another_file_too_is_seen_as_the_picture(
-    kind: str, behind: bytes
-) -> None:
+def test_a_image_that_is_another_file_too_is_seen_as_the_image(kind: str, behind: bytes) -> None:
     file = traps.encoded(Image.fromarray(noise(9, 7)), kind)
 
     np.testing.assert_array_equal(seen(file + behind), seen(file))
@@ -561,13 +559,13 @@ def test_orientation_is_read_in_either_byte_order(order: str) -> None:
 
 def test_orientation_is_read_from_xmp_and_from_old_text_profiles_too() -> None:
     upright = seen(traps.encoded(Image.fromarray(np.rot90(noise(9, 7), -1)), "PNG"))
-    picture = traps.encoded(Image.fromarray(noise(9, 7)), "PNG")
+    image = traps.encoded(Image.fromarray(noise(9, 7)), "PNG")
     xmp = b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x tiff:Orientation="6"/>'
     exif = traps.exif([(0x0112, 3, 1, 6)])
     profile = b"Raw profile type exif\0\nexif\n%d\n%s" % (len(exif), exif.hex().encode())
 
     for text in (traps.chunk(b"iTXt", xmp), traps.chunk(b"tEXt", profile)):
-        turned = seen(picture[:HEADER_END] + text + picture[HEADER_END:])
+        turned = seen(image[:HEADER_END] + text + image[HEADER_END:])
         assert np.abs(turned.astype(int) - upright).max() <= 1
 
 
@@ -593,7 +591,7 @@ def test_broken_exif_data_turns_nothing(data: bytes) -> None:
     np.testing.assert_array_equal(with_exif, seen(traps.encoded(Image.fromarray(pixels), "PNG")))
 
 
-# Large pictures go to RGB in strips.
+# Large images go to RGB in strips.
 
 
 TRANSPARENCY: dict[str, dict[str, object]] = {
@@ -637,10 +635,10 @@ def test_a_webp_is_read_up_to_the_size_that_there_is_time_for() -> None:
         opened(large, decode_timeout=0.3)
 
 
-# What a picture costs, before it is decoded.
+# What an image costs, before it is decoded.
 
 
-def test_a_pictures_cost_is_its_pixels() -> None:
+def test_a_images_cost_is_its_pixels() -> None:
     assert opened(traps.png(300, 200)).pixels == 300 * 200
 
 
@@ -659,7 +657,7 @@ def test_a_draft_costs_its_own_pixels_unless_the_scans_keep_all(
 
 
 def suite_of(package: str) -> list[Path]:
-    """The pictures that an installed package ships."""
+    """The images that an installed package ships."""
     spec = importlib.util.find_spec(package)
     folders = [] if spec is None else spec.submodule_search_locations or []
     files = (file for folder in folders for file in Path(folder).rglob("*"))
@@ -667,10 +665,10 @@ def suite_of(package: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "networkx", "sympy"])
-def test_pictures_of_other_projects_give_a_square_or_a_refusal(package: str) -> None:
+def test_images_of_other_projects_give_a_square_or_a_refusal(package: str) -> None:
     files = suite_of(package)
     if not files:
-        pytest.skip(f"{package} ships no pictures here")
+        pytest.skip(f"{package} ships no images here")
 
     outcomes = {file: outcome(file.read_bytes()) for file in files}
 
@@ -754,7 +752,7 @@ def test_anything_behind_a_signature_gives_a_square_or_a_refusal(start: bytes, r
     outcome(start + rest)
 
 
-def test_the_picture_libraries_own_reader_is_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_image_libraries_own_reader_is_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("Image.open was called")
 

@@ -22,7 +22,7 @@ from service.app import create_app
 from service.http.middleware.errors import STATUSES
 from service.inference.engine import Engine
 from service.settings import load_settings
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.servers import PATIENCE, InThread, Live, serving, serving_process, until
 
 PREDICT = "/v1/predict"
@@ -80,9 +80,9 @@ def test_the_status_table_has_every_error_that_can_meet_a_client() -> None:
     assert set(STATUSES) == tree
 
 
-def test_a_raw_picture_gets_five_classes(live: Live) -> None:
+def test_a_raw_image_gets_five_classes(live: Live) -> None:
     """POST /v1/predict: five classes by default, the most probable first."""
-    answer = live.client.post(PREDICT, content=picture(), headers=JPEG)
+    answer = live.client.post(PREDICT, content=image(), headers=JPEG)
 
     assert answer.status_code == 200, answer.text
     body = answer.json()
@@ -99,29 +99,27 @@ def test_a_raw_picture_gets_five_classes(live: Live) -> None:
 
 def test_both_doors_give_the_same_numbers(live: Live) -> None:
     """A form and a raw body are two ways to one road."""
-    raw = live.client.post(PREDICT, content=picture(), headers=JPEG).json()
-    form = live.client.post(PREDICT, files={"anything": ("cat.jpg", picture())}).json()
+    raw = live.client.post(PREDICT, content=image(), headers=JPEG).json()
+    form = live.client.post(PREDICT, files={"anything": ("cat.jpg", image())}).json()
 
     assert form["predictions"][0]["classes"] == raw["predictions"][0]["classes"]
     assert form["predictions"][0]["filename"] == "cat.jpg"
 
 
 @pytest.mark.parametrize("kind", ["image/png", "application/octet-stream", "IMAGE/JPEG; q=1", None])
-def test_a_raw_picture_may_come_under_any_picture_type_or_none(
-    live: Live, kind: str | None
-) -> None:
+def test_a_raw_image_may_come_under_any_image_type_or_none(live: Live, kind: str | None) -> None:
     """What the bytes are is read from the bytes; curl users forget the header's details."""
     headers = {"Content-Type": kind} if kind else {}
 
-    assert live.client.post(PREDICT, content=picture(), headers=headers).status_code == 200
+    assert live.client.post(PREDICT, content=image(), headers=headers).status_code == 200
 
 
 def test_one_bad_file_does_not_spoil_the_others(live: Live) -> None:
     """Its place, in the order of the form, holds an error."""
     files = [
-        ("file", ("a.jpg", picture())),
-        ("file", ("b.txt", b"not a picture at all, only text")),
-        ("other", ("c.png", picture("PNG"))),
+        ("file", ("a.jpg", image())),
+        ("file", ("b.txt", b"not an image at all, only text")),
+        ("other", ("c.png", image("PNG"))),
     ]
 
     answer = live.client.post(PREDICT, files=files)
@@ -148,7 +146,7 @@ def test_only_if_all_files_fail_is_the_status_an_error(live: Live) -> None:
 @pytest.mark.parametrize("top", [1, 7, 1000])
 def test_top_says_how_many_classes(live: Live, top: int) -> None:
     """From 1 to all of them."""
-    assert len(live.service.classify(picture(), top=top).classes) == top
+    assert len(live.service.classify(image(), top=top).classes) == top
 
 
 def test_each_choice_of_crops_answers_otherwise(bundled: Live) -> None:
@@ -165,7 +163,7 @@ def test_each_choice_of_crops_answers_otherwise(bundled: Live) -> None:
 @pytest.mark.parametrize("top", ["0", "1001", "-1", "five", "2.5", "", "9" * 5000])
 def test_a_top_out_of_range_is_named_with_its_range(live: Live, top: str) -> None:
     """422: the parameter, its value, what it may be."""
-    answer = live.client.post(PREDICT, params={"top": top}, content=picture(), headers=JPEG)
+    answer = live.client.post(PREDICT, params={"top": top}, content=image(), headers=JPEG)
 
     text = check_refusal(answer, 422, "parameter_invalid")
     assert f"top={top!r}" in text
@@ -175,14 +173,14 @@ def test_a_top_out_of_range_is_named_with_its_range(live: Live, top: str) -> Non
 def test_a_parameter_given_twice_is_refused(live: Live) -> None:
     twice = f"{PREDICT}?details=views&details=heatmap"
 
-    answer = live.client.post(twice, content=picture(), headers=JPEG)
+    answer = live.client.post(twice, content=image(), headers=JPEG)
 
     text = check_refusal(answer, 422, "parameter_invalid")
     assert text == "details is given more than once; give it once"
 
 
 def test_a_misspelt_parameter_is_refused_not_ignored(live: Live) -> None:
-    answer = live.client.post(PREDICT, params={"crop": "one"}, content=picture(), headers=JPEG)
+    answer = live.client.post(PREDICT, params={"crop": "one"}, content=image(), headers=JPEG)
 
     text = check_refusal(answer, 422, "parameter_invalid")
     assert text == "there is no parameter 'crop' here; there are top, crops, details"
@@ -190,7 +188,7 @@ def test_a_misspelt_parameter_is_refused_not_ignored(live: Live) -> None:
 
 def test_unknown_crops_are_refused_with_what_the_model_offers(live: Live) -> None:
     """The model says which crops it has."""
-    answer = live.client.post(PREDICT, params={"crops": "six"}, content=picture(), headers=JPEG)
+    answer = live.client.post(PREDICT, params={"crops": "six"}, content=image(), headers=JPEG)
 
     text = check_refusal(answer, 422, "parameter_invalid")
     assert "'six'" in text
@@ -203,11 +201,11 @@ def test_an_empty_body_is_refused(live: Live) -> None:
     check_refusal(live.client.post(PREDICT, headers=JPEG), 400, "body_empty")
 
 
-def test_a_type_that_is_no_picture_is_refused_with_the_header_to_send(live: Live) -> None:
+def test_a_type_that_is_no_image_is_refused_with_the_header_to_send(live: Live) -> None:
     """What `curl --data-binary` sends when nobody says otherwise."""
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
 
-    answer = live.client.post(PREDICT, content=picture(), headers=headers)
+    answer = live.client.post(PREDICT, content=image(), headers=headers)
 
     assert "-H 'Content-Type: image/jpeg'" in check_refusal(answer, 415, "media_type_unsupported")
 
@@ -217,7 +215,7 @@ def test_half_a_character_in_a_file_name_is_replaced(live: Live) -> None:
     kind = "multipart/form-data; boundary=b; charset=utf-7"
     answers = [
         live.client.post(PREDICT, content=part % (b"+2AA-", data), headers={"Content-Type": kind})
-        for data in (picture(), b"no picture")
+        for data in (image(), b"no image")
     ]
 
     assert [answer.status_code for answer in answers] == [200, 415]
@@ -225,8 +223,8 @@ def test_half_a_character_in_a_file_name_is_replaced(live: Live) -> None:
 
 
 def test_a_form_may_hold_as_many_files_as_the_setting_says(tiny_model: Path) -> None:
-    """More than the form parser would take by itself; the last one is a picture."""
-    form = [("file", b"only text, nothing else")] * 1000 + [("file", picture())]
+    """More than the form parser would take by itself; the last one is an image."""
+    form = [("file", b"only text, nothing else")] * 1000 + [("file", image())]
     with serving(tiny_model, max_files=1001, max_queue=1001) as server:
         answer = server.client.post(PREDICT, files=form)
 
@@ -301,7 +299,7 @@ def test_a_body_that_grows_too_large_is_refused_on_the_way(live: Live, door: str
 
 def test_more_files_than_allowed_are_refused(live: Live) -> None:
     """413, with the limit's name."""
-    files = [("file", (f"{number}.png", picture("PNG", (8, 8)))) for number in range(4)]
+    files = [("file", (f"{number}.png", image("PNG", (8, 8)))) for number in range(4)]
 
     answer = live.client.post(PREDICT, files=files)
 
@@ -312,13 +310,13 @@ def test_more_files_than_allowed_are_refused(live: Live) -> None:
     ("data", "status", "code"),
     [
         (b"plain text, and more of it", 415, "image_type_unsupported"),
-        (picture()[:2000], 422, "image_unreadable"),
-        (picture("PNG", (1200, 1000)), 413, "image_too_large"),
-        (picture("PNG", (2, 3000)), 422, "image_too_elongated"),
+        (image()[:2000], 422, "image_unreadable"),
+        (image("PNG", (1200, 1000)), 413, "image_too_large"),
+        (image("PNG", (2, 3000)), 422, "image_too_elongated"),
     ],
     ids=["text", "truncated", "large", "ribbon"],
 )
-def test_a_picture_at_fault_is_refused(live: Live, data: bytes, status: int, code: str) -> None:
+def test_a_image_at_fault_is_refused(live: Live, data: bytes, status: int, code: str) -> None:
     """The same from both doors."""
     raw = live.client.post(PREDICT, content=data, headers=JPEG)
     form = live.client.post(PREDICT, files={"file": ("picture", data)})
@@ -389,16 +387,16 @@ def test_the_server_does_not_tell_its_software(live: Live) -> None:
 
 
 def test_a_full_queue_is_503_and_says_when_to_return(tiny_model: Path) -> None:
-    """A queue of one, whose picture is held in its run."""
+    """A queue of one, whose image is held in its run."""
     with (
         serving(tiny_model, max_queue=1, max_files=1) as server,
         ThreadPoolExecutor() as pool,
         server.gate.closed() as gate,
     ):
-        first = pool.submit(server.client.post, PREDICT, content=picture(), headers=JPEG)
+        first = pool.submit(server.client.post, PREDICT, content=image(), headers=JPEG)
         gate.until_held()
 
-        answer = server.client.post(PREDICT, content=picture(), headers=JPEG)
+        answer = server.client.post(PREDICT, content=image(), headers=JPEG)
 
         check_refusal(answer, 503, "overloaded")
         assert int(answer.headers["retry-after"]) >= 1
@@ -414,7 +412,7 @@ def test_a_deadline_that_passes_is_504(tiny_model: Path) -> None:
         server.gate.closed(),
     ):
         for _ in range(2):
-            answer = server.client.post(PREDICT, content=picture(), headers=JPEG)
+            answer = server.client.post(PREDICT, content=image(), headers=JPEG)
 
             check_refusal(answer, 504, "deadline_exceeded")
 
@@ -434,8 +432,8 @@ def test_a_fault_of_ours_is_500_and_tells_nothing(
     monkeypatch.setattr(engine, "run", broken)
     app = create_app(load_settings(model=tiny_model), engine)
     with TestClient(app, raise_server_exceptions=False) as client:
-        answer = client.post(PREDICT, params={"crops": "one"}, content=picture())
-        after = client.post(PREDICT, content=picture())
+        answer = client.post(PREDICT, params={"crops": "one"}, content=image())
+        after = client.post(PREDICT, content=image())
 
     assert "secret" not in check_refusal(answer, 500, "internal_error")
     assert after.status_code == 200
@@ -457,7 +455,7 @@ def test_a_client_that_leaves_while_sending_is_no_fault(tiny_model: Path) -> Non
 
 def test_work_for_a_client_that_hung_up_is_dropped(live: InThread) -> None:
     """Its place in the queue is free long before its batch would have run."""
-    body = picture()
+    body = image()
     with ThreadPoolExecutor() as pool, live.gate.closed() as gate:
         running = pool.submit(live.client.post, PREDICT, content=body, headers=JPEG)
         gate.until_held()
@@ -479,7 +477,7 @@ def test_a_server_told_to_stop_finishes_what_it_accepted(tiny_model: Path) -> No
         ThreadPoolExecutor() as pool,
         server.gate.closed() as gate,
     ):
-        accepted = pool.submit(server.client.post, PREDICT, content=picture(), headers=JPEG)
+        accepted = pool.submit(server.client.post, PREDICT, content=image(), headers=JPEG)
         gate.until_held()
 
         server.terminate()
@@ -488,7 +486,7 @@ def test_a_server_told_to_stop_finishes_what_it_accepted(tiny_model: Path) -> No
         assert server.client.get("/health").json()["status"] == "draining"
         ping = server.client.get("/ping")
         assert (ping.status_code, ping.json()) == (503, {"status": "Unhealthy"})
-        late = server.client.post(PREDICT, content=picture(), headers=JPEG)
+        late = server.client.post(PREDICT, content=image(), headers=JPEG)
         check_refusal(late, 503, "not_ready")
         gate.open()
         assert accepted.result().status_code == 200
@@ -501,7 +499,7 @@ def test_a_process_told_to_stop_by_a_signal_finishes_what_it_accepted(
     tiny_model: Path, number: int
 ) -> None:
     """Its client is still sending when the signal comes."""
-    body = picture()
+    body = image()
     with (
         serving_process(tiny_model, shutdown_timeout=PATIENCE) as server,
         closing(connected(server)) as sender,
@@ -519,10 +517,10 @@ def test_a_process_told_to_stop_by_a_signal_finishes_what_it_accepted(
     assert "Traceback" not in "".join(server.log)
 
 
-def test_large_pictures_are_shrunk_while_decoding_only_if_the_setting_says_so(
+def test_large_images_are_shrunk_while_decoding_only_if_the_setting_says_so(
     bundled: Live, bundled_model: Path
 ) -> None:
-    """The same large picture gives a slightly different answer."""
+    """The same large image gives a slightly different answer."""
     large = io.BytesIO()
     Image.open(io.BytesIO(CAT)).resize((2048, 1536), Image.Resampling.BICUBIC).save(large, "JPEG")
 

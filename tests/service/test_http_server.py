@@ -35,7 +35,7 @@ from robustness import chaos
 from service.http.middleware.headers import SECURITY_HEADERS
 from service.http.server import PIPELINE, REFUSED, STEP, Connection, Limits, protocol
 from service.http.server.flow import DRAIN
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.servers import PATIENCE, ROOT, InThread, Live, certified, serving, until
 
 AT_ONCE = 0.05  # seconds: a limit that is to show
@@ -407,7 +407,7 @@ def test_the_server_stands_the_attack(
     monkeypatch.setattr(chaos, "LIVE", PATIENCE)
     monkeypatch.setattr(chaos, "emptied", partial(chaos.emptied, seconds=PATIENCE))
     server: InThread = request.getfixturevalue("strict") if name in SLOW else live
-    target = chaos.aimed(server.url, picture=picture(), patience=PATIENCE, idle=300, leave=50)
+    target = chaos.aimed(server.url, image=image(), patience=PATIENCE, idle=300, leave=50)
 
     fine, seen, _ = asyncio.run(chaos.run(name, target))
 
@@ -696,7 +696,7 @@ def test_the_wish_for_another_protocol_is_ignored_and_the_body_read(
 ) -> None:
     """As `curl --http2` asks; uvicorn alone drops the body, or takes it for the next request."""
     wish = ["Connection: Upgrade", f"Upgrade: {other}"]
-    data = post("/v1/predict", picture(), *wish)
+    data = post("/v1/predict", image(), *wish)
     client.send(data[:-100])
     heard.until_read(client, len(data) - 100)
 
@@ -730,8 +730,8 @@ def test_a_client_is_told_to_continue_only_if_its_body_is_wanted(
     client: Client, path: str, heard: list[int]
 ) -> None:
     """`Expect: 100-continue`."""
-    data = post(path, picture(), "Expect: 100-continue")
-    head, body = data[: -len(picture())], data[-len(picture()) :]
+    data = post(path, image(), "Expect: 100-continue")
+    head, body = data[: -len(image())], data[-len(image()) :]
     client.send(head)
     interim: list[int] = []
     if heard:
@@ -753,14 +753,14 @@ def test_a_client_is_told_to_continue_only_if_its_body_is_wanted(
 def test_a_body_that_takes_too_long_is_408(hurried: InThread) -> None:
     """ALEXNET_BODY_TIMEOUT."""
     with Client(port_of(hurried)) as client:
-        answer = client.asked(post("/v1/predict", picture())[:-10])
+        answer = client.asked(post("/v1/predict", image())[:-10])
 
     assert (answer.status, answer.code) == (408, "body_too_slow")
 
 
 def test_a_body_that_ends_too_early_is_400(client: Client) -> None:
     """The client has stopped sending, and listens."""
-    client.send(post("/v1/predict", picture())[:-10])
+    client.send(post("/v1/predict", image())[:-10])
     client.socket.shutdown(socket.SHUT_WR)
 
     answer = client.answer()
@@ -976,7 +976,7 @@ def test_who_only_stopped_sending_is_answered() -> None:
 def test_who_leaves_while_waiting_frees_the_place_and_is_not_worked_for(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten pictures wait for the engine; nobody stays, so they are not computed."""
+    """Ten images wait for the engine; nobody stays, so they are not computed."""
     with patient(tiny_model) as server:
         engine, port = server.app.state.running.engine, port_of(server)
         run, sizes = engine.run, []
@@ -987,11 +987,11 @@ def test_who_leaves_while_waiting_frees_the_place_and_is_not_worked_for(
 
         monkeypatch.setattr(engine, "run", counted)
         with server.gate.closed() as gate, Client(port) as first:
-            first.send(post("/v1/predict", picture()))
+            first.send(post("/v1/predict", image()))
             gate.until_held()
             clients = [Client(port) for _ in range(10)]
             for each in clients:
-                each.send(post("/v1/predict", picture()))
+                each.send(post("/v1/predict", image()))
             until(lambda: pending(server) == 11)
             for each in clients:
                 each.leave()
@@ -1002,7 +1002,7 @@ def test_who_leaves_while_waiting_frees_the_place_and_is_not_worked_for(
         assert answer is not None
         assert answer.status == 200
         with Client(port) as client:
-            assert client.asked(post("/v1/predict", picture())).status == 200
+            assert client.asked(post("/v1/predict", image())).status == 200
 
     assert sizes == [1, 1]
 
@@ -1079,7 +1079,7 @@ def test_probes_on_the_admin_port_get_through_while_the_main_port_is_full(
     with ExitStack() as stack:
         for _ in range(3):
             busy = stack.enter_context(Client(main))
-            busy.send(post("/v1/predict", picture(), "Expect: 100-continue")[:-100])
+            busy.send(post("/v1/predict", image(), "Expect: 100-continue")[:-100])
             assert busy._file.readline().startswith(b"HTTP/1.1 100 ")
         refused(stack.enter_context(Client(main)), LIVEZ, 503, "overloaded")
 
@@ -1160,17 +1160,17 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_tls_connections_have_the_same_limits(
     tiny_model: Path, certificate: tuple[Path, Path]
 ) -> None:
-    """A picture, slow headers, large ones, an early answer, a departure."""
+    """An image, slow headers, large ones, an early answer, a departure."""
     with encrypted(tiny_model, certificate) as (server, context):
         port = port_of(server)
         with Client(port, context) as client:
-            assert client.asked(post("/v1/predict", picture())).status == 200
+            assert client.asked(post("/v1/predict", image())).status == 200
             assert client.asked(post("/nothing", bytes(300_000))).status == 404
             with limited(server, header_timeout=AT_ONCE):
                 answer = client.asked(LIVEZ[:-2])
             assert (answer.status, answer.code) == (408, "headers_too_slow")
         with Client(port, context) as client:
-            client.send(post("/v1/predict", picture())[:-10])
+            client.send(post("/v1/predict", image())[:-10])
         with limited(server, header_timeout=AT_ONCE), Client(port) as silent:  # no TLS greeting
             assert silent.closed()
         with Client(port, context) as client:

@@ -1,5 +1,5 @@
 """
-What the network sees of an uploaded picture: its pixels, its colours, or a clear refusal.
+What the network sees of an uploaded image: its pixels, its colours, or a clear refusal.
 
 The reference here shares nothing with Pillow: it resamples with a triangle filter written in
 numpy, in the 8-bit fixed point that torchvision's preset inherits.  Our preparation may differ
@@ -26,7 +26,7 @@ from service.inference.image import decode
 
 Pixels = NDArray[np.uint8]
 PRECISION_BITS = 32 - 8 - 2
-PICTURES = Path(__file__).parents[1] / "pictures"
+IMAGES = Path(__file__).parents[1] / "pictures"
 EVALUATION = Path(__file__).parents[3] / "shared" / "data" / "evaluation"
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -48,7 +48,7 @@ def seen(
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    """The picture as a file's bytes."""
+    """The image as a file's bytes."""
     file = BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
@@ -259,7 +259,7 @@ def test_a_turned_jpeg_is_seen_upright() -> None:
     assert np.abs(square[136:].astype(int) - BLUE).max() <= 6
 
 
-def test_broken_exif_data_does_not_spoil_a_picture() -> None:
+def test_broken_exif_data_does_not_spoil_a_image() -> None:
     exif = b"Exif\0\0II*\0\xff\xff\xff\xff"
 
     square = seen(encoded(Image.new("RGB", (256, 256), RED), "PNG", exif=exif))
@@ -357,7 +357,7 @@ def test_an_animation_is_judged_by_its_first_frame() -> None:
     assert (square == RED).all()
 
 
-def test_no_bytes_are_no_picture() -> None:
+def test_no_bytes_are_no_image() -> None:
     with pytest.raises(errors.BodyEmpty, match="empty"):
         seen(b"")
 
@@ -419,16 +419,16 @@ def test_a_ribbon_is_refused(width: int, height: int) -> None:
 
 @pytest.mark.parametrize(("width", "fits"), [(320, True), (321, False)])
 def test_the_limits_themselves_are_allowed(width: int, fits: bool) -> None:
-    picture = png_of(width, 10)
+    image = png_of(width, 10)
 
     if fits:
-        assert seen(picture, max_pixels=3200).shape == (256, 256, 3)
+        assert seen(image, max_pixels=3200).shape == (256, 256, 3)
     else:
         with pytest.raises(errors.ImageError):
-            seen(picture, max_pixels=3200)
+            seen(image, max_pixels=3200)
 
 
-@pytest.mark.parametrize("path", sorted(PICTURES.glob("*.jpg")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(IMAGES.glob("*.jpg")), ids=lambda path: path.name)
 def test_a_photograph_is_seen_as_its_decoded_pixels_resampled(path: Path) -> None:
     with Image.open(path) as image:
         if image.mode != "RGB" or image.getexif().get(0x0112, 1) != 1:
@@ -500,7 +500,7 @@ def test_only_jpegs_of_four_times_the_square_are_decoded_scaled(
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "JPEG"])
-def test_scaled_decoding_leaves_small_pictures_and_other_formats_alone(kind: str) -> None:
+def test_scaled_decoding_leaves_small_images_and_other_formats_alone(kind: str) -> None:
     size = (500, 375) if kind == "JPEG" else (1501, 1025)
     file = encoded(scene(*size), kind)
 

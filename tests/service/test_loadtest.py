@@ -15,11 +15,11 @@ from service.loadtest import generator, statistics
 from service.loadtest.synthetic_images import photographs
 from tests.support.clocks import Clock
 from tests.support.commands import alexnet
-from tests.support.images import PICTURES as PHOTOGRAPHS
-from tests.support.images import picture
+from tests.support.images import IMAGES as PHOTOGRAPHS
+from tests.support.images import image
 from tests.support.servers import PATIENCE, Live, serving
 
-PICTURES = [picture(size=(280 + step, 260)) for step in range(4)]
+IMAGES = [image(size=(280 + step, 260)) for step in range(4)]
 CAT = str(PHOTOGRAPHS / "cat.jpg")
 
 
@@ -38,7 +38,7 @@ def in_order(figures: generator.Figures) -> bool:
 def test_a_closed_loop_answers_as_many_as_it_was_told(server: Live) -> None:
     """The warm-up is not among them."""
     figures = generator.run(
-        generator.closed_loop(server.url, PICTURES, in_flight=4, requests=40, warm_up=0.1)
+        generator.closed_loop(server.url, IMAGES, in_flight=4, requests=40, warm_up=0.1)
     )
 
     assert (figures.requests, figures.answered) == (40, 40)
@@ -53,7 +53,7 @@ def test_an_open_loop_sends_what_is_due_after_the_warm_up(server: Live) -> None:
     due = [at for at in generator.arrivals(50, 0.2 + 1.0, seed=3) if at >= 0.2]
 
     figures = generator.run(
-        generator.open_loop(server.url, PICTURES, rate=50, seconds=1.0, warm_up=0.2, seed=3)
+        generator.open_loop(server.url, IMAGES, rate=50, seconds=1.0, warm_up=0.2, seed=3)
     )
 
     assert (figures.requests, figures.answered) == (len(due), len(due))
@@ -70,7 +70,7 @@ def test_refusals_are_counted_by_status(tiny_model: Path) -> None:
 
         figures = generator.run(
             generator.closed_loop(
-                *(small.url, PICTURES), in_flight=8, requests=60, warm_up=0, observe=observe
+                *(small.url, IMAGES), in_flight=8, requests=60, warm_up=0, observe=observe
             )
         )
 
@@ -83,7 +83,7 @@ def test_refusals_are_counted_by_status(tiny_model: Path) -> None:
 def test_a_server_that_is_gone_is_counted_and_not_raised() -> None:
     """A load ends, whatever happens to the server."""
     figures = generator.run(
-        generator.closed_loop("http://127.0.0.1:1", PICTURES, in_flight=2, requests=3, warm_up=0)
+        generator.closed_loop("http://127.0.0.1:1", IMAGES, in_flight=2, requests=3, warm_up=0)
     )
 
     assert figures.answered == 0
@@ -96,7 +96,7 @@ def test_an_open_loop_ends_although_nobody_answers() -> None:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         figures = generator.run(
             generator.open_loop(
-                *(url, PICTURES),
+                *(url, IMAGES),
                 rate=2000,
                 seconds=0.25,
                 poisson=False,
@@ -115,7 +115,7 @@ def test_an_open_loop_ends_although_nobody_answers() -> None:
 def test_latency_counts_from_the_intended_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """One place and a slow server: the third request has waited for the two before it."""
 
-    async def slow(client: object, picture: bytes) -> tuple[int, bytes]:
+    async def slow(client: object, image: bytes) -> tuple[int, bytes]:
         await asyncio.sleep(0.1)
         return 200, b""
 
@@ -123,7 +123,7 @@ def test_latency_counts_from_the_intended_time(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(generator, "arrivals", lambda *_, **__: iter([0.0, 0.0, 0.0]))
 
     figures = generator.run(
-        generator.open_loop("x", PICTURES, rate=1, seconds=1, warm_up=0, most_outstanding=1)
+        generator.open_loop("x", IMAGES, rate=1, seconds=1, warm_up=0, most_outstanding=1)
     )
 
     assert figures.answered == 3
@@ -225,9 +225,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("clock")
 def test_bench_prints_json_for_programs(server: Live, tmp_path: Path) -> None:
     """Nothing else on standard output, nothing on the other."""
-    for number, jpeg in enumerate(PICTURES):
+    for number, jpeg in enumerate(IMAGES):
         (tmp_path / f"{number}.jpg").write_bytes(jpeg)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
 
     done = alexnet(
         *("bench", server.url, str(tmp_path), "--json", "--crops", "one"),
@@ -238,20 +238,20 @@ def test_bench_prints_json_for_programs(server: Live, tmp_path: Path) -> None:
     assert done.stderr == b""
     facts = json.loads(done.stdout)
     assert facts["crops"] == "one"
-    assert facts["pictures"] == len(PICTURES)
+    assert facts["pictures"] == len(IMAGES)
     assert facts["load"] == {"in_flight": 3}
     assert facts["answered"] == facts["requests"] > 0
     assert facts["model"]["name"] == "tiny"
     assert 0 < facts["p50"] <= facts["p95"] <= facts["p99"]
 
 
-def test_bench_brings_its_own_pictures_and_prints_a_table(server: Live) -> None:
+def test_bench_brings_its_own_images_and_prints_a_table(server: Live) -> None:
     """For people; no progress where there is no terminal."""
     done = alexnet("bench", server.url, "--seconds", "0.5", "--warm-up", "0.1", "--rate", "20")
 
     assert done.returncode == 0, done.stderr.decode()
     assert done.stderr == b""
-    for wanted in ("20 a second, crops ten, 64 pictures", "pictures/s", "p99", "of a core"):
+    for wanted in ("20 a second, crops ten, 64 images", "images/s", "p99", "of a core"):
         assert wanted in done.stdout.decode()
 
 
@@ -285,7 +285,7 @@ def test_bench_names_the_crops_that_the_server_offers(server: Live) -> None:
     assert "ten, one" in complaint(server.url, CAT, "--crops", "six")
 
 
-def test_bench_without_a_picture_is_one_sentence(server: Live, tmp_path: Path) -> None:
+def test_bench_without_a_image_is_one_sentence(server: Live, tmp_path: Path) -> None:
     """An empty folder, or a file that is not there."""
     assert str(tmp_path) in complaint(server.url, str(tmp_path))
     assert "gone.jpg" in complaint(server.url, str(tmp_path / "gone.jpg"))

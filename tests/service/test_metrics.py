@@ -23,12 +23,12 @@ from service.settings import load_settings
 from service.telemetry.gauges import Reading
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_record import NETWORK, ROAD, Journal
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.servers import Live, serving, until
 
 PREDICT = "/v1/predict"
 JPEG = {"Content-Type": "image/jpeg"}
-BROKEN = b"\xff\xd8\xff\xe0 no picture"
+BROKEN = b"\xff\xd8\xff\xe0 no image"
 OPEN_METRICS = "application/openmetrics-text"
 
 TRITON = (
@@ -77,8 +77,8 @@ def wait_for(live: Live, condition: Callable[[Values], bool]) -> Values:
     return found[-1]
 
 
-def form(*pictures: bytes) -> list[tuple[str, tuple[str, bytes, str]]]:
-    return [("file", (f"{n}.jpg", data, "image/jpeg")) for n, data in enumerate(pictures)]
+def form(*images: bytes) -> list[tuple[str, tuple[str, bytes, str]]]:
+    return [("file", (f"{n}.jpg", data, "image/jpeg")) for n, data in enumerate(images)]
 
 
 @pytest.fixture(scope="module")
@@ -87,39 +87,39 @@ def asked(tiny_model: Path) -> Iterator[Live]:
     with serving(tiny_model) as live:
         post = live.client.post
         for _ in range(5):
-            assert post(PREDICT, content=picture(), headers=JPEG).status_code == 200
-        assert post(PREDICT, files=form(picture(), BROKEN, picture())).status_code == 200
+            assert post(PREDICT, content=image(), headers=JPEG).status_code == 200
+        assert post(PREDICT, files=form(image(), BROKEN, image())).status_code == 200
         assert post(PREDICT, content=BROKEN, headers=JPEG).status_code == 422
         assert post(PREDICT, files=form(BROKEN, BROKEN)).status_code == 422
         assert post(PREDICT, headers=JPEG).status_code == 400
         assert post(PREDICT, content=b"cat", headers={"Content-Type": "x/y"}).status_code == 415
-        assert post(f"{PREDICT}?crops=x", content=picture(), headers=JPEG).status_code == 422
+        assert post(f"{PREDICT}?crops=x", content=image(), headers=JPEG).status_code == 422
         assert live.client.get("/nothing").status_code == 404
         yield live
 
 
 def test_no_row_of_a_v2_request_is_answered_if_one_is_not(tiny_model: Path) -> None:
     """The protocol has no error for a row: the client gets nothing."""
-    rows = [base64.b64encode(data).decode() for data in (picture(), b"none", picture())]
+    rows = [base64.b64encode(data).decode() for data in (image(), b"none", image())]
     asked = {"name": "image", "datatype": "BYTES", "shape": [3], "data": rows}
     with serving(tiny_model) as live:
         answer = live.client.post("/v2/models/alexnet_image/infer", json={"inputs": [asked]})
 
         assert answer.status_code == 415
-        assert family(of(live), "alexnet_pictures_total") == {
+        assert family(of(live), "alexnet_images_total") == {
             '{outcome="refused",reason="image_type_unsupported"}': 3
         }
 
 
 @pytest.fixture
 def full(tiny_model: Path) -> Iterator[Live]:
-    """A server that is at one picture; there are four more places, where pictures wait."""
+    """A server that is at one image; there are four more places, where images wait."""
     with (
         serving(tiny_model, max_queue=5, max_files=4, timeout=600) as live,
         ThreadPoolExecutor() as pool,
         live.gate.closed() as gate,
     ):
-        first = pool.submit(live.service.classify, picture())
+        first = pool.submit(live.service.classify, image())
         gate.until_held()
         yield live
         gate.open()
@@ -150,9 +150,9 @@ def test_errors_are_counted_by_their_reason(asked: Live) -> None:
     }
 
 
-def test_each_picture_is_counted_by_its_outcome(asked: Live) -> None:
+def test_each_image_is_counted_by_its_outcome(asked: Live) -> None:
     """Of a form too, where one is bad and the others are not."""
-    assert family(of(asked), "alexnet_pictures_total") == {
+    assert family(of(asked), "alexnet_images_total") == {
         '{outcome="answered",reason=""}': 7,
         '{outcome="refused",reason="image_unreadable"}': 4,
     }
@@ -166,8 +166,8 @@ def test_the_histograms_hold_what_was_answered(asked: Live) -> None:
     assert values[f"alexnet_request_duration_seconds_count{route}"] == 6
     assert values["alexnet_decode_duration_seconds_count"] == 7
     assert values["alexnet_queue_duration_seconds_count"] == 7
-    assert values["alexnet_batch_pictures_sum"] == 7
-    runs = values["alexnet_batch_pictures_count"]
+    assert values["alexnet_batch_images_sum"] == 7
+    runs = values["alexnet_batch_images_count"]
     assert 6 <= runs <= 7
     assert values["alexnet_run_duration_seconds_count"] == runs
     # One after the other: what the network took is part of what the requests took.
@@ -184,7 +184,7 @@ def test_buckets_grow_from_half_a_millisecond_to_a_minute(asked: Live) -> None:
 
     assert set(found) == {
         *(f"alexnet_{step}_duration_seconds" for step in ("request", "decode", "queue", "run")),
-        "alexnet_batch_pictures",
+        "alexnet_batch_images",
     }
     for name, one in found.items():
         buckets = [sample for sample in one.samples if sample.name.endswith("_bucket")]
@@ -194,7 +194,7 @@ def test_buckets_grow_from_half_a_millisecond_to_a_minute(asked: Live) -> None:
         assert borders == sorted(borders)
         assert counts == sorted(counts)
         assert counts[-1] == whole
-        if name == "alexnet_batch_pictures":
+        if name == "alexnet_batch_images":
             assert borders[:5] == [1, 2, 4, 8, 16]
         else:
             assert (borders[0], borders[-2]) == (0.0005, 60)
@@ -219,7 +219,7 @@ def test_tritons_counters_have_tritons_names_and_labels(asked: Live) -> None:
     assert network["nv_inference_request_failure"] == 0  # they never came so far
     assert road["nv_inference_count"] == network["nv_inference_count"] == 7
     assert road["nv_inference_exec_count"] == 6
-    assert network["nv_inference_exec_count"] == values["alexnet_batch_pictures_count"]
+    assert network["nv_inference_exec_count"] == values["alexnet_batch_images_count"]
     assert network["nv_inference_compute_input_duration_us"] == 0
     assert road["nv_inference_compute_input_duration_us"] > 0
     for its in (network, road):
@@ -239,9 +239,9 @@ def test_the_gauges_say_what_computes_and_how_full_it_is(asked: Live) -> None:
     for name, value in (
         ("alexnet_ready", 1),
         ("alexnet_degraded", 0),
-        ("alexnet_pictures_pending", 0),
-        ("alexnet_pictures_limit", settings.max_queue),
-        ("alexnet_batch_pictures_limit", settings.max_batch),
+        ("alexnet_images_pending", 0),
+        ("alexnet_images_limit", settings.max_queue),
+        ("alexnet_batch_images_limit", settings.max_batch),
         ("alexnet_requests_in_flight", 0),
         ("alexnet_uploads_held_bytes", 0),
         ("alexnet_uploads_limit_bytes", settings.max_uploads),
@@ -265,7 +265,7 @@ def test_who_accepts_openmetrics_gets_it(asked: Live) -> None:
     assert answer.text.endswith("# EOF\n")
     parsed = open_metrics(answer.text)  # type: ignore[no-untyped-call]
     found: dict[str, Metric] = {family.name: family for family in parsed}
-    assert found["alexnet_pictures"].type == "counter"
+    assert found["alexnet_images"].type == "counter"
     assert found["alexnet_queue_duration_seconds"].type == "histogram"
     assert found["nv_inference_count"].samples[0].name == "nv_inference_count"
 
@@ -303,10 +303,10 @@ def test_head_has_the_headers_alone(asked: Live) -> None:
     assert answer.content == b""
 
 
-def sent(live: Live, *pictures: bytes) -> socket.socket:
+def sent(live: Live, *images: bytes) -> socket.socket:
     """A form on its way, whose client waits for no answer."""
     with httpx2.Client(base_url=live.url) as client:
-        request = client.build_request("POST", PREDICT, files=form(*pictures))
+        request = client.build_request("POST", PREDICT, files=form(*images))
         body = request.read()
     address = httpx2.URL(live.url)
     connection = socket.create_connection((address.host, address.port or 80))
@@ -318,13 +318,13 @@ def sent(live: Live, *pictures: bytes) -> socket.socket:
 def test_a_full_queue_is_counted_with_what_it_refused_and_who_left(full: Live) -> None:
     """A refusal at the threshold is a failure of the model that its path is for."""
     before = of(full)
-    with sent(full, *[picture()] * 4):
-        during = wait_for(full, lambda now: now["alexnet_pictures_pending"] == 1 + 4)
-        refused = full.client.post(PREDICT, content=picture(), headers=JPEG)
+    with sent(full, *[image()] * 4):
+        during = wait_for(full, lambda now: now["alexnet_images_pending"] == 1 + 4)
+        refused = full.client.post(PREDICT, content=image(), headers=JPEG)
     after = wait_for(full, lambda now: now["alexnet_requests_in_flight"] == 1)
 
     assert refused.status_code == 503
-    assert during["alexnet_uploads_held_bytes"] > 4 * len(picture())
+    assert during["alexnet_uploads_held_bytes"] > 4 * len(image())
     assert during["alexnet_requests_in_flight"] == 2
     assert during['nv_inference_pending_request_count{model="alexnet",version="1"}'] == 1 + 4
     assert difference(before, after, "alexnet_http_requests_total") == {
@@ -335,7 +335,7 @@ def test_a_full_queue_is_counted_with_what_it_refused_and_who_left(full: Live) -
         f'{{reason="client_left",route="{PREDICT}"}}': 1,
         f'{{reason="overloaded",route="{PREDICT}"}}': 1,
     }
-    assert difference(before, after, "alexnet_pictures_total") == {
+    assert difference(before, after, "alexnet_images_total") == {
         '{outcome="abandoned",reason="client_left"}': 4,
     }
     assert difference(before, after, "nv_inference_request_failure") == {
@@ -348,16 +348,16 @@ def test_a_full_queue_is_counted_with_what_it_refused_and_who_left(full: Live) -
     assert difference(before, after, "alexnet_queue_duration_seconds_count") == {}
 
 
-def test_a_form_that_does_not_fit_is_refused_with_all_its_pictures(full: Live) -> None:
+def test_a_form_that_does_not_fit_is_refused_with_all_its_images(full: Live) -> None:
     """What is known of them is how many they were."""
     before = of(full)
-    with sent(full, *[picture()] * 3):
-        wait_for(full, lambda now: now["alexnet_pictures_pending"] == 1 + 3)
-        refused = full.client.post(PREDICT, files=form(picture(), picture()))
+    with sent(full, *[image()] * 3):
+        wait_for(full, lambda now: now["alexnet_images_pending"] == 1 + 3)
+        refused = full.client.post(PREDICT, files=form(image(), image()))
     after = wait_for(full, lambda now: now["alexnet_requests_in_flight"] == 1)
 
     assert refused.status_code == 503
-    assert difference(before, after, "alexnet_pictures_total") == {
+    assert difference(before, after, "alexnet_images_total") == {
         '{outcome="abandoned",reason="client_left"}': 3,
         '{outcome="refused",reason="overloaded"}': 2,
     }
@@ -367,11 +367,11 @@ def test_a_deadline_that_passed_is_a_failure(tiny_model: Path) -> None:
     """And such a request is among the slow ones, not left out."""
     with serving(tiny_model, timeout=1) as live, live.gate.closed():
         before = of(live)
-        answer = live.client.post(PREDICT, files=form(picture(), picture()))
+        answer = live.client.post(PREDICT, files=form(image(), image()))
         after = wait_for(live, lambda now: now["alexnet_requests_in_flight"] == 0)
 
     assert answer.status_code == 504
-    assert difference(before, after, "alexnet_pictures_total") == {
+    assert difference(before, after, "alexnet_images_total") == {
         '{outcome="failed",reason="deadline_exceeded"}': 2
     }
     assert difference(before, after, "alexnet_request_duration_seconds_count") == {
@@ -475,7 +475,7 @@ def test_pixels_ask_the_network_alone() -> None:
             network.output_ns,
         )
     ]
-    assert seconds == [4.0, 0.5, 1.0, 2.0, 0.5]  # of the picture that was answered last
+    assert seconds == [4.0, 0.5, 1.0, 2.0, 0.5]  # of the image that was answered last
     assert asked <= network.last <= time.time_ns() // 10**6
     values = read(metrics.text()[0].decode())
     assert values["alexnet_decode_duration_seconds_count"] == 0
@@ -483,7 +483,7 @@ def test_pixels_ask_the_network_alone() -> None:
 
 
 def test_tensors_of_the_open_inference_protocol_ask_the_network_alone(tiny_model: Path) -> None:
-    """Two pictures as pixels: one request, and no decoding."""
+    """Two images as pixels: one request, and no decoding."""
     tensor = bytes(2 * 256 * 256 * 3)
     header = json.dumps(
         {
@@ -511,7 +511,7 @@ def test_tensors_of_the_open_inference_protocol_ask_the_network_alone(tiny_model
             '{model="alexnet",version="1"}': network,
             '{model="alexnet_image",version="1"}': 0,
         }
-    assert family(values, "alexnet_pictures_total") == {'{outcome="answered",reason=""}': 2}
+    assert family(values, "alexnet_images_total") == {'{outcome="answered",reason=""}': 2}
     assert values["alexnet_decode_duration_seconds_count"] == 0
     assert values["alexnet_queue_duration_seconds_count"] == 2
     (route,) = family(values, "alexnet_request_duration_seconds_count")

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families as families
 
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.servers import PATIENCE, ROOT, Live, serving, until
 
 DOCKER = ROOT / "docker"
@@ -31,7 +31,7 @@ DOCS = ROOT / "docs" / "monitoring.md"
 
 PREDICT = "/v1/predict"
 JPEG = {"Content-Type": "image/jpeg"}
-FULL = 8  # pictures in the queue; so many in one form fill it
+FULL = 8  # images in the queue; so many in one form fill it
 CLIENTS = 4
 # Panels of what only misfortune brings.
 RARE = ("Alerts", "Starts")
@@ -127,11 +127,11 @@ class Traffic(threading.Thread):
                 self.ask()
 
     def ask(self) -> None:
-        """Answered, several pictures at once, refused."""
-        form = [("file", (f"{n}.jpg", picture(), "image/jpeg")) for n in range(FULL)]
-        self.post(200, 503, content=picture(), headers=JPEG)
+        """Answered, several images at once, refused."""
+        form = [("file", (f"{n}.jpg", image(), "image/jpeg")) for n in range(FULL)]
+        self.post(200, 503, content=image(), headers=JPEG)
         self.post(200, 503, files=form)
-        self.post(422, 503, content=b"\xff\xd8\xff no picture", headers=JPEG)
+        self.post(422, 503, content=b"\xff\xd8\xff no image", headers=JPEG)
         self.post(400, 503, headers=JPEG)
 
     def post(self, *expected: int, **body: Any) -> None:
@@ -144,7 +144,7 @@ class LateTraffic(Traffic):
     """For a server that hardly ever answers in time."""
 
     def ask(self) -> None:
-        self.post(504, 408, 200, content=picture(), headers=JPEG)
+        self.post(504, 408, 200, content=image(), headers=JPEG)
 
 
 @pytest.fixture(scope="module")

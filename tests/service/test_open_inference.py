@@ -1,7 +1,7 @@
 """
 The Open Inference Protocol, spoken by Triton's own Python client, unmodified, to a real server.
 
-Two models: `alexnet` takes pixels, `alexnet_image` takes encoded pictures.
+Two models: `alexnet` takes pixels, `alexnet_image` takes encoded images.
 """
 
 import json
@@ -20,13 +20,13 @@ from tritonclient.utils import InferenceServerException
 
 from service import app
 from service.http.routes.open_inference import PATHS
-from service.inference.image import open_picture
-from tests.support.images import picture
+from service.inference.image import open_image
+from tests.support.images import image
 from tests.support.models import OWN, altered, entry
 from tests.support.servers import Live, serving, until
 
 KEY = "alice-0123456789"
-CATS = [picture(size=(300 + 40 * number, 280)) for number in range(3)]
+CATS = [image(size=(300 + 40 * number, 280)) for number in range(3)]
 BLACK = np.zeros((1, 256, 256, 3), np.uint8)
 
 
@@ -51,12 +51,12 @@ def client(live: Live) -> Iterator[triton.InferenceServerClient]:
         yield client
 
 
-def pixels(*pictures: bytes) -> NDArray[np.uint8]:
-    """What the service itself makes of pictures: uint8 `(N, 256, 256, 3)`."""
+def pixels(*images: bytes) -> NDArray[np.uint8]:
+    """What the service itself makes of images: uint8 `(N, 256, 256, 3)`."""
     return np.stack(
         [
-            open_picture(one, max_pixels=10**6, max_aspect_ratio=32, decode_timeout=10).decode()
-            for one in pictures
+            open_image(one, max_pixels=10**6, max_aspect_ratio=32, decode_timeout=10).decode()
+            for one in images
         ]
     )
 
@@ -72,9 +72,9 @@ def triton_type(array: NDArray[Any]) -> str:
     return {"uint8": "UINT8", "float32": "FP32", "object": "BYTES"}[str(array.dtype)]
 
 
-def encoded(*pictures: bytes) -> triton.InferInput:
+def encoded(*data: bytes) -> triton.InferInput:
     """The input of `alexnet_image`."""
-    return images(np.array(pictures, object), name="image")
+    return images(np.array(data, object), name="image")
 
 
 def answered_by_v1(server: Live, data: bytes, **query: Any) -> list[dict[str, Any]]:
@@ -145,7 +145,7 @@ def test_the_repository_has_both_models(client: triton.InferenceServerClient) ->
 def test_the_configuration_suits_the_sample_client(
     live: Live, client: triton.InferenceServerClient
 ) -> None:
-    """What Triton's image_client asks of a model before it sends a picture, and what it sends."""
+    """What Triton's image_client asks of a model before it sends an image, and what it sends."""
     its, config = client.get_model_metadata("alexnet"), client.get_model_config("alexnet")
 
     assert len(its["inputs"]) == len(its["outputs"]) == len(config["input"]) == 1
@@ -206,7 +206,7 @@ def test_pixels_get_the_probabilities_of_the_first_door(
 
 
 @pytest.mark.parametrize("columns", [False, True], ids=["[N]", "[N, 1]"])
-def test_encoded_pictures_get_the_classes_of_the_first_door(
+def test_encoded_images_get_the_classes_of_the_first_door(
     live: Live, client: triton.InferenceServerClient, columns: bool
 ) -> None:
     """A row each, in order; clients of ensembles send a column."""
@@ -372,7 +372,7 @@ def test_one_client_may_ask_without_waiting(live: Live) -> None:
 
 
 def test_rows_of_all_doors_share_a_batch(tiny_model: Path) -> None:
-    """One picture by /v1/predict, one as pixels, two encoded: a batch of four, which is full."""
+    """One image by /v1/predict, one as pixels, two encoded: a batch of four, which is full."""
     with serving(tiny_model, max_batch=4) as server, server.gate.closed() as gate:
 
         def infer(model: str, tensor: triton.InferInput) -> None:
@@ -407,7 +407,7 @@ def test_a_model_without_ten_crops_is_asked_for_those_that_it_has(
 ) -> None:
     """What is asked for stands in the body: nothing is refused before it is read."""
     golden = json.loads(entry(tiny_model, "golden"))
-    # The start-up picture is asked for one crop then, and close enough to its answer for ten.
+    # The start-up image is asked for one crop then, and close enough to its answer for ten.
     close = json.dumps(golden | {"tolerance": 1.0})
     altered(tiny_model, tmp_path / "one.onnx", crops='{"one": 1}', golden=close)
 
@@ -471,7 +471,7 @@ def test_the_rate_limit_counts_rows(tiny_model: Path) -> None:
     """Four rows an hour: three at once, and one more."""
     with serving(tiny_model, rate_limit="4/hour") as server, connected(server) as client:
         client.infer("alexnet", [images(pixels(*CATS))])
-        with pytest.raises(InferenceServerException, match="4 pictures per hour") as caught:
+        with pytest.raises(InferenceServerException, match="4 images per hour") as caught:
             client.infer("alexnet_image", [encoded(*CATS[:2])])
 
     assert caught.value.status() == "429"

@@ -21,7 +21,7 @@ from service.errors import BodyTooLarge, RequestError, RequestMalformed
 from service.http.middleware.errors import STATUSES
 from service.http.routes.open_inference import compression, infer_request, tensors
 from service.http.routes.open_inference.served_models import MODELS
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.servers import Live, serving, until
 
 NETWORK, ROAD = MODELS["alexnet"], MODELS["alexnet_image"]
@@ -29,7 +29,7 @@ INFER = {name: f"/v2/models/{name}/infer" for name in MODELS}
 LENGTH = "Inference-Header-Content-Length"
 MAX_BODY = 2_000_000
 PIXELS = 256 * 256 * 3
-PICTURE = picture()
+IMAGE = image()
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def asking(name: str = "images", datatype: str = "UINT8", **its: Any) -> dict[st
     return {"inputs": [{"name": name, "shape": [1, 256, 256, 3], "datatype": datatype, **its}]}
 
 
-def pictures(*data: str, shape: list[int] | None = None) -> dict[str, Any]:
-    """A request of pictures in JSON."""
+def images(*data: str, shape: list[int] | None = None) -> dict[str, Any]:
+    """A request of images in JSON."""
     return asking("image", "BYTES", shape=shape or [len(data)], data=list(data))
 
 
@@ -67,12 +67,12 @@ def refused(answer: httpx2.Response, status: int, text: str) -> None:
     assert text in body["error"]
 
 
-def test_pictures_may_come_in_json_as_base64(live: Live) -> None:
+def test_images_may_come_in_json_as_base64(live: Live) -> None:
     """In one list, or in columns."""
-    text = base64.b64encode(PICTURE).decode()
+    text = base64.b64encode(IMAGE).decode()
     nested = asking("image", "BYTES", shape=[2, 1], data=[[text], [text]])
 
-    for request in (pictures(text, text), nested):
+    for request in (images(text, text), nested):
         answer = live.client.post(INFER["alexnet_image"], json=request)
         assert answer.status_code == 200, answer.text
         [output] = answer.json()["outputs"]
@@ -82,7 +82,7 @@ def test_pictures_may_come_in_json_as_base64(live: Live) -> None:
 
 
 @pytest.mark.parametrize("data", ["not base64!", "YWJj\n", "YWJ", 7, None, ["YWJj"], "größe"])
-def test_pictures_in_json_that_are_not_base64_are_refused(live: Live, data: Any) -> None:
+def test_images_in_json_that_are_not_base64_are_refused(live: Live, data: Any) -> None:
     """And the sentence says what is expected."""
     answer = live.client.post(INFER["alexnet_image"], json=asking(
         "image", "BYTES", shape=[1], data=[data]
@@ -287,7 +287,7 @@ def test_a_length_of_zero_makes_the_body_one_row(live: Live) -> None:
     """Triton's raw binary request: `curl --data-binary @cat.jpg` is enough; binary comes back."""
     raw = {LENGTH: "0"}
 
-    image = live.client.post(INFER["alexnet_image"], content=PICTURE, headers=raw)
+    image = live.client.post(INFER["alexnet_image"], content=IMAGE, headers=raw)
     network = live.client.post(INFER["alexnet"], content=bytes(PIXELS), headers=raw)
     short = live.client.post(INFER["alexnet"], content=bytes(PIXELS - 1), headers=raw)
     empty = live.client.post(INFER["alexnet"], content=b"", headers=raw)
@@ -305,10 +305,10 @@ def test_a_length_of_zero_makes_the_body_one_row(live: Live) -> None:
 @pytest.mark.parametrize(
     ("rows", "tensor"),
     [
-        (2, elements(PICTURE)),
-        (1, elements(PICTURE, PICTURE)),
-        (1, elements(PICTURE)[:-1]),
-        (1, elements(PICTURE) + b"\0"),
+        (2, elements(IMAGE)),
+        (1, elements(IMAGE, IMAGE)),
+        (1, elements(IMAGE)[:-1]),
+        (1, elements(IMAGE) + b"\0"),
         (1, b"\xff\xff\xff\xff"),
         (1, b"\0\0\0"),
         (1, b""),
@@ -347,7 +347,7 @@ def test_binary_is_answered_to_those_who_ask_for_it(live: Live) -> None:
     """For the request, or for the output, which has the last word."""
     for by_request in (None, False, True):
         for by_output in (None, False, True):
-            request = pictures(base64.b64encode(PICTURE).decode())
+            request = images(base64.b64encode(IMAGE).decode())
             if by_request is not None:
                 request["parameters"] = {"binary_data_output": by_request}
             if by_output is not None:
@@ -388,7 +388,7 @@ def test_answers_are_packed_as_the_client_asks(live: Live, asked: str, given: st
 
 def test_small_answers_are_not_packed(live: Live) -> None:
     """Five classes would hardly shrink."""
-    answer = live.client.post(INFER["alexnet_image"], content=PICTURE, headers={LENGTH: "0"})
+    answer = live.client.post(INFER["alexnet_image"], content=IMAGE, headers={LENGTH: "0"})
 
     assert "gzip" in answer.request.headers["accept-encoding"]
     assert "content-encoding" not in answer.headers
@@ -399,12 +399,12 @@ def test_small_answers_are_not_packed(live: Live) -> None:
     [
         (b"x", "br", 415, "gzip, deflate"),
         (b"x", "gzip, gzip", 415, "gzip, deflate"),
-        (PICTURE, "gzip", 400, "is not gzip"),
-        (PICTURE, "deflate", 400, "is not deflate"),
-        (gzip.compress(PICTURE)[:-9], "gzip", 400, "cut short"),
-        (gzip.compress(PICTURE) + b"x", "gzip", 400, "after the end"),
-        (gzip.compress(PICTURE) + gzip.compress(b"")[:2], "gzip", 400, "cut short"),
-        (zlib.compress(PICTURE) * 2, "deflate", 400, "after the end"),
+        (IMAGE, "gzip", 400, "is not gzip"),
+        (IMAGE, "deflate", 400, "is not deflate"),
+        (gzip.compress(IMAGE)[:-9], "gzip", 400, "cut short"),
+        (gzip.compress(IMAGE) + b"x", "gzip", 400, "after the end"),
+        (gzip.compress(IMAGE) + gzip.compress(b"")[:2], "gzip", 400, "cut short"),
+        (zlib.compress(IMAGE) * 2, "deflate", 400, "after the end"),
         (b"", "gzip", 400, "cut short"),
         (gzip.compress(bytes(MAX_BODY + 1)), "gzip", 413, "once it is unpacked"),
         (zlib.compress(bytes(5 * MAX_BODY)), "deflate", 413, "once it is unpacked"),
@@ -426,7 +426,7 @@ def test_packed_bodies_are_read(live: Live, encoding: str) -> None:
     pack = packs.get(encoding, gzip.compress)
     headers = {LENGTH: "0", "Content-Encoding": encoding}
 
-    answer = live.client.post(INFER["alexnet_image"], content=pack(PICTURE), headers=headers)
+    answer = live.client.post(INFER["alexnet_image"], content=pack(IMAGE), headers=headers)
 
     assert answer.status_code == 200, answer.text
 
@@ -452,7 +452,7 @@ def test_what_a_bomb_unpacks_to_is_counted_and_bounded() -> None:
 
 def test_gzip_may_come_in_several_members(live: Live) -> None:
     """As files that were put together have it (RFC 1952)."""
-    halves = gzip.compress(PICTURE[:100]) + gzip.compress(PICTURE[100:])
+    halves = gzip.compress(IMAGE[:100]) + gzip.compress(IMAGE[100:])
 
     answer = live.client.post(
         INFER["alexnet_image"], content=halves, headers={LENGTH: "0", "Content-Encoding": "gzip"}
@@ -478,14 +478,14 @@ def test_bytes_that_are_unpacked_count_against_all_bodies(tiny_model: Path) -> N
             until(lambda: held in server.client.get("/metrics").text)
             beside = server.client.post(INFER["alexnet_image"], **packed)
 
-    refused(alone, 415, "not a picture")
+    refused(alone, 415, "not an image")
     refused(beside, 503, "ALEXNET_MAX_UPLOADS")
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "text/html", "multipart/form-data; boundary=b", ""])
 def test_content_types_are_not_looked_at(live: Live, kind: str) -> None:
     """The stock client sends none; others send what they like."""
-    request = pictures(base64.b64encode(PICTURE).decode())
+    request = images(base64.b64encode(IMAGE).decode())
 
     answer = live.client.post(
         INFER["alexnet_image"],

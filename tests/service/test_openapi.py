@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from service.http.middleware.errors import STATUSES
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.servers import PATIENCE, Live, serving
 
 PREDICT = "/v1/predict"
@@ -58,7 +58,7 @@ def test_whatever_is_sent_the_answer_is_one_that_the_document_describes(
     """
     Schemathesis: a case for each corner of the document, then some at random.
 
-    Not that what fits the document is accepted: it cannot say which bytes are a picture.
+    Not that what fits the document is accepted: it cannot say which bytes are an image.
     """
     done = subprocess.run(
         [sys.executable, "-m", "schemathesis.cli", "run", f"{live.url}/openapi.json",
@@ -108,7 +108,7 @@ def test_keys_are_described_where_they_are_needed(live: Live, tiny_model: Path) 
     """Either header will do, for what classifies; without keys nothing is said of them."""
     with serving(tiny_model, rate_limit="1/hour") as without:
         silent = without.client.get("/openapi.json").json()
-        answers = [without.client.post(PREDICT, content=picture()) for _ in "12"]
+        answers = [without.client.post(PREDICT, content=image()) for _ in "12"]
     document = live.client.get("/openapi.json").json()
 
     schemes = document["components"]["securitySchemes"]
@@ -131,9 +131,9 @@ def test_keys_are_described_where_they_are_needed(live: Live, tiny_model: Path) 
         ({}, b"x", 401),
         ({"X-API-Key": KEY}, b"", 400),
         ({"X-API-Key": KEY}, b"x" * 60_000, 413),
-        ({"X-API-Key": KEY}, b"some text, no picture", 415),
-        ({"X-API-Key": KEY}, picture()[:500], 422),
-        ({"X-API-Key": KEY}, picture(), 200),
+        ({"X-API-Key": KEY}, b"some text, no image", 415),
+        ({"X-API-Key": KEY}, image()[:500], 422),
+        ({"X-API-Key": KEY}, image(), 200),
     ],
 )
 def test_answers_are_as_described(

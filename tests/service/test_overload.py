@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from service.client import Client
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.servers import LATER, PATIENCE, InThread, serving, until
 
 PREDICT = "/v1/predict"
@@ -32,7 +32,7 @@ def full_queue(model: Path) -> Iterator[tuple[InThread, Future[httpx2.Response]]
         ThreadPoolExecutor() as clients,
         server.gate.closed() as gate,
     ):
-        first = clients.submit(server.client.post, PREDICT, content=picture())
+        first = clients.submit(server.client.post, PREDICT, content=image())
         gate.until_held()
         yield server, first
 
@@ -79,11 +79,11 @@ def test_a_full_queue_refuses_before_the_body_is_sent(tiny_model: Path) -> None:
 
 def test_a_connection_that_was_refused_is_good_for_another_try(tiny_model: Path) -> None:
     with full_queue(tiny_model) as (server, first), closing(connected(server)) as client:
-        client.sendall(headers(len(picture())) + picture())
+        client.sendall(headers(len(image())) + image())
         refused, _, _ = answer_of(client)
         server.gate.open()
         first.result(PATIENCE)
-        client.sendall(headers(len(picture())) + picture())
+        client.sendall(headers(len(image())) + image())
         served, _, _ = answer_of(client)
 
     assert (refused, served) == (503, 200)
@@ -96,7 +96,7 @@ def test_who_comes_back_when_told_is_answered(tiny_model: Path) -> None:
         Client(server.url) as client,
         ThreadPoolExecutor() as clients,
     ):
-        second = clients.submit(client.classify, picture())
+        second = clients.submit(client.classify, image())
         until(lambda: REFUSED in server.client.get("/metrics").text, "a refusal")
         server.gate.open()
         prediction = second.result(PATIENCE)
@@ -108,7 +108,7 @@ def test_who_comes_back_when_told_is_answered(tiny_model: Path) -> None:
 
 def test_of_those_refused_the_log_has_the_number_not_a_line_each(tiny_model: Path) -> None:
     with full_queue(tiny_model) as (server, first):
-        refused = [server.client.post(PREDICT, content=picture()) for _ in range(20)]
+        refused = [server.client.post(PREDICT, content=image()) for _ in range(20)]
         server.gate.open()
         first.result(PATIENCE)
         until(lambda: refusals(server) >= 20, "the number of refusals")
@@ -124,7 +124,7 @@ def test_a_body_that_is_still_being_sent_holds_no_place(tiny_model: Path) -> Non
             sender = senders.enter_context(closing(connected(server)))
             sender.sendall(headers(1000) + b"\xff\xd8\xff")
         until(lambda: server.running.in_flight == 5, "five that send")
-        answer = server.client.post(PREDICT, content=picture())
+        answer = server.client.post(PREDICT, content=image())
 
     assert answer.status_code == 200
 
@@ -137,10 +137,10 @@ def test_bodies_that_fill_the_memory_together_are_refused_and_leave_it_free(
         with closing(connected(server)) as holder:
             holder.sendall(headers(90_000) + bytes(60_000))
             until(lambda: server.running.held == 60_000, "60 kB that are held")
-            large = server.client.post(PREDICT, content=picture() + bytes(50_000))
-            small = server.client.post(PREDICT, content=picture())
+            large = server.client.post(PREDICT, content=image() + bytes(50_000))
+            small = server.client.post(PREDICT, content=image())
         until(lambda: not server.running.held, "no bytes that are held")
-        after = server.client.post(PREDICT, content=picture() + bytes(50_000))
+        after = server.client.post(PREDICT, content=image() + bytes(50_000))
 
     assert (large.status_code, large.json()["code"]) == (503, "overloaded")
     assert large.headers["retry-after"] == "1"
@@ -150,7 +150,7 @@ def test_bodies_that_fill_the_memory_together_are_refused_and_leave_it_free(
 
 def test_large_bodies_leave_a_quarter_of_the_memory_to_small_ones(tiny_model: Path) -> None:
     """Of 4 MB 2.9 are held: there is room for 1.1, but for a large body three quarters are all."""
-    large = picture() + bytes(1_060_000)
+    large = image() + bytes(1_060_000)
     with (
         serving(tiny_model, max_body=3_000_000, max_uploads=4_000_000) as server,
         closing(connected(server)) as holder,
@@ -158,7 +158,7 @@ def test_large_bodies_leave_a_quarter_of_the_memory_to_small_ones(tiny_model: Pa
         holder.sendall(headers(3_000_000) + bytes(2_900_000))
         until(lambda: server.running.held == 2_900_000, "2.9 MB that are held")
         refused = server.client.post(PREDICT, content=large)
-        small = server.client.post(PREDICT, content=picture() + bytes(700_000))
+        small = server.client.post(PREDICT, content=image() + bytes(700_000))
 
     assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
     assert small.status_code == 200
@@ -183,15 +183,15 @@ def test_the_whole_request_has_a_deadline_that_begins_with_its_headers(
     ):
         answers: Callable[..., Awaitable[Any]] = server.running.classifier.answers
 
-        async def noting(*pictures: Any, timeout: float, **others: Any) -> Any:
+        async def noting(*images: Any, timeout: float, **others: Any) -> Any:
             left.append(timeout)
-            return await answers(*pictures, timeout=timeout, **others)
+            return await answers(*images, timeout=timeout, **others)
 
         monkeypatch.setattr(server.running.classifier, "answers", noting)
-        sender.sendall(headers(len(picture())) + picture()[:100])
+        sender.sendall(headers(len(image())) + image()[:100])
         until(lambda: server.running.in_flight, "a request in flight")
         time.sleep(0.3)
-        sender.sendall(picture()[100:])
+        sender.sendall(image()[100:])
         status, _, _ = answer_of(sender)
 
     assert status == 200

@@ -14,7 +14,7 @@ import pytest
 
 from service.http.access import RateLimiter
 from service.http.middleware.headers import Doors
-from tests.support.images import PICTURES, picture
+from tests.support.images import IMAGES, image
 from tests.support.models import CAFFE
 from tests.support.pages import (
     KEY,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.external
 
-CAT = (PICTURES / "cat.jpg").read_bytes()
+CAT = (IMAGES / "cat.jpg").read_bytes()
 TEXT = b"nothing but text in this file"
 browser, locked = a_browser, a_locked_server
 
@@ -90,7 +90,7 @@ def test_the_page_has_something_to_show_at_once(page: "Page", live: Live) -> Non
 def test_a_page_that_nobody_runs_asks_for_nothing(tiny_model: Path) -> None:
     """A probe that fetches the page costs no run of the network."""
     with serving(tiny_model) as live:
-        live.client.post("/v1/predict", content=picture())
+        live.client.post("/v1/predict", content=image())
         before = live.client.get("/metrics").text
 
         live.client.get("/")
@@ -116,7 +116,7 @@ def test_a_file_can_be_given_anywhere_on_the_page(page: "Page", way: Any) -> Non
     """Dropped on the last line or pasted there, it is answered."""
     shows(page, "Cat")
 
-    give(page, way, ("gradient.jpg", picture()))
+    give(page, way, ("gradient.jpg", image()))
 
     shows(page, "gradient.jpg")
     expect(page.locator("#classes li")).to_have_count(5)
@@ -129,14 +129,14 @@ def test_a_photograph_can_be_taken(page: "Page") -> None:
     camera = page.locator("#camera")
 
     expect(camera).to_have_attribute("capture", "environment")
-    camera.set_input_files({"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": picture()})
+    camera.set_input_files({"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": image()})
 
     shows(page, "photo.jpg")
 
 
-def test_of_several_pictures_a_broken_one_spoils_nothing(page: "Page", live: Live) -> None:
+def test_of_several_images_a_broken_one_spoils_nothing(page: "Page", live: Live) -> None:
     """Each has its answer or its error in its own place; one is shown."""
-    choose(page, ("first.jpg", picture()), ("notes.txt", TEXT), ("cat.jpg", CAT))
+    choose(page, ("first.jpg", image()), ("notes.txt", TEXT), ("cat.jpg", CAT))
 
     shows(page, "first.jpg")
     thumbs = page.locator("#mine li")
@@ -165,7 +165,7 @@ def refused(live: Live, data: bytes) -> str:
     return said
 
 
-def test_a_truncated_picture_shows_the_servers_words(page: "Page", live: Live) -> None:
+def test_a_truncated_image_shows_the_servers_words(page: "Page", live: Live) -> None:
     """The error's sentence, no bars left over, and nothing to try again."""
     choose(page, ("cut.jpg", CAT[:9000]))
 
@@ -237,7 +237,7 @@ def test_an_answer_that_comes_late_does_not_win(page: "Page") -> None:
     page.route(
         "**/v1/predict*", lambda route: held.append(route) if not held else route.continue_()
     )
-    choose(page, ("slow.jpg", picture()))
+    choose(page, ("slow.jpg", image()))
     expect(page.locator("#busy")).to_contain_text("slow.jpg")
     expect(page.locator("#whose")).to_contain_text("Cat")  # stays until there is something else
     expect(page.locator("#classes li")).to_have_count(5)
@@ -287,7 +287,7 @@ def test_a_key_is_asked_for_where_one_is_needed(browser: "Browser", locked: Live
         expect(door).to_contain_text("This server needs an API key.")
         expect(page.locator("#sentence")).to_contain_text("First the key")
         expect(page.locator("#classes li")).to_have_count(0)  # no sample either
-        choose(page, ("gradient.jpg", picture()))
+        choose(page, ("gradient.jpg", image()))
         expect(page.locator("#best")).to_have_text("No answer yet")
         expect(page.get_by_label("API key")).to_be_focused()
         page.get_by_label("API key").fill("bob-0123456789012")
@@ -363,7 +363,7 @@ def test_details_that_nobody_wants_are_not_in_the_lines(page: "Page") -> None:
     expect(page.locator("#curl")).not_to_contain_text("details")
 
 
-def test_many_pictures_are_decoded_two_at_a_time(page: "Page") -> None:
+def test_many_images_are_decoded_two_at_a_time(page: "Page") -> None:
     """A photograph takes 48 MB while it is."""
     compared(page)
     page.evaluate(
@@ -386,7 +386,7 @@ def test_many_pictures_are_decoded_two_at_a_time(page: "Page") -> None:
 
 def test_a_name_cannot_break_out_of_the_lines(page: "Page") -> None:
     """Quotes in a file's name are the shell's and Python's own affair."""
-    choose(page, ('it\'s "one".jpg', picture()))
+    choose(page, ('it\'s "one".jpg', image()))
 
     expect(page.locator("#curl")).to_contain_text("'@it'\\''s \"one\".jpg'")
     expect(page.locator("#python")).to_contain_text('"it\'s \\"one\\".jpg"')

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from tests.support.images import PICTURES
+from tests.support.images import IMAGES
 from tests.support.models import TINY, altered, entry
 from tests.support.pages import (
     DESK,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.external
 
-CAT = (PICTURES / "cat.jpg").read_bytes()
+CAT = (IMAGES / "cat.jpg").read_bytes()
 LONG = "a-photograph-with-a-name-that-nobody-would-want-to-read-to-its-end.jpg"
 
 browser, locked = a_browser, a_locked_server

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from service.http.routes.page import CHOICES, SAMPLES, STATIC
-from tests.support.images import PICTURES
+from tests.support.images import IMAGES
 from tests.support.pages import DESK, PHONE, a_browser, choose, compared, expect, opened, shows
 from tests.support.servers import Live, serving
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.external
 
-CAT = (PICTURES / "cat.jpg").read_bytes()
+CAT = (IMAGES / "cat.jpg").read_bytes()
 browser = a_browser
 
 WIDTHS = (320, 390, 768, 1024, 1280)
@@ -82,7 +82,7 @@ def test_on_a_phone_the_answer_is_in_sight(browser: "Browser", live: Live) -> No
         assert bottom(page, "#classes .track") <= PHONE[1]
 
 
-def test_nobody_is_told_to_drop_pictures_by_finger(browser: "Browser", live: Live) -> None:
+def test_nobody_is_told_to_drop_images_by_finger(browser: "Browser", live: Live) -> None:
     """A mouse can; and only a phone has a camera to offer."""
     for touch in (True, False):
         with opened(browser, live, touch=touch) as page:

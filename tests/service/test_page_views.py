@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from service.inference.image import decode
-from tests.support.images import PICTURES
+from tests.support.images import IMAGES
 from tests.support.models import OWN, altered
 from tests.support.pages import DESK, a_browser, bars, choose, compared, expect, opened, shows
 from tests.support.servers import Live, serving
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.external
 
-CAT = (PICTURES / "cat.jpg").read_bytes()
+CAT = (IMAGES / "cat.jpg").read_bytes()
 browser = a_browser
 
 GREY = np.array([0.3, 0.59, 0.11])  # of red, green, blue

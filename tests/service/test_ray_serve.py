@@ -20,7 +20,7 @@ import httpx2
 import pytest
 
 from tests.support.clusters import CPUS, PATIENCE, Nodes
-from tests.support.images import grey, picture
+from tests.support.images import grey, image
 from tests.support.models import FAULTY, HANGS
 from tests.support.ports import free_port
 from tests.support.servers import ROOT, serving
@@ -67,8 +67,8 @@ class Serving:
         wait_until(lambda: APP not in serve.status().applications)
 
     def predict(self, data: bytes = b"", **options: Any) -> httpx2.Response:
-        """Send one picture."""
-        return self.client.post("/v1/predict", content=data or picture(), headers=JPEG, **options)
+        """Send one image."""
+        return self.client.post("/v1/predict", content=data or image(), headers=JPEG, **options)
 
 
 def alive() -> dict[str, tuple[int, str]]:
@@ -150,7 +150,7 @@ class Load:
             client.result()
 
     def _ask(self, ending: threading.Event) -> None:
-        data = picture()
+        data = image()
         with httpx2.Client(base_url=self.url, timeout=PATIENCE, trust_env=False) as client:
             while not ending.is_set():
                 began, status, version = time.monotonic(), 0, ""
@@ -224,12 +224,12 @@ def test_each_of_two_nodes_has_a_replica(two_replicas: Serving) -> None:
 
 def test_answers_are_those_of_a_single_process(two_replicas: Serving, tiny_model: Path) -> None:
     cat = (ROOT / "tests" / "pictures" / "cat.jpg").read_bytes()
-    form = [("files", ("one.jpg", cat)), ("files", ("two.png", picture("PNG")))]
+    form = [("files", ("one.jpg", cat)), ("files", ("two.png", image("PNG")))]
     asked: list[dict[str, Any]] = [
         {"content": cat, "headers": JPEG},
-        {"content": picture("WEBP"), "headers": JPEG, "params": {"crops": "dense", "top": 3}},
+        {"content": image("WEBP"), "headers": JPEG, "params": {"crops": "dense", "top": 3}},
         {"files": form, "params": {"crops": "one"}},
-        {"content": b"no picture", "headers": JPEG},
+        {"content": b"no image", "headers": JPEG},
         {"content": b"", "headers": JPEG},
         {"content": cat, "headers": JPEG, "params": {"top": 0}},
         {"content": bytes(21 * 2**20), "headers": JPEG},

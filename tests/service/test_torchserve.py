@@ -11,10 +11,10 @@ import pytest
 
 from service.http.routes.torchserve import PATHS, by_label
 from service.inference.classifier import Prediction
-from tests.support.images import PICTURES, picture
+from tests.support.images import IMAGES, image
 from tests.support.servers import PATIENCE, Live, serving
 
-CAT = PICTURES / "cat.jpg"
+CAT = IMAGES / "cat.jpg"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_torchserves_own_curl_commands_get_its_answer(
 
 
 @pytest.mark.parametrize("kind", ["application/jpg", "application/x-www-form-urlencoded"])
-def test_a_picture_may_be_called_anything(live: Live, kind: str) -> None:
+def test_a_image_may_be_called_anything(live: Live, kind: str) -> None:
     """As TorchServe's own benchmark does, and curl --data-binary by default."""
     headers = {"Content-Type": kind}
 
@@ -76,7 +76,7 @@ def test_top_and_crops_are_taken_as_elsewhere(live: Live) -> None:
     assert len(answer) == 2
 
 
-def test_ping_says_healthy_while_pictures_are_classified(live: Live) -> None:
+def test_ping_says_healthy_while_images_are_classified(live: Live) -> None:
     """test_http.py has the other half, with a server that drains."""
     pong = live.client.get("/ping")
 
@@ -88,10 +88,10 @@ def test_ping_says_healthy_while_pictures_are_classified(live: Live) -> None:
     ("request_", "status", "code"),
     [
         ({"content": b""}, 400, "body_empty"),
-        ({"content": b"no picture"}, 415, "image_type_unsupported"),
-        ({"content": picture()[:500]}, 422, "image_unreadable"),
-        ({"content": picture(), "params": {"crops": "five"}}, 422, "parameter_invalid"),
-        ({"files": [("data", picture()), ("data", picture())]}, 400, "request_malformed"),
+        ({"content": b"no image"}, 415, "image_type_unsupported"),
+        ({"content": image()[:500]}, 422, "image_unreadable"),
+        ({"content": image(), "params": {"crops": "five"}}, 422, "parameter_invalid"),
+        ({"files": [("data", image()), ("data", image())]}, 400, "request_malformed"),
         ({"data": {"instances": "x"}}, 415, "image_type_unsupported"),
     ],
 )
@@ -106,12 +106,12 @@ def test_what_cannot_be_classified_is_refused_in_our_shape(
 
 def test_a_model_or_version_that_is_not_here_is_not_found(live: Live) -> None:
     for path in ("/predictions/resnet-18", "/predictions/alexnet/2.0"):
-        assert live.client.post(path, content=picture()).status_code == 404
+        assert live.client.post(path, content=image()).status_code == 404
 
 
 def test_it_is_behind_the_keys_but_ping_is_not(tiny_model: Path) -> None:
     with serving(tiny_model, api_keys="alice-0123456789") as server:
-        refused = [server.client.request(m, PATHS[0], content=picture()) for m in ("POST", "PUT")]
+        refused = [server.client.request(m, PATHS[0], content=image()) for m in ("POST", "PUT")]
         pong = server.client.get("/ping")
 
     assert [answer.status_code for answer in refused] == [401, 401]

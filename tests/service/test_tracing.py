@@ -19,7 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from service.http.middleware import tracing
 from tests.support.commands import alexnet
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.servers import PATIENCE, InThread, Live, serving, serving_process, until
 
 PREDICT = "/v1/predict"
@@ -157,8 +157,8 @@ def parent(number: int) -> tuple[str, dict[str, str]]:
 
 
 def ask(server: Live, headers: dict[str, str], data: bytes | None = None) -> int:
-    """Have one picture classified."""
-    body = picture() if data is None else data
+    """Have one image classified."""
+    body = image() if data is None else data
     return server.client.post(PREDICT, content=body, headers=JPEG | headers).status_code
 
 
@@ -196,9 +196,9 @@ def test_spans_say_what_they_are_about(live: Live, collector: Collector) -> None
         "alexnet.model": "alexnet_image",
     }.items() <= request.attributes.items()
     assert [step.attributes for step in steps] == [
-        {"alexnet.picture": 0},
-        {"alexnet.picture": 0},
-        {"alexnet.picture": 0, "alexnet.batch": 1},
+        {"alexnet.image": 0},
+        {"alexnet.image": 0},
+        {"alexnet.image": 0, "alexnet.batch": 1},
     ]
 
 
@@ -222,10 +222,10 @@ def test_a_caller_that_does_not_sample_has_no_spans(live: Live, collector: Colle
     assert collector.of(trace_id) == []
 
 
-def test_each_picture_of_a_form_has_its_steps(live: InThread, collector: Collector) -> None:
+def test_each_image_of_a_form_has_its_steps(live: InThread, collector: Collector) -> None:
     """One that cannot be read ends in its decoding, which says why."""
     trace_id, headers = parent(6)
-    files = {"a": picture(), "b": b"none", "c": picture()}
+    files = {"a": image(), "b": b"none", "c": image()}
 
     with live.gate.closed() as gate, ThreadPoolExecutor() as pool:
         form = pool.submit(live.client.post, PREDICT, files=files, headers=headers)
@@ -235,7 +235,7 @@ def test_each_picture_of_a_form_has_its_steps(live: InThread, collector: Collect
         assert form.result().status_code == 200
 
     _, *steps = collector.trace(trace_id, spans=8)
-    each = [[s for s in steps if s.attributes["alexnet.picture"] == number] for number in range(3)]
+    each = [[s for s in steps if s.attributes["alexnet.image"] == number] for number in range(3)]
     assert [[step.span.name for step in one] for one in each] == [
         ["decode", "queue", "run"],
         ["decode"],
@@ -253,7 +253,7 @@ def test_a_refusal_names_its_code(live: Live, collector: Collector) -> None:
     """On the request's span; a step that it did not come to has none."""
     trace_id, headers = parent(7)
 
-    assert ask(live, headers, picture()[:2000]) == 422
+    assert ask(live, headers, image()[:2000]) == 422
 
     request, *steps = collector.trace(trace_id, spans=2)
     assert request.attributes["alexnet.code"] == "image_unreadable"

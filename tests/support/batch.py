@@ -1,4 +1,4 @@
-"""Pictures in large numbers, their scores, and `alexnet predict -o` that is struck meanwhile."""
+"""Images in large numbers, their scores, and `alexnet predict -o` that is struck meanwhile."""
 
 import csv
 import json
@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.commands import Done, alexnet, alexnet_process, plain
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.servers import PATIENCE, ROOT
 
 
 def make_crowd(top: Path, number: int) -> Path:
-    """Eight pictures and a broken one, under `number` names in ten folders."""
+    """Eight images and a broken one, under `number` names in ten folders."""
     originals = []
     for index in range(9):
         original = top.parent / f"{top.name}-{index}.jpg"
-        original.write_bytes(picture(size=(260 + 9 * index, 256)) if index else b"GIF89a")
+        original.write_bytes(image(size=(260 + 9 * index, 256)) if index else b"GIF89a")
         originals.append(original)
     for index in range(number):
         place = top / f"{index % 10}"
@@ -61,7 +61,7 @@ def rows(output: Path) -> list[dict[str, Any]]:
 
 
 def struck(strike: str, *arguments: object, after: int = 600, **settings: Any) -> tuple[int, str]:
-    """Run it as a process, and do something to it `after` so many pictures; its status, and what it
+    """Run it as a process, and do something to it `after` so many images; its status, and what it
     said."""
     code = (
         "import os, signal, sys\n"
@@ -98,5 +98,5 @@ def went_on(done: Done) -> bool:
     """Whether it did a part of the work, and found the rest done."""
     report = done.stderr.decode()
     assert done.returncode == 0, report
-    found = re.search(r"(\d+) pictures scored, (\d+) of them before", report)
+    found = re.search(r"(\d+) images scored, (\d+) of them before", report)
     return found is not None and 0 < int(found[2]) < int(found[1])

@@ -53,7 +53,7 @@ def write_tiny(
 ) -> Path:
     """The tiny network as a model file, prepared as a variant is; ImageNet's labels by default."""
     labels = labels or export.imagenet_labels()
-    real = crops.load_pictures(limit=8)
+    real = crops.load_images(limit=8)
     model = export.build_model(
         tiny_network(len(labels)), VARIANTS[variant], precision="fp32", calibration=real
     )
@@ -63,7 +63,7 @@ def write_tiny(
         precision="fp32",
         labels=labels,
         record=Record("tiny", {"name": "random", "licence": "none"}, accuracy or []),
-        picture=real[0],
+        image=real[0],
     )
     export.write(model, path, check=lambda file: None)
     return path
@@ -145,7 +145,7 @@ def write_all(folder: Path) -> None:
     write_tiny(folder / CAFFE.name, "caffe")
     write_tiny(folder / OWN.name, labels=OWN_LABELS)
     write_faulty(tiny, folder / FAULTY.name)
-    first = int(inspect(tiny).golden_picture()[0, 0, 0, 0])
+    first = int(inspect(tiny).golden_image()[0, 0, 0, 0])
     write_faulty(tiny, folder / HANGING.name, hangs=first)
 
 

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as families
 
 import service.client
 from tests.support.commands import here
-from tests.support.images import picture
+from tests.support.images import image
 from tests.support.models import TINY
 from tests.support.servers import ROOT, InThread, serving
 
@@ -26,27 +26,27 @@ JPEG = {"Content-Type": "image/jpeg"}
 
 # One request for each endpoint of the OpenAPI document, and for what they refuse.
 REQUESTS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
-    "predict": ("POST", "/v1/predict", {"content": picture(), "headers": JPEG}),
+    "predict": ("POST", "/v1/predict", {"content": image(), "headers": JPEG}),
     "predict-form": (
         "POST",
         "/v1/predict?crops=one&top=2",
-        {"files": [("a", ("a.jpg", picture())), ("b", ("b.txt", b"only text"))]},
+        {"files": [("a", ("a.jpg", image())), ("b", ("b.txt", b"only text"))]},
     ),
     "predict-views": (
         "POST",
         "/v1/predict?details=views&top=1",
-        {"content": picture(), "headers": JPEG},
+        {"content": image(), "headers": JPEG},
     ),
     "predict-heatmap": (
         "POST",
         "/v1/predict?details=heatmap&crops=one&top=1",
-        {"content": picture(), "headers": JPEG},
+        {"content": image(), "headers": JPEG},
     ),
     "predict-refused": ("POST", "/v1/predict", {"content": b"only text", "headers": JPEG}),
-    "predict-parameter": ("POST", "/v1/predict?top=0", {"content": picture()}),
+    "predict-parameter": ("POST", "/v1/predict?top=0", {"content": image()}),
     "predict-method": ("GET", "/v1/predict", {}),
-    "torchserve": ("POST", "/predictions/alexnet", {"content": picture()}),
-    "torchserve-put": ("PUT", "/predictions/alexnet", {"content": picture()}),
+    "torchserve": ("POST", "/predictions/alexnet", {"content": image()}),
+    "torchserve-put": ("PUT", "/predictions/alexnet", {"content": image()}),
     "torchserve-ping": ("GET", "/ping", {}),
     "health": ("GET", "/health", {}),
     "livez": ("GET", "/livez", {}),
@@ -88,7 +88,7 @@ REQUESTS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
                         "name": "image",
                         "shape": [1, 1],
                         "datatype": "BYTES",
-                        "data": [b64encode(picture()).decode()],
+                        "data": [b64encode(image()).decode()],
                     }
                 ]
             }

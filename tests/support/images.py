@@ -5,11 +5,11 @@ from pathlib import Path
 
 from PIL import Image
 
-PICTURES = Path(__file__).parents[1] / "pictures"
+IMAGES = Path(__file__).parents[1] / "pictures"
 
 
-def picture(kind: str = "JPEG", size: tuple[int, int] = (320, 280)) -> bytes:
-    """A small picture with something to see in it."""
+def image(kind: str = "JPEG", size: tuple[int, int] = (320, 280)) -> bytes:
+    """A small image with something to see in it."""
     encoded = io.BytesIO()
     Image.radial_gradient("L").resize(size).convert("RGB").save(encoded, kind)
     return encoded.getvalue()

@@ -11,7 +11,7 @@ from typing import Any
 from tests.support.commands import Stream, here, plain
 from tests.support.servers import PATIENCE, ROOT
 
-# One picture is under way at once, so that two folders differ by what is kept of them.
+# One image is under way at once, so that two folders differ by what is kept of them.
 ONE_AT_ONCE: dict[str, Any] = {"max_batch": 1, "max_queue": 1, "max_files": 1, "threads": 1}
 
 

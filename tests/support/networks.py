@@ -19,7 +19,7 @@ from model_export.crops import Floats, Pixels
 from model_export.graph import SIDE
 from model_export.variants import VARIANTS, Variant
 
-# Mirrored pictures have the same views: top left is what the mirror image's top right was.
+# Mirrored images have the same views: top left is what the mirror image's top right was.
 MIRRORED = [6, 5, 8, 7, 9, 1, 0, 3, 2, 4]
 
 
@@ -169,7 +169,7 @@ def without_classifier(network: ModelProto) -> ModelProto:
     return onnx.utils.Extractor(typed).extract_model([network.graph.input[0].name], [flat])
 
 
-def logits(model: ModelProto, pictures: Pixels, crops: int, *, threads: int = 1) -> Floats:
+def logits(model: ModelProto, images: Pixels, crops: int, *, threads: int = 1) -> Floats:
     """What a serving graph has before its softmax, in the order of the views: (N, V, classes)."""
     bare = ModelProto()
     bare.CopyFrom(model)
@@ -178,7 +178,7 @@ def logits(model: ModelProto, pictures: Pixels, crops: int, *, threads: int = 1)
             node.op_type = "Identity"
             del node.attribute[:]
     run = session(bare, threads).run
-    views: Floats = run(["view_probabilities"], _feeds(pictures, crops))[0]
+    views: Floats = run(["view_probabilities"], _feeds(images, crops))[0]
     return views
 
 
@@ -190,8 +190,8 @@ class Work:
     products: int  # multiplications
 
 
-def work(model: ModelProto, pictures: Pixels, crops: int) -> list[Work]:
-    """What every convolution of a serving graph did for some pictures, by what it gave."""
+def work(model: ModelProto, images: Pixels, crops: int) -> list[Work]:
+    """What every convolution of a serving graph did for some images, by what it gave."""
     seen = ModelProto()
     seen.CopyFrom(model)
     weights = {t.name: tuple(t.dims) for t in model.graph.initializer}
@@ -200,7 +200,7 @@ def work(model: ModelProto, pictures: Pixels, crops: int) -> list[Work]:
     seen.graph.output.extend(
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
     )
-    answers = session(seen).run(names, _feeds(pictures, crops))
+    answers = session(seen).run(names, _feeds(images, crops))
     return [
         Work(len(maps), maps.size * math.prod(weights[node.input[1]][1:]))
         for node, maps in zip(convolutions, answers, strict=True)
@@ -218,9 +218,9 @@ def session(model: ModelProto, threads: int = 1) -> onnxruntime.InferenceSession
 
 
 def noise(count: int, seed: int = 0) -> Pixels:
-    """Pictures of random pixels: no two places of one look alike."""
+    """Images of random pixels: no two places of one look alike."""
     return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
 
 
-def _feeds(pictures: Pixels, crops: int) -> dict[str, NDArray[np.uint8] | NDArray[np.int64]]:
-    return {"images": pictures, "crops": np.array(crops, np.int64)}
+def _feeds(images: Pixels, crops: int) -> dict[str, NDArray[np.uint8] | NDArray[np.int64]]:
+    return {"images": images, "crops": np.array(crops, np.int64)}

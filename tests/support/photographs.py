@@ -17,10 +17,10 @@ def photograph(place: int = 0) -> Image.Image:
         return image.convert("RGB")
 
 
-def jpeg(picture: Image.Image, quality: int = 90) -> bytes:
-    """A picture as the bytes of a file."""
+def jpeg(image: Image.Image, quality: int = 90) -> bytes:
+    """An image as the bytes of a file."""
     data = io.BytesIO()
-    picture.save(data, "JPEG", quality=quality)
+    image.save(data, "JPEG", quality=quality)
     return data.getvalue()
 
 

@@ -63,13 +63,13 @@ def refuses(status: int, code: str, **headers: str) -> Act:
 
 
 def answer(number: int = 1) -> dict[str, Any]:
-    """Our server's answer to so many pictures."""
+    """Our server's answer to so many images."""
     predictions = [{"filename": None, "classes": CLASSES}] * number
     return {"model": MODEL, "crops": "ten", "predictions": predictions}
 
 
 def classifies(handler: BaseHTTPRequestHandler, asked: Asked) -> None:
-    """Answer as our server does, a form or a single picture."""
+    """Answer as our server does, a form or a single image."""
     says(200, answer(len(asked.files) or 1))(handler, asked)
 
 

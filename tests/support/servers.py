@@ -77,7 +77,7 @@ class Live:
         return any(words in line for line in self.log)
 
     def until_pending(self, wanted: int) -> None:
-        """Wait until so many pictures are accepted and unanswered."""
+        """Wait until so many images are accepted and unanswered."""
         health = partial(self.client.get, "/health")
         until(lambda: health().json()["queue"]["pending"] == wanted, f"{wanted} pending")
 
@@ -98,7 +98,7 @@ class InThread(Live):
         return cast(Running, self.app.state.running)
 
     def until_queued(self) -> None:
-        """Wait until no picture that was accepted is on its way to the queue: read, decoded."""
+        """Wait until no image that was accepted is on its way to the queue: read, decoded."""
         batcher = self.running.classifier.batcher
         until(lambda: not batcher._expected, "all that was accepted is in the queue")
 

@@ -68,7 +68,7 @@ def on_real_terminal(
 
 
 class Counter(threading.Thread):
-    """In place of the thread that counts the pictures of a folder: it has done when it is started,
+    """In place of the thread that counts the images of a folder: it has done when it is started,
     so that a bar knows how many there are."""
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""What these tests share: trainings of a small network by the real recipe, and real pictures."""
+"""What these tests share: trainings of a small network by the real recipe, and real images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from model_training.image_cache import SIDE
 from model_training.recipe import Recipe
 from model_training.run import Run
 from model_training.start import Start, from_nothing
-from model_training.training import Pictures, Training
+from model_training.training import Images, Training
 from tests.support.networks import SMALL
 
 
@@ -31,7 +31,7 @@ def write_digits(folder: Path, digits: Iterable[int], count: int, *, skip: int =
     return folder
 
 
-def digits(per_class: int, classes: int = 10, held_out: int = 5) -> Pictures:
+def digits(per_class: int, classes: int = 10, held_out: int = 5) -> Images:
     """The same as squares in memory; the last ``held_out`` of each class are validated on."""
     ships = load_digits()
     rows = [np.flatnonzero(ships.target == c)[: per_class + held_out] for c in range(classes)]
@@ -52,16 +52,16 @@ def digits(per_class: int, classes: int = 10, held_out: int = 5) -> Pictures:
     learned = np.concatenate([np.array(r[:per_class]) for r in training])
     aside = np.concatenate([np.array(r[per_class:]) for r in training])
     labels = ships.target[np.concatenate(rows)].astype(np.int64)
-    return Pictures(squares, learned, aside, labels, colours_of(squares, learned))
+    return Images(squares, learned, aside, labels, colours_of(squares, learned))
 
 
-def begin(classes: int, pictures: Pictures, *, seed: int = 0) -> Start:
-    return from_nothing(SMALL, classes, pictures.colours.mean, seed=seed)
+def begin(classes: int, images: Images, *, seed: int = 0) -> Start:
+    return from_nothing(SMALL, classes, images.colours.mean, seed=seed)
 
 
 def training(
     folder: Path,
-    pictures: Pictures,
+    images: Images,
     recipe: Recipe,
     *,
     classes: int = 10,
@@ -72,5 +72,5 @@ def training(
     run = Run(folder)
     run.open({})
     arithmetic = Arithmetic(torch.device("cpu"), precision)
-    start = begin(classes, pictures, seed=recipe.seed)
-    return Training(start, pictures, recipe, run, arithmetic, **others)  # type: ignore[arg-type]
+    start = begin(classes, images, seed=recipe.seed)
+    return Training(start, images, recipe, run, arithmetic, **others)  # type: ignore[arg-type]

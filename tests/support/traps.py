@@ -1,5 +1,5 @@
 """
-Files made to harm: each builder gives the bytes of one kind of hostile picture.
+Files made to harm: each builder gives the bytes of one kind of hostile image.
 
 Plain functions, so that the tests, the fuzzers' seeds and measurements share them.
 """
@@ -16,7 +16,7 @@ EXIF_START = b"Exif\0\0"
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    """The picture as a file's bytes."""
+    """The image as a file's bytes."""
     file = BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
@@ -107,7 +107,7 @@ def jpeg_of_scans(
     A grey progressive JPEG whose scans each walk all blocks and change nothing.
 
     An end-of-block run covers 32,767 blocks in 15 bits, so a scan takes few bytes whatever the
-    picture's size; arithmetic coding needs none at all.
+    image's size; arithmetic coding needs none at all.
     """
     blocks = -(-width // 8) * -(-height // 8)
     refine = b"" if arithmetic else bits(("0" + "1" * 14) * -(-blocks // 32767))

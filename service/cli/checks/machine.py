@@ -14,9 +14,9 @@ from service.settings import Settings, spelled
 if TYPE_CHECKING:
     from service.inference.engine import Engine
 
-SQUARE: Final = 256 * 256 * 3  # bytes of a picture in the queue
+SQUARE: Final = 256 * 256 * 3  # bytes of an image in the queue
 DECODING: Final = 12  # bytes a pixel, at most; WebP takes 16, and has a limit of its own
-SAMPLE: Final = 16  # pictures of a batch that is run to see what it takes
+SAMPLE: Final = 16  # images of a batch that is run to see what it takes
 MEMORY: Final = Path("/proc/meminfo")
 
 
@@ -75,11 +75,11 @@ def memory(its: Settings, engine: "Engine | None") -> Iterator[Finding]:
         yield ok("memory", f"{told}; {whose} {megabytes(have)}")
 
 
-def _run(engine: "Engine", pictures: int) -> None:
+def _run(engine: "Engine", images: int) -> None:
     """One batch with the most views, which is when the network takes most."""
     import numpy as np
 
-    squares = np.zeros((pictures, 256, 256, 3), np.uint8)
+    squares = np.zeros((images, 256, 256, 3), np.uint8)
     engine.run(squares, engine.model.crops.get("ten", max(engine.model.crops.values())))
 
 

@@ -20,13 +20,13 @@ def file(path: Path) -> Iterator[Finding]:
 
 
 def network(engine: "Engine") -> Iterator[Finding]:
-    """What is in it; that it answers its start-up picture right, the engine has proved."""
+    """What is in it; that it answers its start-up image right, the engine has proved."""
     model = engine.model
     yield ok(
         "model",
         f"format {FORMAT}: {model.name} {model.variant} {model.precision}, "
         f"{len(model.labels)} classes, crops {', '.join(model.crops)}; "
-        "its start-up picture is answered right",
+        "its start-up image is answered right",
     )
     if not model.accuracy:
         yield warning(

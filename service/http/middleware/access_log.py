@@ -1,6 +1,6 @@
 """
 What is told of every answer, whoever gave it: to the metrics, to the access log, and in the answer
-itself its `X-Request-ID` and, if it is about pictures, the times of its steps.
+itself its `X-Request-ID` and, if it is about images, the times of its steps.
 
 The log has a line for each; but of those that a full queue refuses, one line a second with the
 number.  Overload is when lines are many and each costs time that is short: 80 us, as much as the
@@ -83,7 +83,7 @@ def _request_id(scope: Scope) -> str:
 
 def stretches(steps: Steps, now: float) -> list[tuple[str, float, float]]:
     """
-    The steps that a picture has come to: name, beginning, end, as in `Steps.spans`.
+    The steps that an image has come to: name, beginning, end, as in `Steps.spans`.
 
     The one that it never left ends when it was refused there, or `now`.
     """
@@ -95,9 +95,9 @@ def stretches(steps: Steps, now: float) -> list[tuple[str, float, float]]:
 
 
 def _slowest(journal: Journal) -> Steps | None:
-    """Of several pictures, the one answered last; if none was, one that came as far as any."""
+    """Of several images, the one answered last; if none was, one that came as far as any."""
     return journal.last or max(
-        journal.pictures, key=lambda steps: len(list(steps.spans())), default=None
+        journal.images, key=lambda steps: len(list(steps.spans())), default=None
     )
 
 
@@ -166,8 +166,8 @@ def _line(scope: Scope, journal: Journal) -> dict[str, Any]:
         fields[f"{name}_ms"] = round(milliseconds, 3)
     if steps is not None and steps.batch:
         fields["batch"] = steps.batch
-    if journal.pictures:
-        fields["pictures"] = len(journal.pictures)
+    if journal.images:
+        fields["pictures"] = len(journal.images)
     route = getattr(scope.get("route"), "path", None)
     known = {"code": journal.code, "model": journal.model, "route": route}
     return fields | {name: value for name, value in known.items() if value is not None}

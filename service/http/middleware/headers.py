@@ -108,7 +108,7 @@ async def with_a_key(
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)],
     plain: Annotated[str | None, Security(HEADER)],
 ) -> None:
-    """Let in whoever shows one of our keys, before the body is read, and count a picture."""
+    """Let in whoever shows one of our keys, before the body is read, and count an image."""
     keys = _doors_of(request).keys
     shown = [bearer.credentials.strip()] if bearer else []
     shown += [plain] if plain else []
@@ -120,19 +120,19 @@ async def with_a_key(
 
 
 async def without_keys(request: Request) -> None:
-    """Let everybody in, and count a picture of the address that it comes from."""
+    """Let everybody in, and count an image of the address that it comes from."""
     _count_first(request, network_of(request.client.host) if request.client else "")
 
 
-def charge(request: Request, pictures: int) -> None:
+def charge(request: Request, images: int) -> None:
     """
-    Count the pictures of a request, now that it is known how many there are.
+    Count the images of a request, now that it is known how many there are.
 
     The first was counted at the door.  Raises `RateLimited` if they are too many.
     """
     limiter = _doors_of(request).limiter
     if limiter is not None:
-        limiter.charge(request.state.client, pictures, counted=1)
+        limiter.charge(request.state.client, images, counted=1)
 
 
 def _count_first(request: Request, client: str) -> None:

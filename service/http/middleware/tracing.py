@@ -2,7 +2,7 @@
 Spans of requests and of their steps, sent to an OpenTelemetry collector; off by default.
 
     POST /v1/predict      FastAPI's, from the headers to the answer; `traceparent` is honoured
-    +-- decode            of each picture, made afterwards of the moments in the journal
+    +-- decode            of each image, made afterwards of the moments in the journal
     +-- queue
     +-- run
 
@@ -153,17 +153,17 @@ class Traced:
 
 
 def _tell(tracer: Tracer, parent: Span, journal: Journal, answered: float) -> None:
-    """Spans of the steps of a request's pictures."""
+    """Spans of the steps of a request's images."""
     inside = trace.set_span_in_context(parent)
     # A pause between the two readings would set all steps back, before the request's beginning.
     since_epoch = max(time.time_ns() - time.monotonic_ns() for _ in range(3))
-    outcomes = journal.outcomes or [journal.code] * len(journal.pictures)
-    for number, (steps, code) in enumerate(zip(journal.pictures, outcomes, strict=True)):
+    outcomes = journal.outcomes or [journal.code] * len(journal.images)
+    for number, (steps, code) in enumerate(zip(journal.images, outcomes, strict=True)):
         told = stretches(steps, answered)
         for name, *moments in told:
             begin, end = (int(1e9 * moment) + since_epoch for moment in moments)
             span = tracer.start_span(
-                name, inside, attributes={"alexnet.picture": number}, start_time=begin
+                name, inside, attributes={"alexnet.image": number}, start_time=begin
             )
             if name == "run":
                 span.set_attribute("alexnet.batch", steps.batch)

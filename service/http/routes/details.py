@@ -50,7 +50,7 @@ class ClassMap(BaseModel):
     index: int
     values: list[list[float]] = Field(
         description="Row by row from the top left: how much less probable the class is while that "
-        "part of the picture is hidden; negative where it is more probable."
+        "part of the image is hidden; negative where it is more probable."
     )
 
 
@@ -64,7 +64,7 @@ class Heatmap(BaseModel):
 
 
 class Extra(TypedDict, total=False):
-    """The fields of a picture's answer that were asked for."""
+    """The fields of an image's answer that were asked for."""
 
     views: list[ViewAnswer]
     heatmap: Heatmap

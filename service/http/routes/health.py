@@ -2,7 +2,7 @@
 GET /health, /livez, /readyz: for people, for Docker, for an orchestrator; /metrics: for
 Prometheus.
 
-Live means that the dispatcher's heart beats; ready, that a picture sent now would be
+Live means that the dispatcher's heart beats; ready, that an image sent now would be
 classified.  Never behind a key and never refused under load: they touch no queue.
 """
 
@@ -32,7 +32,7 @@ class HealthModel(ModelAnswer):
 
 
 class HealthQueue(BaseModel):
-    """Pictures that wait, and how many may."""
+    """Images that wait, and how many may."""
 
     pending: int
     limit: int
@@ -86,7 +86,7 @@ async def health(request: Request) -> Response:
     responses=unwell(StatusAnswer, "Not ready: starting or draining"),
 )
 async def readyz(request: Request) -> Response:
-    """200 while a picture sent now would be classified, 503 otherwise."""
+    """200 while an image sent now would be classified, 503 otherwise."""
     service = running(request)
     return report(StatusAnswer(status=service.status), service.ready)
 

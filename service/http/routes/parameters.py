@@ -1,5 +1,5 @@
 """
-What a query may say, at every door that takes encoded pictures.
+What a query may say, at every door that takes encoded images.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ Crops = Annotated[
     str,
     Query(
         description="ten: the paper's ten views; one: the centre; dense: ten views cut from "
-        "the maps of the whole picture, where the model offers it."
+        "the maps of the whole image, where the model offers it."
     ),
 ]
 
@@ -54,8 +54,8 @@ DETAILS_PARAMETER: Final[dict[str, Any]] = {
     "style": "form",
     "explode": False,  # separated by commas
     "description": "views: the answer of each view alone, at no further run of the network; "
-    f"heatmap: where in the picture the evidence for each class lies, at {WINDOWS} further runs "
-    "for each picture. In any order, in upper or lower case.",
+    f"heatmap: where in the image the evidence for each class lies, at {WINDOWS} further runs "
+    "for each image. In any order, in upper or lower case.",
     "schema": {
         "type": "array",
         "items": {"type": "string", "enum": list(DETAILS)},

@@ -3,8 +3,8 @@ What every door that classifies has in common: admission, the body within its li
 the deadline, the client who leaves.
 
     async with road(request, crops) as way:
-        pictures = await way.read(parse)        # parse(chunks) -> whatever the door's body holds
-        answers = await way.probabilities(pictures)
+        images = await way.read(parse)        # parse(chunks) -> whatever the door's body holds
+        answers = await way.probabilities(images)
 
 What can be refused without the body is refused before it is read; while it is read it holds no
 place in the queue, lest slow senders fill it.  Both steps raise any `ServiceError` that is not a
@@ -83,25 +83,25 @@ class Way:
         return parsed
 
     async def probabilities(
-        self, pictures: Sequence[bytes | Pixels]
+        self, images: Sequence[bytes | Pixels]
     ) -> list[Probabilities | errors.ServiceError]:
         """
-        Encoded pictures, or uint8 `(256, 256, 3)`, to float32 `(classes,)` or an error each.
+        Encoded images, or uint8 `(256, 256, 3)`, to float32 `(classes,)` or an error each.
 
         They count against the client's rate, and leave the queue when it hangs up.
         """
-        return probabilities_of(await self.answers(pictures))
+        return probabilities_of(await self.answers(images))
 
     async def answers(
-        self, pictures: Sequence[bytes | Pixels], details: Collection[Detail] = ()
+        self, images: Sequence[bytes | Pixels], details: Collection[Detail] = ()
     ) -> list[Answer | errors.ServiceError]:
         """`probabilities`, and `details` of each; what counts against the client's rate is how
         often the network has to run."""
-        self._charge(len(pictures), details)
-        steps = [Steps() for _ in pictures]
-        self._journal.pictures = steps
+        self._charge(len(images), details)
+        steps = [Steps() for _ in images]
+        self._journal.images = steps
         work = self._classifier.answers(
-            pictures,
+            images,
             crops=self.crops,
             details=details,
             timeout=self._deadline - asyncio.get_running_loop().time(),
@@ -115,19 +115,19 @@ class Way:
         ]
         return outcomes
 
-    def _charge(self, pictures: int, details: Collection[Detail]) -> None:
+    def _charge(self, images: int, details: Collection[Detail]) -> None:
         """Count what they run against the client's rate."""
-        runs = self._classifier.places(pictures, details)
+        runs = self._classifier.places(images, details)
         try:
             headers.charge(self._request, runs)
         except (errors.RateLimited, errors.TooManyFiles) as error:
-            if runs == pictures:
+            if runs == images:
                 raise
-            counts = f"details=heatmap counts as {runs // pictures} pictures for each"
+            counts = f"details=heatmap counts as {runs // images} images for each"
             if isinstance(error, errors.RateLimited):
                 told = f"{error} ({counts})"
                 raise errors.RateLimited(told, retry_after=error.retry_after) from error
-            if pictures > 1:
+            if images > 1:
                 raise errors.TooManyFiles(f"{error} ({counts})") from error
             raise errors.ParameterInvalid(
                 f"{counts}, more than the rate allows at once; leave it out, or have "
@@ -135,10 +135,10 @@ class Way:
             ) from error
 
     async def classes(
-        self, pictures: Sequence[bytes], top: int
+        self, images: Sequence[bytes], top: int
     ) -> list[list[Prediction] | errors.ServiceError]:
-        """Encoded pictures to the `top` best classes or an error each."""
-        outcomes = await self.probabilities(pictures)
+        """Encoded images to the `top` best classes or an error each."""
+        outcomes = await self.probabilities(images)
         labels = self.engine.model.labels
         return await beside(len(outcomes) * top, lambda: best_of_each(outcomes, labels, top))
 

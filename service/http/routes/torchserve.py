@@ -25,7 +25,7 @@ from service.inference.classifier import Prediction
 PATHS: Final = ("/predictions/alexnet", "/predictions/alexnet/1.0")  # that a full queue refuses
 
 DESCRIBED: Final[dict[str, Any]] = {
-    "summary": "Classify one picture, as TorchServe does",
+    "summary": "Classify one image, as TorchServe does",
     "response_model": dict[str, float],
     "responses": documented(*STATUSES),
     "openapi_extra": {"requestBody": REQUEST_BODY},
@@ -49,7 +49,7 @@ class PingAnswer(BaseModel):
     responses=unwell(PingAnswer, "Not ready: starting or draining"),
 )
 async def ping(request: Request) -> Response:
-    """200 while a picture sent now would be classified, 503 otherwise."""
+    """200 while an image sent now would be classified, 503 otherwise."""
     ready = running(request).ready
     return report(PingAnswer(status="Healthy" if ready else "Unhealthy"), ready)
 
@@ -60,10 +60,10 @@ async def ping(request: Request) -> Response:
 @router.put(PATHS[0], **DESCRIBED)
 @router.post(PATHS[0], **DESCRIBED)
 async def predictions(request: Request, top: Top = 5, crops: Crops = "ten") -> Response:
-    """One picture -> label and probability of the best classes, the most probable first."""
+    """One image -> label and probability of the best classes, the most probable first."""
     async with road(request, crops) as way:
         found = await way.read(
-            # Its clients call pictures application/jpg, text/plain, or whatever curl does.
+            # Its clients call images application/jpg, text/plain, or whatever curl does.
             lambda chunks: uploads(request.headers, chunks, way.settings, any_type=True)
         )
         if len(found) > 1:

@@ -1,7 +1,7 @@
 """
-A body -> the encoded pictures in it.
+A body -> the encoded images in it.
 
-The raw body is one picture, and the fast way; a multipart form carries one or more, and is the
+The raw body is one image, and the fast way; a multipart form carries one or more, and is the
 convenient one.  Both stay in memory: nothing is written to disk.
 """
 
@@ -20,7 +20,7 @@ MOST_FIELDS: Final = 100  # text fields of a form; we read none of them
 
 
 class Upload(NamedTuple):
-    """One picture as it came; a raw body has no file name."""
+    """One image as it came; a raw body has no file name."""
 
     filename: str | None
     data: bytes
@@ -34,22 +34,22 @@ async def uploads(
     any_type: bool = False,
 ) -> list[Upload]:
     """
-    Read the pictures through whichever door the Content-Type names, or raise `RequestError`.
+    Read the images through whichever door the Content-Type names, or raise `RequestError`.
 
-    With `any_type` whatever is no form is a picture, whatever it is called.
+    With `any_type` whatever is no form is an image, whatever it is called.
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         return await _form(headers, chunks, settings)
     if not (any_type or not kind or kind.startswith("image/") or kind == OCTETS):
         raise errors.MediaTypeUnsupported(
-            f"Content-Type {kind} is not taken here; send the picture itself with "
+            f"Content-Type {kind} is not taken here; send the image itself with "
             "-H 'Content-Type: image/jpeg' (or application/octet-stream), "
             "or a form with -F file=@picture.jpg"
         )
     data = b"".join([chunk async for chunk in chunks])
     if not data:
-        raise errors.BodyEmpty("the body is empty; send a picture's bytes in it")
+        raise errors.BodyEmpty("the body is empty; send an image's bytes in it")
     return [Upload(None, data)]
 
 

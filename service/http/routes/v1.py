@@ -1,7 +1,7 @@
 """
-POST /v1/predict: pictures in, their best classes out.
+POST /v1/predict: images in, their best classes out.
 
-Two doors to one road: the raw body is one picture and the fast door; a multipart form
+Two doors to one road: the raw body is one image and the fast door; a multipart form
 carries one or more and is the convenient one.  Both keep the upload in memory, within
 ALEXNET_MAX_BODY and ALEXNET_MAX_UPLOADS, and both drop the work when the client hangs up.
 """
@@ -32,7 +32,7 @@ from service.inference.engine import Engine
 PATHS: Final = ("/v1/predict",)  # that a full queue refuses
 # How many times as long as a class takes to write what belongs to it.
 SIZES: Final = {"classes": 1, "views": 10, "heatmap": 10}
-# Classes in an answer with details: as many as 64 pictures, the default of ALEXNET_MAX_FILES, have
+# Classes in an answer with details: as many as 64 images, the default of ALEXNET_MAX_FILES, have
 # without.  Each takes about 1 kB of memory while it is written.
 MOST_IN_ANSWER: Final = 64_000
 
@@ -51,7 +51,7 @@ def _absent(value: object) -> bool:
 
 
 class FileAnswer(BaseModel):
-    """The best classes of one picture, the most probable first."""
+    """The best classes of one image, the most probable first."""
 
     filename: str | None
     classes: list[ClassAnswer]
@@ -65,7 +65,7 @@ class FileAnswer(BaseModel):
 
 
 class FileRefusal(BaseModel):
-    """Why one picture of several has no answer."""
+    """Why one image of several has no answer."""
 
     filename: str | None
     error: str
@@ -73,7 +73,7 @@ class FileRefusal(BaseModel):
 
 
 class PredictAnswer(BaseModel):
-    """An answer for each picture, in the order they came."""
+    """An answer for each image, in the order they came."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -109,7 +109,7 @@ class PredictAnswer(BaseModel):
     predictions: list[FileAnswer | FileRefusal]
 
 
-PICTURE: Final = {"schema": {"type": "string", "format": "binary"}}
+IMAGE: Final = {"schema": {"type": "string", "format": "binary"}}
 FORM: Final = {
     "schema": {
         "type": "object",
@@ -121,11 +121,11 @@ FORM: Final = {
 }
 REQUEST_BODY: Final = {
     "required": True,
-    "description": "One picture as the body itself, or any number of file parts of a form.",
+    "description": "One image as the body itself, or any number of file parts of a form.",
     "content": {
         "multipart/form-data": FORM,
-        "image/*": PICTURE,
-        "application/octet-stream": PICTURE,
+        "image/*": IMAGE,
+        "application/octet-stream": IMAGE,
     },
 }
 
@@ -136,7 +136,7 @@ router = APIRouter()
 @router.post(
     PATHS[0],
     tags=["predict"],
-    summary="Classify one picture or several",
+    summary="Classify one image or several",
     response_model=PredictAnswer,
     responses=documented(*STATUSES),
     openapi_extra={"requestBody": REQUEST_BODY, "parameters": [DETAILS_PARAMETER]},
@@ -144,7 +144,7 @@ router = APIRouter()
 async def predict(
     request: Request, top: Top = 5, crops: Crops = "ten", details: Details = None
 ) -> Response:
-    """Bytes -> `top` classes for each picture; one bad picture does not spoil the others."""
+    """Bytes -> `top` classes for each image; one bad image does not spoil the others."""
     check_names([name for name, _ in request.query_params.multi_items()])
     wanted = details_in(details)
     async with road(request, crops, details=wanted) as way:
@@ -170,14 +170,14 @@ async def predict(
     return Response(await beside(size, body), media_type="application/json")
 
 
-def _size(pictures: int, top: int, details: Collection[Detail]) -> int:
+def _size(images: int, top: int, details: Collection[Detail]) -> int:
     """How long an answer is, in classes; `ParameterInvalid` if its details make it too long."""
-    size = pictures * top * sum(SIZES[part] for part in ("classes", *details))
+    size = images * top * sum(SIZES[part] for part in ("classes", *details))
     if details and size > MOST_IN_ANSWER:
         raise errors.ParameterInvalid(
-            f"an answer for {pictures} pictures with top={top} and details={','.join(details)} "
+            f"an answer for {images} images with top={top} and details={','.join(details)} "
             f"would be as long as {size} classes, and {MOST_IN_ANSWER} are the most; send fewer "
-            "pictures in a request, or ask for a lower top"
+            "images in a request, or ask for a lower top"
         )
     return size
 

@@ -9,8 +9,8 @@ Whatever is wrong is a `RequestError`.  Pixels are views of the body, not copies
 
 JSON is read while every other request waits: the parser keeps Python's lock, so a thread would
 not help.  So there is a limit to what it may cost, some 50 ms, told by its punctuation; measured,
-one picture takes 10 ms in one list and 30 ms nested.  Strings cost next to nothing: encoded
-pictures may fill the body.
+one image takes 10 ms in one list and 30 ms nested.  Strings cost next to nothing: encoded
+images may fill the body.
 """
 
 import re
@@ -39,7 +39,7 @@ from service.http.routes.open_inference.served_models import Served
 
 # As the parser's time: 60 ns for a number or an escape, more for lists and names.
 COSTS: Final = {b",": 1, b"[": 4, b"{": 4, b":": 2, b"\\": 1}
-MOST_COST: Final = 2**19  # two pictures in one list each, or one in lists nested as its shape
+MOST_COST: Final = 2**19  # two images in one list each, or one in lists nested as its shape
 LENGTH: Final = re.compile(r"[0-9]{1,10}")
 BINARY_SIZE: Final = "binary_data_size"
 DEFAULT_CROPS: Final = "ten"
@@ -86,7 +86,7 @@ class InferRequest(_Part):
 
 @dataclass(frozen=True)
 class Question:
-    """What a request holds: encoded pictures, or views of uint8 `(256, 256, 3)`."""
+    """What a request holds: encoded images, or views of uint8 `(256, 256, 3)`."""
 
     rows: tensors.Rows
     id: str = ""
@@ -135,7 +135,7 @@ def _question(text: bytes, after: memoryview, served: Served, most_rows: int) ->
 def _parsed(text: bytes) -> InferRequest:
     if sum(cost * text.count(mark) for mark, cost in COSTS.items()) > MOST_COST:
         raise BodyTooLarge(
-            "the JSON holds more values than one or two pictures have, and would take too long to "
+            "the JSON holds more values than one or two images have, and would take too long to "
             f"read; send the tensor in binary, with {BINARY_SIZE} and {INFERENCE_HEADER}, which "
             "tritonclient does by itself"
         )

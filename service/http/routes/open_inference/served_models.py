@@ -142,7 +142,7 @@ def statistics(served: Served, its: Statistics) -> dict[str, Any]:
 
 
 def most_rows(settings: Settings) -> int:
-    """The rows that one request may have; its pictures must fit into the queue together."""
+    """The rows that one request may have; its images must fit into the queue together."""
     return settings.max_files
 
 

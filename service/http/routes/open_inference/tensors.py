@@ -89,6 +89,6 @@ def _decoded(values: list[Any]) -> list[bytes]:
         return [base64.b64decode(value, validate=True) for value in values]
     except (TypeError, ValueError) as error:
         raise RequestMalformed(
-            "data of BYTES must be strings, each an encoded picture in base64, since JSON cannot "
+            "data of BYTES must be strings, each an encoded image in base64, since JSON cannot "
             "hold bytes; or send the tensor in binary"
         ) from error

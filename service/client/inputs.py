@@ -1,5 +1,5 @@
 """
-Pictures as callers have them -> bytes with a name, gathered into batches for one request each.
+Images as callers have them -> bytes with a name, gathered into batches for one request each.
 
 A file or file object is read once and whole, so that a request can be sent again.
 """
@@ -12,9 +12,9 @@ from typing import Final, Protocol, Self
 
 from service.client.errors import ClientError, FileUnreadable
 
-# Within the server's limits as it comes: 64 pictures, 20 MiB.  Two batches of 32 on their way keep
+# Within the server's limits as it comes: 64 images, 20 MiB.  Two batches of 32 on their way keep
 # its engine, which takes 16 at a time, busy, and leave most of its queue of 256 to others.
-MOST_PICTURES: Final = 32
+MOST_IMAGES: Final = 32
 MOST_WITH_HEATMAP: Final = 1  # it takes 65 places of the queue
 MOST_BYTES: Final = 16 * 2**20
 
@@ -25,12 +25,12 @@ class Readable(Protocol):
     def read(self) -> bytes: ...
 
 
-Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | Readable
+ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | Readable
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A picture's bytes, and its name without folders if it has one."""
+    """An image's bytes, and its name without folders if it has one."""
 
     data: bytes
     filename: str | None
@@ -39,31 +39,31 @@ class Upload:
 Entry = Upload | ClientError  # of a batch; an error is one that was met while reading
 
 
-def read(picture: Picture) -> Upload:
-    """The bytes of a picture; `FileUnreadable` if its file cannot be read."""
-    if isinstance(picture, bytes | bytearray | memoryview):
-        return Upload(bytes(picture), None)
-    if isinstance(picture, str | os.PathLike):
-        name = os.fspath(picture)
+def read(image: ImageInput) -> Upload:
+    """The bytes of an image; `FileUnreadable` if its file cannot be read."""
+    if isinstance(image, bytes | bytearray | memoryview):
+        return Upload(bytes(image), None)
+    if isinstance(image, str | os.PathLike):
+        name = os.fspath(image)
         return Upload(_contents(name), PurePath(name).name)
-    if not hasattr(picture, "read"):
-        kind = type(picture).__name__
-        raise TypeError(f"a picture is a path, bytes or a file opened in binary mode, not {kind}")
-    given = getattr(picture, "name", None)  # of a file from a descriptor it is a number
+    if not hasattr(image, "read"):
+        kind = type(image).__name__
+        raise TypeError(f"an image is a path, bytes or a file opened in binary mode, not {kind}")
+    given = getattr(image, "name", None)  # of a file from a descriptor it is a number
     filename = PurePath(given).name if isinstance(given, str) else None
     try:
-        data = picture.read()
+        data = image.read()
     except OSError as error:
         raise _unreadable(filename or "the file", error, filename) from error
     if not isinstance(data, bytes):
-        raise TypeError("the picture's file is opened as text; open it with mode 'rb'")
+        raise TypeError("the image's file is opened as text; open it with mode 'rb'")
     return Upload(data, filename)
 
 
-def read_or_error(picture: Picture) -> Entry:
-    """The same, for a picture among many: the error takes its place."""
+def read_or_error(image: ImageInput) -> Entry:
+    """The same, for an image among many: the error takes its place."""
     try:
-        return read(picture)
+        return read(image)
     except FileUnreadable as error:
         return error
 
@@ -81,7 +81,7 @@ def _unreadable(name: str, error: OSError, filename: str | None) -> FileUnreadab
 
 
 class Batch:
-    """Gathers what fits into one request; a picture too large for any goes by itself."""
+    """Gathers what fits into one request; an image too large for any goes by itself."""
 
     def __init__(self, most: int, most_bytes: int = MOST_BYTES) -> None:
         if most < 1:
@@ -93,9 +93,9 @@ class Batch:
 
     @classmethod
     def of(cls, most: int | None, details: Sequence[str]) -> Self:
-        """Of `most` pictures, or of as many as are fitting for these details."""
+        """Of `most` images, or of as many as are fitting for these details."""
         if most is None:
-            most = MOST_WITH_HEATMAP if "heatmap" in details else MOST_PICTURES
+            most = MOST_WITH_HEATMAP if "heatmap" in details else MOST_IMAGES
         return cls(most)
 
     def add(self, entry: Entry) -> list[Entry]:
@@ -112,6 +112,6 @@ class Batch:
         entries, self._entries, self._bytes = self._entries, [], 0
         return entries
 
-    def at_most(self, pictures: int) -> None:
+    def at_most(self, images: int) -> None:
         """The server takes fewer at once than we thought."""
-        self._most = min(self._most, pictures)
+        self._most = min(self._most, images)

@@ -1,10 +1,10 @@
 """
-A labelled folder -> which pictures there are, of which class, to learn from or to validate on.
+A labelled folder -> which images there are, of which class, to learn from or to validate on.
 
-    FOLDER/<class>/picture, or deeper below the class
+    FOLDER/<class>/image, or deeper below the class
 
-Classes are numbered in the order of their names.  Which pictures are held out depends on nothing
-but their own paths: a picture that is added moves few others to the other side.
+Classes are numbered in the order of their names.  Which images are held out depends on nothing
+but their own paths: an image that is added moves few others to the other side.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_training.errors import PicturesUnusable
+from model_training.errors import ImagesUnusable
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"}
 BETWEEN_WORDS = re.compile(r"[\s_/\\]+")  # what `alexnet evaluate` takes for a space
@@ -24,7 +24,7 @@ BETWEEN_WORDS = re.compile(r"[\s_/\\]+")  # what `alexnet evaluate` takes for a 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture: where it is, and the number of its class."""
+    """One image: where it is, and the number of its class."""
 
     path: Path
     label: int
@@ -32,36 +32,36 @@ class Example:
 
 @dataclass(frozen=True)
 class Division:
-    """What there is to learn, and what to measure on; no picture is in both."""
+    """What there is to learn, and what to measure on; no image is in both."""
 
     classes: tuple[str, ...]
     training: tuple[Example, ...]
     validation: tuple[Example, ...]
-    base: Path  # the folder that the validation pictures lie in
+    base: Path  # the folder that the validation images lie in
 
 
 def divide(folder: Path, *, validation: Path | None, held_out: float) -> Division:
-    """Find a folder's classes and pictures, and set some aside for validation.
+    """Find a folder's classes and images, and set some aside for validation.
 
-    Those are the pictures of the folder ``validation``, whose classes must be among the others;
+    Those are the images of the folder ``validation``, whose classes must be among the others;
     or without one the share ``held_out`` (0-1) of each class, rounded, at least one of two.
-    Raises PicturesUnusable.
+    Raises ImagesUnusable.
     """
     found = _classes(folder)
     if not found:
-        raise PicturesUnusable(
-            f"{folder} holds no class; put each class's pictures into a folder of its own, named "
+        raise ImagesUnusable(
+            f"{folder} holds no class; put each class's images into a folder of its own, named "
             "as the class: FOLDER/cat/1.jpg"
         )
     if len(found) < 2:
-        raise PicturesUnusable(
+        raise ImagesUnusable(
             f"{folder} holds one class only, {next(iter(found))}; there is nothing to tell apart: "
-            "add a folder with pictures of something else"
+            "add a folder with images of something else"
         )
     for name, paths in found.items():
         if not paths:
-            raise PicturesUnusable(
-                f"{folder / name} holds no picture ({', '.join(sorted(SUFFIXES))}); add some, or "
+            raise ImagesUnusable(
+                f"{folder / name} holds no image ({', '.join(sorted(SUFFIXES))}); add some, or "
                 "delete the folder"
             )
     classes = tuple(found)
@@ -76,9 +76,9 @@ def divide(folder: Path, *, validation: Path | None, held_out: float) -> Divisio
         aside = list(_labelled(validation, classes))
         _keep_apart(training, aside)
     if not aside:
-        raise PicturesUnusable(
-            "there are no pictures to validate on; give a folder of them with --validation, or a "
-            "share of each class with --held-out 0.2 and at least two pictures in a class"
+        raise ImagesUnusable(
+            "there are no images to validate on; give a folder of them with --validation, or a "
+            "share of each class with --held-out 0.2 and at least two images in a class"
         )
     return Division(classes, tuple(training), tuple(aside), validation or folder)
 
@@ -89,14 +89,14 @@ def _judge_names(folder: Path, classes: Sequence[str]) -> None:
     for name in classes:
         plain = BETWEEN_WORDS.sub(" ", name).strip().casefold()
         if not name.isprintable() or not plain:
-            raise PicturesUnusable(
+            raise ImagesUnusable(
                 f"the folder {name!a} in {folder} has a name that no class can have, with signs "
                 "that are not printable or without any other: rename it"
             )
         if plain in known:
-            raise PicturesUnusable(
+            raise ImagesUnusable(
                 f"the classes {known[plain]} and {name} in {folder} are called alike but for "
-                "case, _ or spaces: rename one, or put their pictures into one folder"
+                "case, _ or spaces: rename one, or put their images into one folder"
             )
         known[plain] = name
 
@@ -105,24 +105,24 @@ def _keep_apart(training: Iterable[Example], aside: Iterable[Example]) -> None:
     learned = {example.path.resolve() for example in training}
     for example in aside:
         if example.path.resolve() in learned:
-            raise PicturesUnusable(
-                f"{example.path} is among the pictures to learn from, too, and would be no "
-                "validation; give other pictures with --validation, or leave it away"
+            raise ImagesUnusable(
+                f"{example.path} is among the images to learn from, too, and would be no "
+                "validation; give other images with --validation, or leave it away"
             )
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
-    """Each class's pictures, sorted; hidden files and folders are none of ours."""
+    """Each class's images, sorted; hidden files and folders are none of ours."""
     if not folder.is_dir():
-        raise PicturesUnusable(f"there is no folder at {folder}")
+        raise ImagesUnusable(f"there is no folder at {folder}")
     try:
         places = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-        return {place.name: sorted(_pictures(place)) for place in places}
+        return {place.name: sorted(_images(place)) for place in places}
     except OSError as error:
-        raise PicturesUnusable(f"{error.filename} cannot be read ({error.strerror})") from error
+        raise ImagesUnusable(f"{error.filename} cannot be read ({error.strerror})") from error
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
+def _images(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise error
 
@@ -134,12 +134,12 @@ def _pictures(folder: Path) -> Iterator[Path]:
 
 
 def _writable(path: Path) -> Path:
-    """A path that the list of validation pictures can hold."""
+    """A path that the list of validation images can hold."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
         shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-        raise PicturesUnusable(f"the name {shown} is not UTF-8: rename the file or folder") from (
+        raise ImagesUnusable(f"the name {shown} is not UTF-8: rename the file or folder") from (
             error
         )
     return path
@@ -148,9 +148,9 @@ def _writable(path: Path) -> Path:
 def _labelled(folder: Path, classes: Sequence[str]) -> Iterator[Example]:
     for name, paths in _classes(folder).items():
         if name not in classes:
-            raise PicturesUnusable(
+            raise ImagesUnusable(
                 f"{folder / name} is none of the {len(classes)} classes that are learned; "
-                "validation pictures lie in folders of the same names"
+                "validation images lie in folders of the same names"
             )
         yield from (Example(path, classes.index(name)) for path in paths)
 

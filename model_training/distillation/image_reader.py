@@ -1,5 +1,5 @@
 """
-A set's pictures, out of the objects of a git repository at one commit.
+A set's images, out of the objects of a git repository at one commit.
 
 Nothing is checked out, and git itself vouches for the bytes: an object's name is its hash.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from model_training.distillation.sources import PictureSet, Source
+from model_training.distillation.sources import ImageSet, Source
 from model_training.errors import TrainingError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
@@ -29,7 +29,7 @@ LARGE = 640  # pixels; a shorter side beyond it is brought to 512, which a crop 
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture in the repository; ``blob`` names its bytes: git's hash of them, 40 hex digits, or
+    """An image in the repository; ``blob`` names its bytes: git's hash of them, 40 hex digits, or
     commit:path."""
 
     path: str
@@ -48,15 +48,15 @@ def clone(source: Source, folder: Path) -> Path:
     return place
 
 
-def entries(pictures: PictureSet, repository: Path) -> list[Entry]:
-    """The set's pictures of less than 4 MiB, each content once, in an order that is the same
+def entries(images: ImageSet, repository: Path) -> list[Entry]:
+    """The set's images of less than 4 MiB, each content once, in an order that is the same
     everywhere."""
-    listing = _git(repository, "ls-tree", "-r", "-l", "-z", pictures.commit)
+    listing = _git(repository, "ls-tree", "-r", "-l", "-z", images.commit)
     found: dict[str, Entry] = {}
     for line in listing.decode("utf-8", "replace").split("\0")[:-1]:
         kind, path = line.split("\t", 1)
         _, sort, blob, size = kind.split()
-        if sort != "blob" or not path.lower().endswith(ENDINGS) or not pictures.takes(path):
+        if sort != "blob" or not path.lower().endswith(ENDINGS) or not images.takes(path):
             continue
         if size.isdigit() and int(size) < LARGEST:  # what the clone lacks has none
             found.setdefault(blob, Entry(path, blob))
@@ -64,7 +64,7 @@ def entries(pictures: PictureSet, repository: Path) -> list[Entry]:
 
 
 def contents(repository: Path, wanted: Sequence[Entry]) -> Iterator[tuple[Entry, bytes]]:
-    """Each picture's bytes, one after the other."""
+    """Each image's bytes, one after the other."""
     command = ["git", "--git-dir", str(repository), "cat-file", "--batch"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as git:
         assert git.stdin is not None
@@ -93,20 +93,20 @@ def read_file(repository: Path, commit: str, path: str) -> bytes:
 
 
 def decode(data: bytes) -> Image.Image | None:
-    """The picture in RGB, no larger than crops of it need; None where it is none or a tiny one."""
+    """The image in RGB, no larger than crops of it need; None where it is none or a tiny one."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as file:
             file.draft("RGB", (512, 512))
-            picture = ImageOps.exif_transpose(file).convert("RGB")
+            image = ImageOps.exif_transpose(file).convert("RGB")
     except Exception:  # decoders let out whatever they like
         return None
-    shorter = min(picture.size)
+    shorter = min(image.size)
     if shorter < SMALLEST:
         return None
     if shorter > LARGE:
-        width, height = (round(side * 512 / shorter) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return picture
+        width, height = (round(side * 512 / shorter) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return image
 
 
 def _git(repository: Path, *arguments: str) -> bytes:
@@ -120,9 +120,7 @@ def _git(repository: Path, *arguments: str) -> bytes:
             env=os.environ | {"GIT_TERMINAL_PROMPT": "0"},  # a name nobody knows is no question
         ).stdout
     except FileNotFoundError as error:
-        raise TrainingError(
-            "git is not installed; the picture sets are git repositories"
-        ) from error
+        raise TrainingError("git is not installed; the image sets are git repositories") from error
     except subprocess.CalledProcessError as error:
         said = " ".join(error.stderr.decode("utf-8", "replace").split())
         raise TrainingError(
