@@ -31,12 +31,11 @@ from numpy.typing import NDArray
 from service.cgroups import usable_cores
 from service.inference.engine import Engine
 from service.inference.image import decode
-from service.settings import Settings
+from service.inference.limits import DecodeLimits
 
 from .processes import killed_after, started
 
 Run = Callable[[NDArray[np.uint8], int], object]
-LIMITS = {name: Settings.model_fields[name].default for name in ("max_pixels", "max_aspect_ratio")}
 DISTINCT = 4  # batches
 LEAST_RUNS = 3  # however slow
 LONGEST = 300.0  # seconds that one question may take
@@ -94,7 +93,7 @@ def measure(run: Run, views: int, batch: int, seconds: float) -> dict[str, float
 
 def decoding(typical: Path, large: Path, seconds: float) -> dict[str, float]:
     """Images per second of all cores, and ms of one image on one."""
-    prepare = partial(decode, **LIMITS)
+    prepare = partial(decode, limits=DecodeLimits())
     images = [file.read_bytes() for file in sorted(typical.iterdir())]
     answer = {
         "typical_ms": _alone(prepare, images, seconds / 2),

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from service.inference.image import decode
+from service.inference.limits import DecodeLimits
 
 IMAGES = Path(__file__).parents[1] / "model_export" / "pictures"
 TYPICAL, LARGE = (500, 375), (4000, 3000)  # pixels; LARGE is 12 megapixels
@@ -50,10 +51,8 @@ def plain(data: bytes) -> NDArray[np.uint8]:
 
 WAYS: dict[str, Way] = {
     "plain Pillow": plain,
-    "ours": partial(decode, max_pixels=50_000_000, max_aspect_ratio=32.0),
-    "ours, scaled decoding": partial(
-        decode, max_pixels=50_000_000, max_aspect_ratio=32.0, scaled_decoding=True
-    ),
+    "ours": partial(decode, limits=DecodeLimits()),
+    "ours, scaled decoding": partial(decode, limits=DecodeLimits(scaled_decoding=True)),
 }
 
 

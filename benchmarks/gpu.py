@@ -46,6 +46,7 @@ from numpy.typing import NDArray
 from service.cgroups import usable_cores
 from service.inference.engine import CPU, CUDA, Engine, cuda_options, gist, session_options
 from service.inference.image import decode
+from service.inference.limits import DecodeLimits
 
 from .processes import ROOT, load, serving
 
@@ -517,7 +518,10 @@ def load_images(folder: Path, limit: int) -> Pixels:
     if not files:
         raise SystemExit(f"there are no JPEGs in {folder}; name another folder with --pictures")
     return np.stack(
-        [decode(f.read_bytes(), max_pixels=10**8, max_aspect_ratio=100.0) for f in files]
+        [
+            decode(f.read_bytes(), DecodeLimits(max_pixels=10**8, max_aspect_ratio=100.0))
+            for f in files
+        ]
     )
 
 

@@ -34,6 +34,7 @@ from service.client import Client
 from service.inference import occlusion
 from service.inference.engine import Engine
 from service.inference.image import open_image
+from service.inference.limits import DecodeLimits
 
 Square = NDArray[np.uint8]  # (256, 256, 3)
 Floats = NDArray[np.float32]
@@ -238,7 +239,9 @@ def main() -> None:
     names = [*(form.name for form in compared), "a random order", "as it is served"]
     rows: list[list[tuple[float, float, float]]] = []
     for number, file in enumerate(files, start=1):
-        image = open_image(file.read_bytes(), max_pixels=50_000_000, max_aspect_ratio=32)
+        image = open_image(
+            file.read_bytes(), DecodeLimits(max_pixels=50_000_000, max_aspect_ratio=32)
+        )
         chance = np.random.default_rng(number)
         rows.append(measured(network, image.decode(), compared, chance))
         print(f"\r{number} of {len(files)}", end="", file=sys.stderr, flush=True)

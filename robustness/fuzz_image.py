@@ -15,6 +15,7 @@ import atheris
 
 with atheris.instrument_imports(include=["PIL", "service.inference.image"]):
     from service.inference.image import decode
+    from service.inference.limits import DecodeLimits
 
 from service.errors import BodyEmpty, ImageError
 from tests.support import traps
@@ -27,15 +28,15 @@ SEEDS = {name: make() for name, make in traps.SMALL.items()}
 
 
 def rule(data: bytes) -> None:
-    """A square, or one of our errors."""
+    """Pixels, or one of the service's errors."""
     usual = len(data) % 64 == 0
     try:
         square = decode(
             data,
-            max_pixels=50_000_000 if usual else 4_000_000,
-            max_aspect_ratio=32.0,
-            scaled_decoding=len(data) % 16 < 8,
-            decode_timeout=1.8,
+            DecodeLimits(
+                max_pixels=50_000_000 if usual else 4_000_000,
+                scaled_decoding=len(data) % 16 < 8,
+            ),
         )
     except (ImageError, BodyEmpty):
         return

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.app import create_app
 from service.errors import NotReady, SettingsInvalid, StartError
-from service.http.state import Running
+from service.http.state import ServiceState
 from service.inference.engine import Engine
 from service.settings import SECRETS, Settings, load_settings, spelled
 from service.telemetry import logs
@@ -116,13 +116,13 @@ class _Replica:
         log.info("%s on %s, threads: %d", engine.model.name, engine.provider, settings.threads)
         app = create_app(settings, engine)
         app.add_middleware(_OneRequestId)
-        self._running: Running = app.state.running
+        self._state: ServiceState = app.state.service
         return app
 
     async def check_health(self) -> None:
         """Raise if no image can be classified any more."""
-        if not self._running.ready:
-            raise NotReady(f"the replica is {self._running.status}; its log says why")
+        if not self._state.ready:
+            raise NotReady(f"the replica is {self._state.status}; its log says why")
 
 
 class _OneRequestId:

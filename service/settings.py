@@ -9,7 +9,7 @@ so that `--help` comes at once.
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -23,9 +23,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsInvalid
 from service.http.access import parse_rate
-
-if TYPE_CHECKING:
-    from service.inference.classifier import Limits
+from service.inference.formats import FORMAT_NAMES
+from service.inference.limits import DecodeLimits, Limits
 
 PREFIX = "ALEXNET_"
 BUNDLED = Path(__file__).parent / "bundled" / "alexnet.onnx"
@@ -47,8 +46,6 @@ def _rate(value: str | None) -> str | None:
 
 
 def _formats(names: tuple[str, ...]) -> tuple[str, ...]:
-    from service.inference.image import FORMAT_NAMES
-
     if not names or not set(names) <= set(FORMAT_NAMES):
         raise ValueError(f"expected one or several of {', '.join(FORMAT_NAMES)}")
     return names
@@ -126,24 +123,24 @@ class Settings(BaseSettings):
         "that many uploads at a time cannot fill the memory.",
     )
     formats: Formats = Field(
-        default=("jpeg", "png", "webp", "gif", "bmp"),
+        default=FORMAT_NAMES,
         description="Image formats that are read, separated by commas; each less is a decoder "
         "less that strangers can reach.",
     )
     max_pixels: int = Field(
-        default=50_000_000,
+        default=DecodeLimits.max_pixels,
         ge=1,
         description="Pixels per image, checked before decoding; each takes 4 to 12 bytes while "
         "it is decoded, in WebP 16.",
     )
     max_decoding_pixels: int = Field(
-        default=100_000_000,
+        default=Limits.max_decoding_pixels,
         ge=1,
         description="Pixels of all large images that are decoded at once, the others wait: "
         "this bounds the memory of decoding, whatever the number of cores.",
     )
     decode_timeout: float = Field(
-        default=1.8,
+        default=DecodeLimits.decode_timeout,
         gt=0.0,
         le=600.0,
         description="Seconds of CPU time that decoding one image may take; it also bounds WebP "
@@ -151,14 +148,14 @@ class Settings(BaseSettings):
         "megapixels times scans.",
     )
     max_aspect_ratio: float = Field(
-        default=32.0,
+        default=DecodeLimits.max_aspect_ratio,
         ge=1.0,
         le=1000.0,
         description="Long side over short side; scaling a ribbon's short side to 256 would "
         "multiply its memory.",
     )
     scaled_decoding: bool = Field(
-        default=False,
+        default=DecodeLimits.scaled_decoding,
         description="Let libjpeg shrink large JPEGs while it decodes them: several times as fast "
         "at 12 megapixels, but up to 11 grey levels away, which changes 1 to 3 best classes in "
         "100.",
@@ -330,12 +327,13 @@ class Settings(BaseSettings):
         return self
 
 
-def limits(settings: Settings) -> "Limits":
-    """Those of the classifier."""
-    from service.inference.classifier import Limits
+def limits(settings: Settings) -> Limits:
+    """The limits of the classifier."""
 
-    names = {field.name for field in fields(Limits)}
-    return Limits(**settings.model_dump(include=names))
+    def chosen(kind: type[DecodeLimits | Limits]) -> dict[str, Any]:
+        return settings.model_dump(include={field.name for field in fields(kind)})
+
+    return Limits(decoding=DecodeLimits(**chosen(DecodeLimits)), **chosen(Limits))
 
 
 def spelled(field: str) -> str:

@@ -312,7 +312,7 @@ def test_the_health_check_asks_the_second_port_where_there_is_one(tiny_model: Pa
     ):
         caller.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
         main = health_check(port=port_of(server))
-        admin = server.app.state.running.admin_port
+        admin = server.app.state.service.admin_port
         second = health_check(port=port_of(server), admin_port=admin)
 
     assert (main, second) == (1, 0)

@@ -287,7 +287,7 @@ def running(
         scheme, _, here = live.url.partition(":")
         ports = {given[f"{PREFIX}PORT"]: here.rpartition(":")[2]}
         if f"{PREFIX}ADMIN_PORT" in given:
-            ports[given[f"{PREFIX}ADMIN_PORT"]] = live.app.state.running.admin_port
+            ports[given[f"{PREFIX}ADMIN_PORT"]] = live.app.state.service.admin_port
         clients = {
             int(port): block.enter_context(
                 httpx2.Client(

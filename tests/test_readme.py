@@ -11,6 +11,7 @@ import pytest
 from service.http.middleware.errors import FRAMEWORK, INTERNAL, STATUSES
 from service.inference.engine import Engine
 from service.inference.image import decode
+from service.inference.limits import DecodeLimits
 from service.settings import SECRETS, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -83,11 +84,7 @@ def test_no_link_of_a_markdown_file_is_broken() -> None:
 def test_the_answer_shown_is_the_bundled_models(page: str, bundled_model: Path) -> None:
     """The version and the first two classes of the example, against a real run."""
     classifier = Engine.load(bundled_model, device="cpu")
-    pixels = decode(
-        (ROOT / "tests" / "pictures" / "cat.jpg").read_bytes(),
-        max_pixels=10**6,
-        max_aspect_ratio=10.0,
-    )
+    pixels = decode((ROOT / "tests" / "pictures" / "cat.jpg").read_bytes(), DecodeLimits())
     shown = re.findall(r'"index": (\d+), .*?"label": "(.+?)", "probability": ([\d.]+)', page)
 
     probabilities = classifier.run(pixels[None], 10)[0]

@@ -25,8 +25,9 @@ from service.batch.files import Skipped
 from service.batch.progress import Progress
 from service.batch.reader import Outcome, Question, Scored, Scorer, window
 from service.errors import ServiceError, SettingsInvalid
-from service.inference.classifier import Classifier, Limits
+from service.inference.classifier import Classifier
 from service.inference.engine import Device, Engine
+from service.inference.limits import Limits
 
 MOST: Final = 64  # actors, where there is no room for more yet: an autoscaler is asked for them
 BLOCK: Final = 256  # names that one task scores, and that are scored again if its machine dies
@@ -239,7 +240,7 @@ class _Worker:
         self._scorer = Scorer(self._classifier, question, window=window(limits))
 
     async def __call__(self, batch: Any) -> Any:
-        if not self._classifier.ready:
+        if not self._classifier.batcher.ready:
             await self._classifier.start()
         outcomes: list[Outcome] = []
         await self._scorer.score(batch["name"].to_pylist(), outcomes.append)

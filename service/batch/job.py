@@ -24,8 +24,9 @@ from service.batch.reader import Outcome, Question, Scorer, window
 from service.batch.signals import Stopped, interrupted_by_signals
 from service.batch.store import Journal, opened
 from service.errors import NotReady, ServiceError, SettingsInvalid
-from service.inference.classifier import Classifier, Limits
+from service.inference.classifier import Classifier
 from service.inference.engine import Engine, Model
+from service.inference.limits import Limits
 
 FEW: Final = 5  # skipped images that are shown
 ENGINE_DEAD: Final = 70  # exit status, as the server's

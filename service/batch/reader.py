@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from service.batch.files import Skipped, read
 from service.errors import BodyTooLarge, ServiceError
-from service.inference.classifier import Classifier, Limits, order
-from service.inference.semaphore import Budget
+from service.inference.classifier import Classifier
+from service.inference.limits import Limits
+from service.inference.predictions import order
+from service.inference.semaphore import WeightedSemaphore
 
 SMALL = 2**20  # bytes of a file that are read without asking whether there is room
 AHEAD = 3  # batches: one runs, one is ready, one is being read and decoded
@@ -59,7 +61,7 @@ class Scorer:
         self._question = question
         self._window = asyncio.Semaphore(window)
         self._workers = window
-        self._large = Budget(question.max_uploads)
+        self._large = WeightedSemaphore(question.max_uploads)
 
     async def score(self, names: Iterable[bytes], record: Callable[[Outcome], None]) -> None:
         """
@@ -88,7 +90,7 @@ class Scorer:
         if not isinstance(data, int):
             return await self._classified(name, data)
         if data <= most:
-            async with self._large.taken(data):
+            async with self._large.acquire(data):
                 data = await asyncio.to_thread(read, path, most)
                 if not isinstance(data, int):
                     return await self._classified(name, data)
@@ -102,8 +104,8 @@ class Scorer:
     async def _classified(self, name: bytes, data: bytes | Skipped) -> Outcome:
         if isinstance(data, Skipped):
             return Skipped(name, data.code, data.error)
-        (answer,) = await self._classifier.probabilities([data], crops=self._question.crops)
-        if isinstance(answer, ServiceError):
-            return Skipped(name, answer.code, str(answer))
-        best = order(answer, self._question.top)
-        return Scored(name, best.astype(np.int32), answer[best])
+        (result,) = await self._classifier.classify([data], crops=self._question.crops)
+        if isinstance(result, ServiceError):
+            return Skipped(name, result.code, str(result))
+        best = order(result.probabilities, self._question.top)
+        return Scored(name, best.astype(np.int32), result.probabilities[best])

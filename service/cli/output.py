@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from service.batch.files import text
 from service.console import clean, console
 from service.errors import ServiceError
-from service.inference.classifier import Prediction
 from service.inference.engine import Engine
+from service.inference.predictions import Prediction
 
 if TYPE_CHECKING:
     from rich.console import Console

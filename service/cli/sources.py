@@ -16,8 +16,9 @@ from typing import Final, NamedTuple
 from service.batch.files import Images, Skipped, read
 from service.batch.reader import SMALL
 from service.errors import BodyTooLarge, FileUnreadable, ServiceError
-from service.inference.classifier import Classifier, Prediction
-from service.inference.semaphore import Budget
+from service.inference.classifier import Classifier
+from service.inference.predictions import Prediction, top_k
+from service.inference.semaphore import WeightedSemaphore
 
 STANDARD_INPUT: Final = "-"
 
@@ -68,7 +69,7 @@ class Asker:
         self._classifier = classifier
         self._crops, self._top = crops, top
         self._window, self._most = window, most
-        self._large = Budget(max(most, at_once))
+        self._large = WeightedSemaphore(max(most, at_once))
         self._standard_input = standard_input
 
     async def outcomes(self, places: Iterable[str]) -> AsyncGenerator[tuple[str, Outcome]]:
@@ -102,7 +103,7 @@ class Asker:
         data = await self._read(source, min(SMALL, self._most))
         if not isinstance(data, int) or data > self._most:
             return await self._classified(data)
-        async with self._large.taken(data):
+        async with self._large.acquire(data):
             return await self._classified(await self._read(source, self._most))
 
     async def _read(self, source: Source, at_first: int) -> bytes | int | ServiceError:
@@ -116,8 +117,11 @@ class Asker:
                 f"The file has more than the {self._most} bytes allowed. Make it smaller, or raise "
                 "ALEXNET_MAX_BODY."
             )
-        (outcome,) = await self._classifier.classify_many([data], crops=self._crops, top=self._top)
-        return outcome
+        labels = self._classifier.engine.model.labels
+        (result,) = await self._classifier.classify([data], crops=self._crops)
+        if isinstance(result, ServiceError):
+            return result
+        return top_k(result.probabilities, labels, self._top)
 
 
 def standard_input(most: int) -> bytes:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from service.batch.files import Skipped, read
 from service.cgroups import usable_cores
 from service.errors import BodyTooLarge, ServiceError
-from service.inference.classifier import Limits
 from service.inference.image import LARGE, open_image
+from service.inference.limits import Limits
 
 Square = NDArray[np.uint8]  # (256, 256, 3)
 
@@ -29,7 +29,9 @@ class Decoder:
         """`base` is the folder that names are relative to, `max_body` the bytes of a file."""
         self._base, self._limits, self._max_body = base, limits, max_body
         # So that no more large images are decoded at once than the service would.
-        self._large = BoundedSemaphore(max(1, limits.max_decoding_pixels // limits.max_pixels))
+        self._large = BoundedSemaphore(
+            max(1, limits.max_decoding_pixels // limits.decoding.max_pixels)
+        )
 
     def __call__(self, name: bytes) -> Square | Skipped:
         """The image's central square, or why there is none."""
@@ -43,16 +45,8 @@ class Decoder:
                 f"The file has {data} bytes, more than the {self._max_body} allowed. Make it "
                 "smaller, or raise ALEXNET_MAX_BODY.",
             )
-        limits = self._limits
         try:
-            image = open_image(
-                data,
-                max_pixels=limits.max_pixels,
-                max_aspect_ratio=limits.max_aspect_ratio,
-                scaled_decoding=limits.scaled_decoding,
-                formats=limits.formats,
-                decode_timeout=limits.decode_timeout,
-            )
+            image = open_image(data, self._limits.decoding)
             with self._large if image.pixels > LARGE else nullcontext():
                 return image.decode()
         except ServiceError as error:

@@ -1,5 +1,5 @@
 """
-What one application runs on.  Endpoints reach it through `running(request)`; `create_app` put it
+The state of one application.  Endpoints reach it through `state_of(request)`; `create_app` put it
 there.
 """
 
@@ -22,27 +22,27 @@ log = logging.getLogger("service.routes")
 
 
 @dataclass
-class Running:
-    """What one application runs on, and what it is in the middle of."""
+class ServiceState:
+    """What an application runs on, whether it is ready or draining, and what is in flight."""
 
     settings: Settings
     classifier: Classifier
-    draining: bool = False  # set on SIGTERM: finish what was accepted, take nothing new
+    draining: bool = False  # set on SIGTERM: finish what was accepted, accept nothing new
     in_flight: int = 0  # requests accepted and not yet answered
     held: int = 0  # bytes of the bodies that are being read or classified
     admin_port: int | None = None  # the second port, once it is bound
     dead: bool = False  # no image can be classified any more
     stale: set[str] = field(default_factory=set)  # what the last SIGHUP could not read again
-    deadline: float = math.inf  # of a stop, in the loop's time
+    deadline: float = math.inf  # of a stop, in the event loop's time
 
     @property
     def engine(self) -> Engine:
-        """The one that requests which come now are answered with."""
+        """The engine that answers requests which come now."""
         return self.classifier.engine
 
     @property
     def warning(self) -> str | None:
-        """What an operator should look at though we serve, or None."""
+        """What an operator should look at although the service is ready, or None."""
         if self.stale:
             return f"Could not be reloaded, see the log: {', '.join(sorted(self.stale))}."
         return self.engine.warning
@@ -50,7 +50,7 @@ class Running:
     @property
     def ready(self) -> bool:
         """Whether an image sent now would be classified."""
-        return self.classifier.ready and not self.draining
+        return self.classifier.batcher.ready and not self.draining
 
     @property
     def status(self) -> str:
@@ -59,15 +59,16 @@ class Running:
             return "ready"
         if self.dead:
             return "dead"
-        return "draining" if self.draining or self.classifier.draining else "starting"
+        return "draining" if self.draining else "starting"
 
     def die(self, reason: str) -> None:
-        """No image can be classified any more: end, to be started again."""
+        """No image can be classified any more: end the process, to be started again."""
         log.critical("The service ends, unable to go on: %s", reason)
         self.dead = True
 
     async def stop(self) -> None:
         """Finish what was accepted, if it can be finished in the time that is left."""
+        self.draining = True
         left = self.deadline - asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(max(left, 1.0)):
@@ -75,8 +76,8 @@ class Running:
         except TimeoutError:
             self.die(self.too_late)
 
-    def lose(self, reason: str) -> None:
-        """What runs the model has ended; at a stop that is no news."""
+    def on_engine_death(self, reason: str) -> None:
+        """What runs the model has ended, which is expected while draining."""
         if not self.draining:
             self.die(reason)
 
@@ -97,6 +98,6 @@ class Running:
             self.in_flight -= 1
 
 
-def running(request: Request) -> Running:
-    """What the application that got this request runs on."""
-    return cast(Running, request.app.state.running)
+def state_of(request: Request) -> ServiceState:
+    """The state of the application that got this request."""
+    return cast(ServiceState, request.app.state.service)

@@ -1,22 +1,22 @@
 """
-Single images -> batches -> single answers.
+Dynamic batching: single images in, batches to the engine, single rows out.
 
-Greedy: an idle engine starts at once with what is there; while it runs, arrivals gather, and the
-next batch takes all of them that ask for the same crops, up to `max_batch`.  Only company that is
-on its way is waited for, and not for long: images that are accepted and being decoded at that
-very moment; and, just after a batch, as many as usually come right after one, if that is most of
-those answered.  Without this, eight clients that each wait for their answer split into batches of
-three and five for ever; with it they share one.
+Batching is greedy: an idle engine starts at once with the images that are there.  While it runs,
+arrivals gather, and the next batch takes all of them that ask for the same crops, up to
+`max_batch`.  A batch lingers briefly only for images that are likely to come: those accepted and
+being decoded at that moment and, just after a batch, as many as usually come right after one, if
+that is most of those answered.  Without lingering, eight clients that each wait for their answer
+split into batches of three and five for good; with it they share one.
 
-    reserve(n)      n places in the bounded queue, or Overloaded at once
-    places.submit() joins the queue, waits for its own row
-    _dispatch()     one task: drops those who left, joins the rest, runs them in one worker thread
+    reserve(n)             n places in the bounded queue, or Overloaded at once
+    Reservation.submit()   joins the queue, waits for its own row
+    _dispatch()            one task: drops cancelled images, joins the rest, runs them in one thread
 
-Nothing that happens to one entry harms its neighbours: a client that leaves only leaves a row
-that nobody reads, and when a run fails, its images are run one by one, each failing alone.
+Nothing that happens to one entry harms its neighbours.  A client that leaves only leaves a row that
+nobody reads.  When a run fails, its images are run one by one, each failing alone.
 
-What cannot be mended ends the dispatcher: a run that hangs, or an engine that fails even its
-check.  Nobody waits for it then, `alive` says so, and `on_death` is told.
+A run that hangs, or an engine that fails even its check, ends the dispatcher.  Then no image waits
+for it, `ready` is false, and `on_death` is called.
 """
 
 import asyncio
@@ -31,16 +31,17 @@ from typing import TypeVar
 import numpy as np
 
 from service.errors import NotReady, Overloaded
-from service.inference.queue import Entry, Pixels, Probabilities, Run, Waiting, refuse
-from service.inference.timings import Steps
+from service.inference.predictions import Probabilities
+from service.inference.queue import Entry, ImageQueue, Pixels, Run, refuse
+from service.inference.timings import StageTimings
 
 SHAPE = (256, 256, 3)
 RECENT = 0.2  # weight of the newest batch in the moving average of batch times
-# How long company on its way is waited for: a share of the time that a batch takes of late, and
-# seconds.  Decoding sixteen photographs takes 20 ms on two cores.
-COMPANY, COMPANY_SECONDS = 0.3, 0.025
-LOYAL = 0.5  # the share of answered clients that came back at once, from which on they are expected
-SEVERAL = 0.75  # the share of the queue that several requests of several images may hold together
+# How long a batch lingers for images that are on their way: a share of the time that a batch takes
+# of late, and at most so many seconds.  Decoding sixteen photographs takes 20 ms on two cores.
+LINGER, LINGER_SECONDS = 0.3, 0.025
+RETURN_RATE = 0.5  # the share of answered clients that came back at once, above which we wait
+BULK_SHARE = 0.75  # the share of the queue that requests of several images may hold together
 
 T = TypeVar("T")
 log = logging.getLogger("service.batching")
@@ -50,8 +51,8 @@ class RunHung(RuntimeError):
     """A run did not come back in time; its thread cannot be stopped."""
 
 
-class Places:
-    """What one request holds in the queue; each place is for one image, or given up."""
+class Reservation:
+    """The places in the queue that one request holds: each is for one image, or released."""
 
     def __init__(self, batcher: "Batcher", count: int) -> None:
         self._batcher = batcher
@@ -66,23 +67,19 @@ class Places:
         *,
         run: Run | None = None,
         deadline: float | None = None,
-        steps: Steps | None = None,
+        timings: StageTimings | None = None,
     ) -> Probabilities:
         """`Batcher.submit`, in one of these places."""
-        self.give_up()
+        self.release(1)
         return await self._batcher.submit(
-            pixels, crops, run=run, alone=self._alone, deadline=deadline, steps=steps
+            pixels, crops, run=run, alone=self._alone, deadline=deadline, timings=timings
         )
 
-    def give_up(self, count: int = 1) -> None:
-        """No image will come for so many of the places: they cannot be decoded."""
-        count = min(count, self._expected)
+    def release(self, count: int | None = None) -> None:
+        """No image will come for so many of the places, by default for all that are left."""
+        count = self._expected if count is None else min(count, self._expected)
         self._expected -= count
         self._batcher.expect(-count)
-
-    def leave(self) -> None:
-        """Give up all that is left."""
-        self.give_up(self._expected)
 
 
 class Batcher:
@@ -103,7 +100,7 @@ class Batcher:
         """
         `max_batch` and `max_queue` count images; `max_delay` and `run_timeout` are in seconds.
 
-        `check` raises if the engine is broken; it is called, in the worker thread, when a run has
+        `check` raises if the engine is broken; it is called in the worker thread when a run has
         failed for each of its images.  `on_run` gets the images and seconds of each run that
         succeeded, `on_death` the reason when the dispatcher ends without having been stopped.
         """
@@ -115,26 +112,31 @@ class Batcher:
         self._check = check
         self._on_run = on_run
         self._on_death = on_death
-        self._waiting = Waiting()
+        self._queue = ImageQueue()
         self._changed = asyncio.Event()  # an arrival, a place freed, or the wish to stop
         self._worker: ThreadPoolExecutor | None = None
         self._dispatcher: asyncio.Task[None] | None = None
         self._pending = 0
-        self._several = 0  # those of them that are of requests with several images
-        # Places that single ones leave to a request of several that was refused, and until when.
-        self._room, self._room_until = 0, -math.inf
+        self._bulk = 0  # those of them that are of requests with several images
+        # Places that single images leave to a refused request of several, and until when.
+        self._kept_room, self._room_until = 0, -math.inf
         self._expected = 0  # images with a place that are not in the queue yet
         self._stopping = False
         self._image_seconds = 0.0  # of late, from batch to batch while images are pending
         self._busy_since = -math.inf  # when the first of those that are pending came
-        self._reason = ""  # why the dispatcher was told to give up
+        self._reason = ""  # why the dispatcher was cancelled
         self._seconds_of: dict[int, float] = {}  # a batch's, for each choice of crops
-        # Of the last batch: when it ended, until when who comes counts as coming right after it,
+        # Of the last batch: when it ended, until when an arrival counts as coming right after it,
         # its size, how many have come; and which share of a batch that is of late.
         self._ended = self._returning = -math.inf
         self._answered = 0
         self._returned = 0
-        self._loyalty = 0.0
+        self._return_rate = 0.0
+
+    @property
+    def ready(self) -> bool:
+        """Whether an image that comes now will be answered."""
+        return self.alive and not self._stopping
 
     @property
     def alive(self) -> bool:
@@ -153,65 +155,65 @@ class Batcher:
         self._stopping = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="alexnet-engine")
         self._dispatcher = asyncio.create_task(self._dispatch(), name="alexnet-dispatcher")
-        self._dispatcher.add_done_callback(self._bury)
+        self._dispatcher.add_done_callback(self._on_dispatcher_done)
 
     async def stop(self) -> None:
         """Accept nothing more, finish what holds a place, then end."""
         self._stopping = True
         self._changed.set()
         if self._dispatcher is not None:
-            # wait(), not await: whoever stops us must not be hit by what killed the dispatcher.
+            # wait(), not await: what ended the dispatcher must not be raised in the caller.
             await asyncio.wait([self._dispatcher])
         if self._worker is not None:
             self._worker.shutdown(wait=False)
 
-    def admit(self, count: int = 1) -> None:
+    def check_room(self, count: int = 1) -> None:
         """Raise `NotReady` or `Overloaded` if a request of `count` images would be refused now."""
-        if self._stopping or not self.alive:
+        if not self.ready:
             raise NotReady("The service is not accepting work now. Try again shortly.")
         now = asyncio.get_running_loop().time()
-        held, most = self._pending, self._max_queue
-        several = int(SEVERAL * most)
+        held, limit = self._pending, self._max_queue
+        bulk = int(BULK_SHARE * limit)
         if count == 1 and now < self._room_until:
-            most -= self._room
-        # The first of them may take all there is: it is one, and soon done.
-        if crowded := count > 1 and 0 < self._several > several - count:
-            held, most = self._several, several
-        if held + count > most:
+            limit -= self._kept_room
+        # The first of them may take the whole queue: it is the only one, and soon done.
+        if bulk_full := count > 1 and 0 < self._bulk > bulk - count:
+            held, limit = self._bulk, bulk
+        if held + count > limit:
             retry_after = self._retry_after()
-            if count > 1 and not crowded:
-                # Single ones would take each place as it is freed: room is kept until it is back.
-                self._room, self._room_until = min(count, several), now + 2 * retry_after
+            if count > 1 and not bulk_full:
+                # Single images would take each place as it is freed: room is kept until it is back.
+                self._kept_room, self._room_until = min(count, bulk), now + 2 * retry_after
             raise Overloaded(
-                f"The queue is full: {held} of {most} images are waiting and {count} more do not "
+                f"The queue is full: {held} of {limit} images are waiting and {count} more do not "
                 f"fit. Try again in {retry_after} s.",
                 retry_after=retry_after,
             )
 
-    def give_up(self, reason: str) -> None:
-        """Answer all who wait with `NotReady`, although a run may still be under way."""
+    def abandon(self, reason: str) -> None:
+        """Answer all waiting images with `NotReady`, although a run may still be under way."""
         self._reason = reason
         if self._dispatcher is not None:
             self._dispatcher.cancel()
 
     @contextmanager
-    def reserve(self, count: int) -> Iterator[Places]:
+    def reserve(self, count: int) -> Iterator[Reservation]:
         """Hold `count` places while the block runs; all or none, at once."""
-        self.admit(count)
-        several = count if count > 1 else 0
+        self.check_room(count)
+        bulk = count if count > 1 else 0
         if not self._pending:
             self._busy_since = asyncio.get_running_loop().time()
         self._pending += count
-        self._several += several
+        self._bulk += bulk
         if asyncio.get_running_loop().time() <= self._returning:
             self._returned += count
-        places = Places(self, count)
+        reservation = Reservation(self, count)
         try:
-            yield places
+            yield reservation
         finally:
-            places.leave()
+            reservation.release()
             self._pending -= count
-            self._several -= several
+            self._bulk -= bulk
             self._changed.set()
 
     def expect(self, count: int) -> None:
@@ -227,14 +229,14 @@ class Batcher:
         run: Run | None = None,
         alone: bool = True,
         deadline: float | None = None,
-        steps: Steps | None = None,
+        timings: StageTimings | None = None,
     ) -> Probabilities:
         """
         One image, uint8 `(256, 256, 3)`, to its float32 `(classes,)`.
 
         `run` is what runs it, by default the batcher's own; whatever row it gives is the answer.
         `alone` says that its request has no other image.  `deadline` is a time of the running
-        loop; if it passes before the image's batch starts, `DeadlineExceeded`.  `steps` is where
+        loop; if it passes before the image's batch starts, `DeadlineExceeded`.  `timings` is where
         the moments from here on are written down.  What the run raises, this raises.
         """
         if pixels.shape != SHAPE or pixels.dtype != np.uint8:
@@ -242,9 +244,9 @@ class Batcher:
         if not self.alive:
             raise NotReady("The service is not running the model now. Try again shortly.")
         answer: asyncio.Future[Probabilities] = asyncio.get_running_loop().create_future()
-        steps = steps or Steps()
-        steps.decoded = time.monotonic()
-        self._waiting.add(Entry(pixels, crops, run or self._run, alone, deadline, answer, steps))
+        timings = timings or StageTimings()
+        timings.decoded = time.monotonic()
+        self._queue.add(Entry(pixels, crops, run or self._run, alone, deadline, answer, timings))
         self._changed.set()
         return await answer
 
@@ -257,11 +259,11 @@ class Batcher:
         batch: list[Entry] = []
         try:
             while True:
-                self._drop_the_gone()
-                if self._waiting:
+                self._drop_cancelled()
+                if self._queue:
                     await self._gather()
-                    self._drop_the_gone()
-                    if batch := self._waiting.take(self._max_batch):
+                    self._drop_cancelled()
+                    if batch := self._queue.take(self._max_batch):
                         await self._serve(batch)
                         batch = []  # its model may be replaced by now
                 elif self._stopping and not self._pending:
@@ -270,12 +272,12 @@ class Batcher:
                     self._changed.clear()
                     await self._changed.wait()
         finally:
-            # Should this task ever end early, nobody may wait for it for ever.
-            for entry in (*batch, *self._waiting):
+            # Should this task ever end early, no image may wait for it for good.
+            for entry in (*batch, *self._queue):
                 refuse(entry, NotReady("The service has stopped. Try again shortly."))
 
-    def _bury(self, dispatcher: asyncio.Task[None]) -> None:
-        """The dispatcher has ended; unless it was to, that is a death."""
+    def _on_dispatcher_done(self, dispatcher: asyncio.Task[None]) -> None:
+        """Report the end of the dispatcher, unless it was asked to end."""
         if dispatcher.cancelled():
             reason = self._reason or "the dispatcher was cancelled"
         elif error := dispatcher.exception():
@@ -285,26 +287,27 @@ class Batcher:
         if self._on_death is not None:
             self._on_death(reason)
 
-    def _drop_the_gone(self) -> None:
-        self._waiting.drop_the_gone(asyncio.get_running_loop().time())
+    def _drop_cancelled(self) -> None:
+        self._queue.drop_cancelled(asyncio.get_running_loop().time())
 
     async def _gather(self) -> None:
-        """Give others time to join the next batch: those on their way a moment, and with a
-        `max_delay` anybody that long."""
+        """Linger so that other images can join the next batch: briefly for those on their way,
+        with a `max_delay` that long for any."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         while not self._stopping:
-            batch = self._waiting.next_batch(self._max_batch)
+            batch = self._queue.next_batch(self._max_batch)
             if len(batch) == self._max_batch:
                 return
             until = began + self._max_delay
-            # Nobody waits for company while others wait for the engine.
-            if batch and len(batch) == len(self._waiting):
-                patience = self._patience(batch[0].crops)
+            # No lingering while images of other crops wait for the engine.
+            if batch and len(batch) == len(self._queue):
+                linger = self._linger(batch[0].crops)
                 if self._expected:
-                    until = max(until, began + patience)
-                if self._loyalty > LOYAL and self._returned < self._loyalty * self._answered:
-                    until = max(until, self._ended + patience)
+                    until = max(until, began + linger)
+                expected = self._return_rate * self._answered
+                if self._return_rate > RETURN_RATE and self._returned < expected:
+                    until = max(until, self._ended + linger)
             if loop.time() >= until:
                 return
             self._changed.clear()
@@ -314,12 +317,12 @@ class Batcher:
             except TimeoutError:
                 return
 
-    def _patience(self, crops: int) -> float:
-        """Seconds that company on its way is worth to a batch of these crops."""
-        return min(COMPANY * self._seconds_of.get(crops, 0.0), COMPANY_SECONDS)
+    def _linger(self, crops: int) -> float:
+        """Seconds that a batch of these crops waits for images on their way."""
+        return min(LINGER * self._seconds_of.get(crops, 0.0), LINGER_SECONDS)
 
     async def _serve(self, batch: Sequence[Entry]) -> None:
-        """Run a batch in the worker thread and hand each entry its row, or its own failure."""
+        """Run a batch in the worker thread and give each entry its row, or its own failure."""
         began = asyncio.get_running_loop().time()
         try:
             rows = await self._run_together(batch)
@@ -354,18 +357,18 @@ class Batcher:
             await self._in_worker(self._check)
 
     async def _run_together(self, batch: Sequence[Entry]) -> Probabilities:
-        """One run of these images, which is written down in the steps of each."""
+        """One run of these images, which is written down in the timings of each."""
         began = time.monotonic()
         for entry in batch:
-            entry.steps.running, entry.steps.batch = began, len(batch)
+            entry.timings.running, entry.timings.batch = began, len(batch)
         rows = await self._in_worker(_join_and_run, batch)
         ended = time.monotonic()
         for entry in batch:
-            entry.steps.answered = ended
+            entry.timings.answered = ended
         if self._on_run is not None:
             try:
                 self._on_run(len(batch), ended - began)
-            except Exception:  # whoever counts runs must not harm one
+            except Exception:  # counting must not harm a run
                 log.exception("A run could not be counted")
         return rows
 
@@ -378,17 +381,20 @@ class Batcher:
         return run.result()
 
     def _measure(self, began: float, batch: Sequence[Entry]) -> None:
-        """Fold a batch's times, and who came right after the last one, into the moving averages."""
+        """Update the moving averages with a batch's times and with how many images came right
+        after the last one."""
         now = asyncio.get_running_loop().time()
         crops, seconds = batch[0].crops, now - began
         self._seconds_of[crops] = _recent(self._seconds_of.get(crops, seconds), seconds)
-        # Whatever the images waited for, decoding too, is in it.
+        # All that the images waited for is in it, decoding too.
         each = (now - max(self._ended, self._busy_since)) / len(batch)
         self._image_seconds = _recent(self._image_seconds or each, each)
         if self._answered:
-            self._loyalty = _recent(self._loyalty, min(1.0, self._returned / self._answered))
+            self._return_rate = _recent(
+                self._return_rate, min(1.0, self._returned / self._answered)
+            )
         self._ended = now
-        self._returning = self._ended + self._patience(crops)
+        self._returning = self._ended + self._linger(crops)
         self._answered, self._returned = len(batch), 0
 
 

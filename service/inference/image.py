@@ -30,18 +30,15 @@ from contextlib import contextmanager
 from io import BytesIO
 from time import thread_time
 from traceback import clear_frames
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import (
-    BmpImagePlugin,
     GifImagePlugin,
     Image,
     ImageFile,
     JpegImagePlugin,
-    PngImagePlugin,
-    WebPImagePlugin,
 )
 
 from service.errors import (
@@ -53,6 +50,9 @@ from service.errors import (
     ImageTypeUnsupported,
     ImageUnreadable,
 )
+from service.inference.formats import FORMATS, Format
+from service.inference.limits import DecodeLimits
+from service.inference.orientation import Turn, turn_of
 
 SIDE: Final = 256  # pixels; the paper's, section 2
 AMPLE: Final = 2 * SIDE  # pixels of the shorter side that scaled decoding leaves at least
@@ -63,23 +63,20 @@ BAND: Final = 2**18  # pixels that are brought to RGB at a time; their copies st
 
 PIECES: Final = 200_000  # reads of one file; an honest one of 20 MB needs less than 10,000
 
-# What takes long between two reads gets so many pixels for each second of the time limit, as
-# measured on one core of 2026 with the worst files that we could make.
-SCANNED_PIXELS: Final = 500_000_000  # times scans: each may walk all blocks of a JPEG for 10 bytes
-WEBP_PIXELS: Final = 15_000_000  # decoded in a single call, and most slowly with transparency
-RUN_LENGTH_PIXELS: Final = 1_000_000  # of a BMP, decoded in Python: every other thread waits
-
+# Pixels times scans of a JPEG for each second of the time limit: each scan may walk all blocks for
+# 10 bytes.  Measured as in `formats`.
+SCANNED_PIXELS: Final = 500_000_000
 SCAN_BYTES: Final = 10  # of a scan's header; its pixels may take none
 
 
-class _Jpeg(JpegImagePlugin.JpegImageFile):
+class Jpeg(JpegImagePlugin.JpegImageFile):
     """Without EXIF: Pillow reads all of it for the resolution; we only want the orientation."""
 
     def getexif(self) -> Image.Exif:
         return Image.Exif()
 
 
-class _Gif(GifImagePlugin.GifImageFile):
+class Gif(GifImagePlugin.GifImageFile):
     """Without what comes after the first frame, for which Pillow sets memory aside on opening."""
 
     @property
@@ -90,45 +87,6 @@ class _Gif(GifImagePlugin.GifImageFile):
     def disposal_method(self, value: int) -> None:
         pass
 
-
-def _webp_canvas(data: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels; the decoder takes memory for them before it tells."""
-    match data[12:16]:
-        case b"VP8X":
-            wide, high = data[24:27], data[27:30]
-            return int.from_bytes(wide, "little") + 1, int.from_bytes(high, "little") + 1
-        case b"VP8L":
-            both = int.from_bytes(data[21:25], "little")
-            return (both & 0x3FFF) + 1, (both >> 14 & 0x3FFF) + 1
-        case b"VP8 ":
-            wide, high = data[26:28], data[28:30]
-            return int.from_bytes(wide, "little") & 0x3FFF, int.from_bytes(high, "little") & 0x3FFF
-        case _:
-            return None
-
-
-class Format(NamedTuple):
-    """An image format: its name, how its bytes begin, and what decodes it."""
-
-    name: str
-    begins: Callable[[bytes], bool]
-    decoder: Callable[[BytesIO], ImageFile.ImageFile]
-    canvas: Callable[[bytes], tuple[int, int] | None] = lambda data: None
-
-
-FORMATS: Final = (
-    Format("JPEG", lambda b: b.startswith(b"\xff\xd8\xff"), _Jpeg),
-    Format("PNG", lambda b: b.startswith(b"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
-    Format(
-        "WEBP",
-        lambda b: b[:4] == b"RIFF" and b[8:12] == b"WEBP",
-        WebPImagePlugin.WebPImageFile,
-        _webp_canvas,
-    ),
-    Format("GIF", lambda b: b[:6] in (b"GIF87a", b"GIF89a"), _Gif),
-    Format("BMP", lambda b: b.startswith(b"BM"), BmpImagePlugin.BmpImageFile),
-)
-FORMAT_NAMES: Final = tuple(kind.name.lower() for kind in FORMATS)
 
 # What Pillow's decoders let out when a file is damaged or hostile.
 DAMAGED: Final = (
@@ -152,30 +110,6 @@ BOMB: Final = (MemoryError, Image.DecompressionBombError, Image.DecompressionBom
 JPEG_MARKER: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 SCAN: Final = b"\xff\xda"
 END_OF_IMAGE: Final = b"\xff\xd9"
-
-EXIF_START: Final = b"Exif\0\0"
-EXIF_ORIENTATION: Final = 0x0112
-EXIF_SHORT: Final = 3
-XMP_ORIENTATION: Final = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
-
-
-class Turn(NamedTuple):
-    """How a stored image becomes upright, and which of its stored axes that turns round."""
-
-    transpose: Image.Transpose
-    mirrors_x: bool
-    mirrors_y: bool
-
-
-TURNS = {
-    2: Turn(Image.Transpose.FLIP_LEFT_RIGHT, True, False),
-    3: Turn(Image.Transpose.ROTATE_180, True, True),
-    4: Turn(Image.Transpose.FLIP_TOP_BOTTOM, False, True),
-    5: Turn(Image.Transpose.TRANSPOSE, False, False),
-    6: Turn(Image.Transpose.ROTATE_270, False, True),
-    7: Turn(Image.Transpose.TRANSVERSE, True, True),
-    8: Turn(Image.Transpose.ROTATE_90, True, False),
-}
 
 
 class _Metered(BytesIO):
@@ -241,7 +175,7 @@ class EncodedImage:
         self._file = file
         self._extent = extent
 
-    def give_up(self) -> None:
+    def stop(self) -> None:
         """Let `decode`, in whatever thread, end soon."""
         self._file.stop()
 
@@ -252,69 +186,45 @@ class EncodedImage:
             try:
                 file.resume()
                 image.load()
-                square = _square(_opaque(image, file.look), self._extent, _turn(image.info))
+                square = _square(_opaque(image, file.look), self._extent, turn_of(image.info))
                 return np.asarray(square if square.mode == "RGB" else square.convert("RGB"))
             finally:
                 image.close()
 
 
-def decode(
-    data: bytes,
-    *,
-    max_pixels: int,
-    max_aspect_ratio: float,
-    scaled_decoding: bool = False,
-    formats: Collection[str] = FORMAT_NAMES,
-    decode_timeout: float = 1.8,
-) -> NDArray[np.uint8]:
+def decode(data: bytes, limits: DecodeLimits) -> NDArray[np.uint8]:
     """
-    Decode an uploaded image to the network's `(256, 256, 3)` RGB square, C-contiguous.
+    Decode an uploaded image to the network's uint8 `(256, 256, 3)` RGB pixels, C-contiguous.
 
-    The first frame of an animation counts, EXIF orientation is applied, transparency is laid
-    over white.  Arguments and errors are those of `open_image`.
+    The first frame of an animation counts, EXIF orientation is applied, transparency is pasted
+    over white.  Errors are those of `open_image`.
     """
-    return open_image(
-        data,
-        max_pixels=max_pixels,
-        max_aspect_ratio=max_aspect_ratio,
-        scaled_decoding=scaled_decoding,
-        formats=formats,
-        decode_timeout=decode_timeout,
-    ).decode()
+    return open_image(data, limits).decode()
 
 
-def open_image(
-    data: bytes,
-    *,
-    max_pixels: int,
-    max_aspect_ratio: float,
-    scaled_decoding: bool = False,
-    formats: Collection[str] = FORMAT_NAMES,
-    decode_timeout: float = 1.8,
-) -> EncodedImage:
+def open_image(data: bytes, limits: DecodeLimits) -> EncodedImage:
     """
     Read and judge an uploaded image's header, before its pixels take time and memory.
 
-    `formats` are those that are taken, of `FORMAT_NAMES`; `decode_timeout` is in seconds of CPU
-    time, for this and for `EncodedImage.decode` together.  `scaled_decoding` lets libjpeg halve,
-    quarter or eighth a large JPEG while it is decoded, down to no less than `AMPLE`.  Raises
-    `BodyEmpty` or one of the `ImageError`s.
+    `limits.decode_timeout` counts for this and for `EncodedImage.decode` together.  With
+    `scaled_decoding` libjpeg halves, quarters or eighths a large JPEG while it is decoded, down to
+    no less than `AMPLE`.  Raises `BodyEmpty` or one of the `ImageError`s.
     """
     if not data:
         raise BodyEmpty("There is no image: the body is empty. Send the bytes of an image file.")
-    kind = _format(data, formats)
+    kind = _format(data, limits.formats)
     with _refusing(kind):
         if canvas := kind.canvas(data):
-            _judge(canvas, max_pixels, max_aspect_ratio)
-        file = _Metered(data, decode_timeout)
-        image = kind.decoder(file)
-        _judge(image.size, max_pixels, max_aspect_ratio)
-        _bound(image, data, file, decode_timeout)
+            _judge(canvas, limits)
+        file = _Metered(data, limits.decode_timeout)
+        image = kind.open(file)
+        _judge(image.size, limits)
+        _bound(kind, image, data, file, limits.decode_timeout)
         pixels = image.width * image.height
         if pixels > LARGE:
             image.decodermaxblock = BLOCK
         # Of all the formats only JPEG can; the others answer None.
-        draft = image.draft(None, (AMPLE, AMPLE)) if scaled_decoding else None
+        draft = image.draft(None, (AMPLE, AMPLE)) if limits.scaled_decoding else None
         # libjpeg rounds a draft's size up: the image itself ends inside the last pixel.
         extent = image.size if draft is None else draft[1][2:]
         if draft is not None and SCAN not in data[file.tell() :]:
@@ -348,52 +258,51 @@ def _format(data: bytes, formats: Collection[str]) -> Format:
     """The row of the table whose signature the bytes bear, if it is taken."""
     taken = ", ".join(kind.name for kind in FORMATS if kind.name.lower() in formats)
     for kind in FORMATS:
-        if kind.begins(data):
+        if kind.matches(data):
             if kind.name.lower() in formats:
                 return kind
             raise ImageTypeUnsupported(f"{kind.name} is not taken here. Send one of {taken}.")
     raise ImageTypeUnsupported(f"This is not an image of a type we read. Send one of {taken}.")
 
 
-def _judge(size: tuple[int, int], max_pixels: int, max_aspect_ratio: float) -> None:
+def _judge(size: tuple[int, int], limits: DecodeLimits) -> None:
     """Refuse an image by its size in pixels, before it takes memory."""
     width, height = size
     if min(width, height) < 1:
         raise ImageUnreadable(f"The image is {width} x {height} pixels: it has none. Send another.")
-    if width * height > max_pixels:
+    if width * height > limits.max_pixels:
         raise ImageTooLarge(
-            f"The image is {width} x {height} pixels, more than the {max_pixels} allowed. "
+            f"The image is {width} x {height} pixels, more than the {limits.max_pixels} allowed. "
             "Send it scaled down, or have ALEXNET_MAX_PIXELS raised."
         )
-    if max(width, height) > max_aspect_ratio * min(width, height):
+    if max(width, height) > limits.max_aspect_ratio * min(width, height):
         raise ImageTooElongated(
             f"The image is {width} x {height} pixels; its long side may be at most "
-            f"{max_aspect_ratio:g} times its short one. Crop it, or have "
+            f"{limits.max_aspect_ratio:g} times its short one. Crop it, or have "
             "ALEXNET_MAX_ASPECT_RATIO raised."
         )
 
 
-def _bound(image: ImageFile.ImageFile, data: bytes, file: _Metered, seconds: float) -> None:
+def _bound(
+    kind: Format, image: ImageFile.ImageFile, data: bytes, file: _Metered, seconds: float
+) -> None:
     """Refuse what would take long between two reads; `file` is read up to the pixels."""
     pixels = image.width * image.height
-    if isinstance(image, _Jpeg):
-        most = int(SCANNED_PIXELS * seconds / pixels)
-        if (scans := _scans(data, file.tell(), most)) > most:
+    if isinstance(image, Jpeg):
+        limit = int(SCANNED_PIXELS * seconds / pixels)
+        if (scans := _scans(data, file.tell(), limit)) > limit:
             raise ImageTooCostly(
-                f"The JPEG has {scans} scans, more than the {most} that we have time for at "
+                f"The JPEG has {scans} scans, more than the {limit} that we have time for at "
                 f"{image.width} x {image.height} pixels. Save it again, not progressive."
             )
+    if kind.pixels_per_second is None:
         return
-    if isinstance(image, WebPImagePlugin.WebPImageFile):
-        kind, most = "WebP", int(WEBP_PIXELS * seconds)
-    elif any(tile.codec_name == "bmp_rle" for tile in image.tile):
-        kind, most = "run-length coded BMP", int(RUN_LENGTH_PIXELS * seconds)
-    else:
+    if kind.slow_codec and all(tile.codec_name != kind.slow_codec for tile in image.tile):
         return
-    if pixels > most:
+    if pixels > (limit := int(kind.pixels_per_second * seconds)):
         raise ImageTooCostly(
-            f"The image is {image.width} x {image.height} pixels, more than the {most} that we "
-            f"have time for in a {kind} file. Send it scaled down, or as JPEG or PNG."
+            f"The image is {image.width} x {image.height} pixels, more than the {limit} that we "
+            f"have time for in a {kind.slow_name} file. Send it scaled down, or as JPEG or PNG."
         )
 
 
@@ -419,37 +328,6 @@ def _scans(data: bytes, place: int, harmless: int) -> int:
         scans += marker[0] == SCAN
         place += int.from_bytes(data[place : place + 2], "big")
     return scans
-
-
-def _turn(info: dict[str | tuple[int, int], Any]) -> Turn | None:
-    """What brings the image upright, as its camera meant it; broken EXIF data counts as none."""
-    try:
-        orientation = _orientation(info)
-    except (ValueError, struct.error):
-        return None
-    return None if orientation is None else TURNS.get(orientation)
-
-
-def _orientation(info: dict[str | tuple[int, int], Any]) -> int | None:
-    """
-    The orientation that EXIF or else XMP data tells, a number as in the EXIF standard.
-
-    Read by ourselves: Pillow copies every entry's value, and entries may all claim the same
-    megabytes.
-    """
-    exif = info.get("exif", b"")
-    if not exif and "Raw profile type exif" in info:  # as ImageMagick writes it into PNG
-        exif = bytes.fromhex("".join(info["Raw profile type exif"].split("\n")[3:]))
-    tiff = exif.removeprefix(EXIF_START).removeprefix(EXIF_START)
-    if order := {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4]):
-        (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (entries,) = struct.unpack_from(f"{order}H", tiff, directory)
-        for place in range(directory + 2, directory + 2 + 12 * entries, 12):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, place)
-            if tag == EXIF_ORIENTATION and kind == EXIF_SHORT:
-                return int(value)
-    told = XMP_ORIENTATION.search(info.get("xmp", b""))
-    return int(told[1]) if told else None
 
 
 def _opaque(image: Image.Image, look: Callable[[], None]) -> Image.Image:

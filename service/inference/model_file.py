@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import ModelUnusable
+from service.errors import ModelUnusable, ParameterInvalid
 
 FORMAT = "1"  # the version of the contract with alexnet-export
 # Protobuf: field 14 of ModelProto, 76 bytes; its key, "checksum"; its value, 64 bytes of hex.
@@ -77,6 +77,12 @@ class Model:
     def version(self) -> str:
         """What answers bear: the first 12 digits of the checksum."""
         return self.sha256[:12]
+
+    def crops_number(self, choice: str) -> int:
+        """The number that the graph takes for a choice of crops, or `ParameterInvalid`."""
+        if choice not in self.crops:
+            raise ParameterInvalid(f"crops={choice!r}: must be one of {', '.join(self.crops)}")
+        return self.crops[choice]
 
     def golden_image(self) -> NDArray[np.uint8]:
         """The start-up image, `(1, 256, 256, 3)`: a thumb with every pixel repeated 8 x 8."""

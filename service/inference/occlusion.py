@@ -1,15 +1,15 @@
 """
-A prepared square -> the same square with a part hidden in each copy; the network's answers to these
--> where in the square the evidence for a class lies.
+Where in an image the evidence for a class lies: the network's answers to copies of the prepared
+image with a part hidden in each.
 
 Occlusion (Zeiler & Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4):
-what a class loses while a part is hidden, it had from there.  It needs nothing but answers; class
+what a class loses while a part is hidden, it had from there.  It needs only answers; class
 activation maps (Zhou et al. 2016) want one layer after the last maps, where AlexNet has three, and
 gradients are not in an exported graph.
 
-The square is divided into 8 x 8 cells.  A window is a cell and those around it, 96 x 96 pixels, cut
-where the square ends; hidden, it shows the square's blurred copy, lest the border of a grey patch
-be a thing to see in itself.  docs/explain.md has the other forms that were measured.
+The image is divided into 8 x 8 cells.  A window is a cell and those around it, 96 x 96 pixels, cut
+where the image ends.  A hidden window shows the image's blurred copy, so that the border of a grey
+patch is not an object in itself.  docs/explain.md has the other forms that were measured.
 """
 
 from collections.abc import Iterator
@@ -18,16 +18,30 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from service.errors import ParameterInvalid
+
 CELLS: Final = 8  # rows, and columns
 WINDOWS: Final = CELLS * CELLS  # one around each cell, row by row from the top left
 
 
-def hide(square: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+def rows(images: int, max_queue: int) -> int:
+    """How many places in the queue so many images take; `ParameterInvalid` if it has fewer."""
+    count = images * (1 + WINDOWS)
+    if count > max_queue:
+        raise ParameterInvalid(
+            f"details=heatmap takes {1 + WINDOWS} places in the queue for each image, {count} for "
+            f"{images}, and the queue has {max_queue}: send fewer images in a request, leave "
+            "heatmap out, or have ALEXNET_MAX_QUEUE raised"
+        )
+    return count
+
+
+def hide(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     """uint8 `(256, 256, 3)` to a copy for each window, in which it is hidden; 12.6 MB."""
-    fill = blurred(square)
+    fill = blurred(image)
     hidden = []
-    for window in _windows(len(square) // CELLS):
-        copy = square.copy()
+    for window in _windows(len(image) // CELLS):
+        copy = image.copy()
         copy[window] = fill[window]
         hidden.append(copy)
     return hidden
@@ -35,7 +49,7 @@ def hide(square: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
 
 def evidence(whole: NDArray[np.float32], hidden: NDArray[np.float32]) -> NDArray[np.float32]:
     """
-    How much the square's probabilities, float32 `(classes,)`, fall while a cell is hidden.
+    How much the image's probabilities, float32 `(classes,)`, fall while a cell is hidden.
 
     `hidden`, `(windows, classes)`, are those of `hide`; what comes out is `(8, 8, classes)`: for a
     cell the mean over the windows that cover it, which are nine, six at a border, four in a corner.
@@ -46,10 +60,10 @@ def evidence(whole: NDArray[np.float32], hidden: NDArray[np.float32]) -> NDArray
     return falls.reshape(CELLS, CELLS, -1)
 
 
-def blurred(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The square's means over its cells, laid at their middles and interpolated between."""
-    side, cell = len(square), len(square) // CELLS
-    means = square.reshape(CELLS, cell, CELLS, cell, 3).mean((1, 3))
+def blurred(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image's means over its cells, pasted at their middles and interpolated between."""
+    side, cell = len(image), len(image) // CELLS
+    means = image.reshape(CELLS, cell, CELLS, cell, 3).mean((1, 3))
     places = np.clip((np.arange(side) + 0.5) / cell - 0.5, 0, CELLS - 1)  # in cells
     weights = np.maximum(0, 1 - np.abs(np.subtract.outer(places, np.arange(CELLS))))
     pixels = np.einsum("yr,rcb,xc->yxb", weights, means, weights, optimize=True)

@@ -1,6 +1,4 @@
-"""
-A budget that many share: so much may be in use at once, and who wants more waits for his turn.
-"""
+"""A weighted semaphore for asyncio: each holder takes an amount of what all share."""
 
 import asyncio
 from collections import deque
@@ -8,14 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Budget:
+class WeightedSemaphore:
     """A semaphore whose holders take different amounts; first come, first served."""
 
     def __init__(self, total: int) -> None:
         """`total` is what may be in use at once."""
         self._total = total
         self._used = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
     def used(self) -> int:
@@ -23,11 +21,11 @@ class Budget:
         return self._used
 
     @asynccontextmanager
-    async def taken(self, amount: int) -> AsyncIterator[None]:
-        """Hold `amount` while the block runs, or all there is if that is less; waits for it."""
+    async def acquire(self, amount: int) -> AsyncIterator[None]:
+        """Wait for `amount`, or for the total if that is less, and hold it while the block runs."""
         amount = min(amount, self._total)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((amount, turn))
+        self._queue.append((amount, turn))
         self._admit()
         try:
             await turn
@@ -38,12 +36,12 @@ class Budget:
             self._admit()
 
     def _admit(self) -> None:
-        """Let in whoever is first, as long as there is room."""
-        while self._waiting:
-            amount, turn = self._waiting[0]
+        """Admit the first in the queue, as long as there is room."""
+        while self._queue:
+            amount, turn = self._queue[0]
             if not turn.done():
                 if self._used + amount > self._total:
                     return
                 self._used += amount
                 turn.set_result(None)
-            self._waiting.popleft()
+            self._queue.popleft()

@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from service.telemetry import triton_metrics
 from service.telemetry.gauges import Reading, gauges
-from service.telemetry.request_record import NETWORK, ROAD, Journal
+from service.telemetry.request_record import IMAGE_MODEL, TENSOR_MODEL, RequestRecord
 from service.telemetry.triton_metrics import Statistics
 
 OPEN_METRICS: Final = "application/openmetrics-text"
@@ -48,9 +48,12 @@ class Metrics(Collector):
         """`routes` are paths that may be answered before the router has named them: those that
         classify, which a full queue refuses early."""
         self._read = read
-        self._routes = {path: NETWORK if f"/models/{NETWORK}/" in path else ROAD for path in routes}
+        self._routes = {
+            path: TENSOR_MODEL if f"/models/{TENSOR_MODEL}/" in path else IMAGE_MODEL
+            for path in routes
+        }
         self._registry = CollectorRegistry()
-        self.statistics = {model: Statistics() for model in (NETWORK, ROAD)}
+        self.statistics = {model: Statistics() for model in (TENSOR_MODEL, IMAGE_MODEL)}
         self._requests: Counter[tuple[str, str, str]] = Counter()
         self._errors: Counter[tuple[str, str]] = Counter()
         self._images: Counter[str | None] = Counter()
@@ -81,26 +84,26 @@ class Metrics(Collector):
         """Count a run of the network."""
         self._run_seconds.observe(seconds)
         self._batches.observe(images)
-        self.statistics[NETWORK].ran(images, seconds)
+        self.statistics[TENSOR_MODEL].ran(images, seconds)
 
-    def count(self, scope: Scope, journal: Journal) -> None:
+    def count(self, scope: Scope, record: RequestRecord) -> None:
         """Count a request that was answered."""
         # The router writes the route into the scope, if it finds one.
         route = getattr(scope.get("route"), "path", None)
         path, method = scope["path"], scope["method"]
         label = route or (path if path in self._routes else OTHER)
-        self._requests[label, method if method in METHODS else OTHER, str(journal.status)] += 1
-        if journal.code is not None:
-            self._errors[label, journal.code] += 1
-        model = journal.model
-        if model is None and journal.status == 503:  # at the threshold
+        self._requests[label, method if method in METHODS else OTHER, str(record.status)] += 1
+        if record.code is not None:
+            self._errors[label, record.code] += 1
+        model = record.model
+        if model is None and record.status == 503:  # at the threshold
             model = self._routes.get(path)
         if model is not None:
-            triton_metrics.count(self.statistics, journal, model)
-        if journal.images:
-            self._count_images(journal)
-        if journal.model and journal.ended and _outcome(journal.code) != "refused":
-            self._request_seconds.labels(label).observe(journal.ended - journal.began)
+            triton_metrics.count(self.statistics, record, model)
+        if record.images:
+            self._count_images(record)
+        if record.model and record.ended and _outcome(record.code) != "refused":
+            self._request_seconds.labels(label).observe(record.ended - record.began)
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
         """Everything, and its media type: OpenMetrics 1.0.0 for who accepts it, or 0.0.4."""
@@ -115,14 +118,14 @@ class Metrics(Collector):
         yield from gauges(now := self._read())
         yield from triton_metrics.tritons(self.statistics, now.pending)
 
-    def _count_images(self, journal: Journal) -> None:
-        for code in journal.outcomes or [journal.code] * len(journal.images):
+    def _count_images(self, record: RequestRecord) -> None:
+        for code in record.outcomes or [record.code] * len(record.images):
             # Of v2's rows that are well none is answered if one is not.
-            self._images[code or journal.code] += 1
-        for steps in journal.images:
+            self._images[code or record.code] += 1
+        for steps in record.images:
             if steps.decoded is None:
                 continue
-            if steps.began is not None and journal.model == ROAD:
+            if steps.began is not None and record.model == IMAGE_MODEL:
                 self._decode_seconds.observe(steps.decoded - steps.began)
             if steps.running is not None:
                 self._queue_seconds.observe(steps.running - steps.decoded)

@@ -1,7 +1,8 @@
 """
-What is known of one request when it is answered: for the log, the metrics, traces and headers.
+Everything recorded about one request, for the log, metrics, spans and headers.
 
-`Observed` opens it and puts it into the scope; whoever learns something writes it down there.
+The outermost middleware opens the record and puts it into the scope; whatever learns something
+writes it there.
 """
 
 from collections.abc import MutableMapping
@@ -10,38 +11,38 @@ from typing import Any, Final, cast
 
 from starlette.requests import HTTPConnection
 
-from service.inference.timings import Steps
+from service.inference.timings import StageTimings
 
-KEY: Final = "alexnet.journal"  # in a scope
+KEY: Final = "alexnet.record"  # in a scope
 
-# What a request asks of: the network takes pixels; the road takes encoded images, and decodes
-# them before.  They are the two models of the Open Inference Protocol.
-NETWORK: Final = "alexnet"
-ROAD: Final = "alexnet_image"
+# The two models of the Open Inference Protocol: one takes pixels, the other encoded images, which
+# it decodes first.
+TENSOR_MODEL: Final = "alexnet"
+IMAGE_MODEL: Final = "alexnet_image"
 
 
 @dataclass(slots=True)
-class Journal:
+class RequestRecord:
     """One request; moments of `time.monotonic()`, seconds."""
 
     request_id: str
     began: float
     read: float | None = None  # when its body was there
-    model: str | None = None  # NETWORK or ROAD, if it wants something classified
-    images: list[Steps] = field(default_factory=list)
+    model: str | None = None  # TENSOR_MODEL or IMAGE_MODEL, if it wants something classified
+    images: list[StageTimings] = field(default_factory=list)
     outcomes: list[str | None] = field(default_factory=list)  # of each image: None, or the code
     status: int = 0
     code: str | None = None  # of the refusal
     ended: float | None = None
 
     @property
-    def last(self) -> Steps | None:
+    def last(self) -> StageTimings | None:
         """The image that was answered last: what the request waited for."""
-        answered = [steps for steps in self.images if steps.answered is not None]
-        return max(answered, key=lambda steps: steps.answered or 0.0, default=None)
+        answered = [timings for timings in self.images if timings.answered is not None]
+        return max(answered, key=lambda timings: timings.answered or 0.0, default=None)
 
 
-def journal(holder: HTTPConnection | MutableMapping[str, Any]) -> Journal:
-    """The journal of a request, or of its scope."""
+def record_of(holder: HTTPConnection | MutableMapping[str, Any]) -> RequestRecord:
+    """The record of a request, or of its scope."""
     scope = holder.scope if isinstance(holder, HTTPConnection) else holder
-    return cast(Journal, scope[KEY])
+    return cast(RequestRecord, scope[KEY])

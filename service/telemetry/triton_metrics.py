@@ -15,7 +15,7 @@ from typing import Final
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily, UnknownMetricFamily
 
-from service.telemetry.request_record import NETWORK, ROAD, Journal
+from service.telemetry.request_record import IMAGE_MODEL, TENSOR_MODEL, RequestRecord
 
 OK: Final = 200
 VERSION: Final = "1"  # of both models; which file answers is in their configuration
@@ -45,17 +45,17 @@ class Statistics:
         runs, before = self.batches.get(images, (0, 0))
         self.batches[images] = runs + 1, before + _ns(seconds)
 
-    def failed(self, journal: Journal) -> None:
+    def failed(self, record: RequestRecord) -> None:
         """Count a request that was not answered with 200."""
         self.failure += 1
-        self.failure_ns += _ns((journal.ended or journal.began) - journal.began)
+        self.failure_ns += _ns((record.ended or record.began) - record.began)
         self.last = _now()
 
-    def succeeded(self, journal: Journal, *, from_pixels: bool) -> None:
+    def succeeded(self, record: RequestRecord, *, from_pixels: bool) -> None:
         """Count a request; `from_pixels` leaves out what came before its image was pixels."""
-        if (last := journal.last) is None:  # it had no image
+        if (last := record.last) is None:  # it had no image
             return
-        moments = (journal.began, last.decoded, last.running, last.answered, journal.ended)
+        moments = (record.began, last.decoded, last.running, last.answered, record.ended)
         # Each at least the one before: two clocks of different fineness may have been read.
         began, *after = accumulate((moment or 0.0 for moment in moments), max)
         decoded, running, answered, ended = after
@@ -67,7 +67,7 @@ class Statistics:
         self.queue_ns += _ns(running - decoded)
         self.infer_ns += _ns(answered - running)
         self.output_ns += _ns(ended - answered)
-        self.inferences += journal.outcomes.count(None)
+        self.inferences += record.outcomes.count(None)
         self.last = _now()
 
 
@@ -85,15 +85,15 @@ TRITON: Final[Mapping[str, tuple[str, Callable[[Statistics], float]]]] = {
 }
 
 
-def count(statistics: dict[str, Statistics], journal: Journal, model: str) -> None:
+def count(statistics: dict[str, Statistics], record: RequestRecord, model: str) -> None:
     """Tell the two of a request for one of them."""
-    if journal.status != OK:
-        statistics[model].failed(journal)
+    if record.status != OK:
+        statistics[model].failed(record)
         return
-    if model == ROAD:
-        statistics[ROAD].executions += 1
-        statistics[ROAD].succeeded(journal, from_pixels=False)
-    statistics[NETWORK].succeeded(journal, from_pixels=model == ROAD)
+    if model == IMAGE_MODEL:
+        statistics[IMAGE_MODEL].executions += 1
+        statistics[IMAGE_MODEL].succeeded(record, from_pixels=False)
+    statistics[TENSOR_MODEL].succeeded(record, from_pixels=model == IMAGE_MODEL)
 
 
 def tritons(statistics: Mapping[str, Statistics], pending: int) -> Iterator[Metric]:
@@ -107,7 +107,7 @@ def tritons(statistics: Mapping[str, Statistics], pending: int) -> Iterator[Metr
     waiting = GaugeMetricFamily(
         "nv_inference_pending_request_count", "Images accepted and unanswered.", labels=labels
     )
-    waiting.add_metric([NETWORK, VERSION], pending)
+    waiting.add_metric([TENSOR_MODEL, VERSION], pending)
     yield waiting
 
 

@@ -159,7 +159,7 @@ def test_jitter_changes_brightness_contrast_and_colour_within_its_bounds() -> No
     assert colour.max() / colour.min() > 2
 
 
-def test_a_image_is_known_again_after_scaling_cropping_to_a_square_and_jpeg() -> None:
+def test_an_image_is_known_again_after_scaling_cropping_to_a_square_and_jpeg() -> None:
     photographs = np.stack([thumbnails(photograph(i)) for i in range(20)])
     wide = photograph(7)
     side = min(wide.size)
@@ -174,7 +174,7 @@ def test_a_image_is_known_again_after_scaling_cropping_to_a_square_and_jpeg() ->
 
 
 @pytest.mark.parametrize("way", list(Image.Transpose))
-def test_a_image_is_known_again_turned_or_mirrored(way: Image.Transpose) -> None:
+def test_an_image_is_known_again_turned_or_mirrored(way: Image.Transpose) -> None:
     photographs = turned(np.stack([thumbnails(photograph(i)) for i in range(20)]))
     other = photograph(3).transpose(way)
 
@@ -306,7 +306,7 @@ def test_rare_classes_are_lifted_by_the_adjustment(tmp_path: Path, float32: None
     assert shares[1] == pytest.approx(0.5, abs=0.15)
 
 
-def test_a_image_s_own_label_has_its_share(tmp_path: Path, float32: None) -> None:
+def test_an_image_s_own_label_has_its_share(tmp_path: Path, float32: None) -> None:
     labels = torch.zeros(500, dtype=torch.int64)
     recipe = replace(SMALL, label=0.5, epochs=8)
     learner = Learner(

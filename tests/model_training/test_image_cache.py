@@ -15,6 +15,7 @@ from model_training import image_cache
 from model_training.errors import RunUnusable, Stopped
 from model_training.image_cache import decode, square_of
 from service.inference import image as service_image
+from service.inference.limits import DecodeLimits
 from tests.support.images import image
 
 IMAGES = Path(__file__).parents[1] / "pictures"
@@ -48,11 +49,13 @@ def _encoded(kind: str) -> bytes:
     "kind",
     ["JPEG", "PNG", "WEBP", "GIF", "BMP", "L", "P", "1", "CMYK", "tall", "transparent", "16 bit"],
 )
-def test_a_image_is_prepared_as_the_service_does(tmp_path: Path, kind: str) -> None:
+def test_an_image_is_prepared_as_the_service_does(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "picture"
     file.write_bytes(_encoded(kind))
 
-    expected = service_image.decode(file.read_bytes(), max_pixels=10**8, max_aspect_ratio=100)
+    expected = service_image.decode(
+        file.read_bytes(), DecodeLimits(max_pixels=10**8, max_aspect_ratio=100)
+    )
 
     assert np.array_equal(square_of(file), expected)
 
@@ -65,7 +68,9 @@ def test_a_turned_image_is_brought_upright_as_the_service_does(
     file = tmp_path / "picture"
     file.write_bytes(_encoded(str(orientation)))
 
-    expected = service_image.decode(file.read_bytes(), max_pixels=10**8, max_aspect_ratio=100)
+    expected = service_image.decode(
+        file.read_bytes(), DecodeLimits(max_pixels=10**8, max_aspect_ratio=100)
+    )
 
     assert np.abs(square_of(file).astype(int) - expected).max() <= 1
 
@@ -99,7 +104,7 @@ def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert first.unreadable == second.unreadable
 
 
-def test_a_image_that_has_changed_is_decoded_again(tmp_path: Path) -> None:
+def test_an_image_that_has_changed_is_decoded_again(tmp_path: Path) -> None:
     paths = _gradients(tmp_path, 2)
     decode(paths, tmp_path / "cache", workers=1)
     Image.new("RGB", (300, 300), "red").save(paths[0])

@@ -50,7 +50,7 @@ def test_what_is_held_out_is_the_same_wherever_the_folder_lies(
     assert names[0] != sorted(_paths(after))[: len(names[0])]
 
 
-def test_a_image_more_moves_at_most_one_to_the_other_side(folder: Path) -> None:
+def test_an_image_more_moves_at_most_one_to_the_other_side(folder: Path) -> None:
     before = {e.path for e in divide(folder, validation=None, held_out=0.4).validation}
     _touch(folder / "cat" / "new.jpg")
 

@@ -379,7 +379,7 @@ def test_a_plot_shows_all_of_what_is_in_the_log(finished: tuple[Path, str]) -> N
         assert all(low <= value <= high for line in drawn for value in line)
 
 
-def test_a_image_of_another_kind_is_one_sentence(
+def test_an_image_of_another_kind_is_one_sentence(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
     with pytest.raises(RunUnusable, match=r"ends in .png or .svg"):

@@ -375,7 +375,7 @@ def open_live(tiny_model: Path) -> Iterator[InThread]:
 @pytest.fixture(scope="module")
 def admin(open_live: InThread) -> Iterator[httpx2.Client]:
     """A client of the second port."""
-    url = f"http://127.0.0.1:{open_live.app.state.running.admin_port}"
+    url = f"http://127.0.0.1:{open_live.app.state.service.admin_port}"
     with httpx2.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
         yield client
 
@@ -596,7 +596,7 @@ def test_no_page_of_another_origin_may_ask_by_default(open_live: Live) -> None:
 def test_the_second_port_is_for_no_page_at_all(engine: Engine) -> None:
     """Whatever origins the first one has."""
     app = create_app(load_settings(cors_origins="*", metrics="admin", admin_port=9000), engine)
-    app.state.running.admin_port = 9000
+    app.state.service.admin_port = 9000
     allowed = [
         TestClient(app, base_url=f"http://localhost:{port}").get(path, headers={"Origin": ORIGIN})
         for port, path in ((8000, "/openapi.json"), (9000, "/metrics"))
@@ -752,7 +752,7 @@ def test_no_answer_tells_a_path_or_a_traceback(
     ],
     ids=["top", "crops", "empty", "text", "cut short", "many pixels", "large", "type", "form"],
 )
-def test_no_refusal_of_a_image_tells_a_path_or_a_traceback(
+def test_no_refusal_of_an_image_tells_a_path_or_a_traceback(
     unlimited: Live, tiny_model: Path, query: str, data: bytes, kind: str, status: int
 ) -> None:
     """Nor what the libraries say that read it."""

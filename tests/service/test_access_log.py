@@ -20,10 +20,10 @@ from starlette.types import Scope
 
 from service.http.middleware import access_log
 from service.http.routes import health
-from service.inference.classifier import Classifier
-from service.inference.timings import Steps
+from service.inference.decoding_pool import DecodingPool
+from service.inference.timings import StageTimings
 from service.telemetry import logs
-from service.telemetry.request_record import Journal
+from service.telemetry.request_record import RequestRecord
 from tests.support.commands import alexnet
 from tests.support.images import image
 from tests.support.servers import (
@@ -80,13 +80,13 @@ AS_IF_LOGGED = "odd\n2026-11-23 19:00:00,000 INFO    forged \x1b[31m"
 def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two faults in requests that nobody foresaw: one in an image's, one in the server's own."""
 
-    async def decode(self: Classifier, data: bytes) -> None:
+    async def decode(self: DecodingPool, data: bytes) -> None:
         raise ArithmeticError(AS_IF_LOGGED)
 
     def reading(running: object) -> None:
         raise LookupError("no metrics today")
 
-    monkeypatch.setattr(Classifier, "_decode", decode)
+    monkeypatch.setattr(DecodingPool, "decode", decode)
     monkeypatch.setattr(health, "reading", reading)
 
 
@@ -156,7 +156,7 @@ def test_a_line_for_people_has_status_and_the_times_of_each_step(said: Any) -> N
     assert re.fullmatch(TIMES, line[4])
 
 
-def test_a_line_for_people_says_why_a_image_was_refused_and_how_far_it_came(said: Any) -> None:
+def test_a_line_for_people_says_why_an_image_was_refused_and_how_far_it_came(said: Any) -> None:
     line = line_of(said, "bad")
 
     assert line[3] == "415"
@@ -423,8 +423,8 @@ def test_the_sum_of_refusals_is_nobodys_request(monkeypatch: pytest.MonkeyPatch)
     async def refused_twice() -> None:
         logs.ABOUT.set({"request_id": "the first"})
         tell = access_log.AccessLog()
-        tell(scope, Journal("the first", 0.0))
-        tell(scope, Journal("the second", 0.0))
+        tell(scope, RequestRecord("the first", 0.0))
+        tell(scope, RequestRecord("the second", 0.0))
         async with asyncio.timeout(PATIENCE):
             while not lines.getvalue():  # noqa: ASYNC110  written by a timer
                 await asyncio.sleep(0.01)
@@ -519,13 +519,13 @@ def test_what_asks_for_nothing_to_be_classified_has_no_times(live: Live, status:
     assert "server-timing" not in CASES[status](live, {}).headers
 
 
-def test_the_step_in_which_a_image_was_refused_ends_with_the_answer() -> None:
+def test_the_step_in_which_an_image_was_refused_ends_with_the_answer() -> None:
     """Where it is not known when it left."""
-    assert access_log.stretches(Steps(), 9.0) == []
-    assert access_log.stretches(Steps(1.0), 9.0) == [("decode", 1.0, 9.0)]
-    assert access_log.stretches(Steps(1.0, 2.0), 9.0)[1:] == [("queue", 2.0, 9.0)]
-    assert access_log.stretches(Steps(1.0, 2.0, 4.0), 9.0)[2:] == [("run", 4.0, 9.0)]
-    assert access_log.stretches(Steps(1.0, 2.0, 4.0, 7.0), 9.0)[2:] == [("run", 4.0, 7.0)]
+    assert access_log.stage_spans(StageTimings(), 9.0) == []
+    assert access_log.stage_spans(StageTimings(1.0), 9.0) == [("decode", 1.0, 9.0)]
+    assert access_log.stage_spans(StageTimings(1.0, 2.0), 9.0)[1:] == [("queue", 2.0, 9.0)]
+    assert access_log.stage_spans(StageTimings(1.0, 2.0, 4.0), 9.0)[2:] == [("run", 4.0, 9.0)]
+    assert access_log.stage_spans(StageTimings(1.0, 2.0, 4.0, 7.0), 9.0)[2:] == [("run", 4.0, 7.0)]
 
 
 @pytest.mark.external

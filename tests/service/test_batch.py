@@ -131,7 +131,7 @@ def test_scores_are_those_of_predict(tiny_model: Path, folder: Path) -> None:
         assert rows(output) == expected, suffix
 
 
-def test_the_company_of_a_image_changes_its_scores_in_the_last_bits(tiny_model: Path) -> None:
+def test_the_company_of_an_image_changes_its_scores_in_the_last_bits(tiny_model: Path) -> None:
     """With one crop not even those; the mean of several is rounded otherwise in a batch of one."""
     engine = Engine.load(tiny_model, device="cpu")
     images = np.random.default_rng(0).integers(0, 256, (16, 256, 256, 3), dtype=np.uint8)

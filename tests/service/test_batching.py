@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from service.errors import DeadlineExceeded, NotReady, Overloaded
 from service.inference import batching
 from service.inference.batching import Batcher
-from service.inference.timings import Steps
+from service.inference.timings import StageTimings
 from tests.support.servers import PATIENCE
 
 Pixels = NDArray[np.uint8]
@@ -245,15 +245,15 @@ def test_when_a_run_fails_its_images_are_run_one_by_one() -> None:
     assert gate.checks == 0
 
 
-def test_the_steps_of_a_image_tell_its_way_even_if_its_first_run_failed() -> None:
+def test_the_steps_of_an_image_tell_its_way_even_if_its_first_run_failed() -> None:
     """Its moments are in order, and of the run that answered it."""
-    steps = [Steps() for _ in range(3)]
+    steps = [StageTimings() for _ in range(3)]
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        first = asyncio.create_task(batcher.submit(image(1), 10, steps=steps[0]))
+        first = asyncio.create_task(batcher.submit(image(1), 10, timings=steps[0]))
         await gate.running()
         rest = [
-            asyncio.create_task(batcher.submit(image(mark), 10, steps=its))
+            asyncio.create_task(batcher.submit(image(mark), 10, timings=its))
             for mark, its in zip((2, 13), steps[1:], strict=True)
         ]
         await asyncio.sleep(0)
@@ -316,7 +316,7 @@ def test_an_engine_that_fails_its_check_is_the_end_and_nobody_waits_for_it() -> 
             await second[0]
         assert not batcher.alive
         with pytest.raises(NotReady):
-            batcher.admit()
+            batcher.check_room()
 
     assert play(scene).deaths == ["ArithmeticError: broken"]
 
@@ -371,7 +371,7 @@ def test_each_image_is_run_by_the_run_that_it_came_with() -> None:
     assert [marks for marks, _ in play(scene).batches] == [[1], [2, 3]]
 
 
-def test_a_image_of_another_shape_never_reaches_a_batch() -> None:
+def test_an_image_of_another_shape_never_reaches_a_batch() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         with pytest.raises(ValueError, match="256"):
             await batcher.submit(np.zeros((2, 2, 3), np.uint8), 10)
@@ -423,7 +423,7 @@ def test_the_advice_when_to_return_is_the_time_that_what_is_pending_takes() -> N
         with batcher.reserve(1) as places:
             await places.submit(image(1), 10)  # a second each, from now on
         with batcher.reserve(8), pytest.raises(Overloaded) as caught:
-            batcher.admit()
+            batcher.check_room()
 
         assert caught.value.retry_after == 8
 
@@ -439,7 +439,7 @@ def test_the_advice_counts_what_images_wait_for_before_their_batch() -> None:
             clock.now += 1
             await places.submit(image(1), 10)
         with batcher.reserve(8), pytest.raises(Overloaded) as caught:
-            batcher.admit()
+            batcher.check_room()
 
         assert caught.value.retry_after == 8
 
@@ -454,11 +454,11 @@ def test_room_is_kept_for_a_request_of_several_that_was_refused() -> None:
             for _ in range(7):
                 held.enter_context(batcher.reserve(1))
             with pytest.raises(Overloaded):
-                batcher.admit(2)
+                batcher.check_room(2)
             with pytest.raises(Overloaded):
-                batcher.admit(1)  # six is what single ones may hold now
+                batcher.check_room(1)  # six is what single ones may hold now
         with batcher.reserve(1), batcher.reserve(1), batcher.reserve(1):
-            batcher.admit(2)
+            batcher.check_room(2)
 
     play(scene)
 
@@ -467,7 +467,7 @@ def test_requests_of_several_images_leave_a_quarter_of_the_queue_to_single_ones(
     async def scene(batcher: Batcher, gate: Gate) -> None:
         with batcher.reserve(4), batcher.reserve(2):
             with pytest.raises(Overloaded, match="6 of 6 images are waiting and 2 more"):
-                batcher.admit(2)
+                batcher.check_room(2)
             with batcher.reserve(1), batcher.reserve(1):  # no room is kept for it: it has its share
                 assert batcher.pending == 8
         with batcher.reserve(8):  # the only one may take all of it
@@ -565,8 +565,8 @@ def test_before_its_start_a_batcher_is_not_alive_and_takes_nothing() -> None:
 @pytest.fixture
 def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Company is waited for longer than any test lasts, so that only the rules decide."""
-    monkeypatch.setattr(batching, "COMPANY", 1e9)
-    monkeypatch.setattr(batching, "COMPANY_SECONDS", 10 * PATIENCE)
+    monkeypatch.setattr(batching, "LINGER", 1e9)
+    monkeypatch.setattr(batching, "LINGER_SECONDS", 10 * PATIENCE)
 
 
 async def first_batch(batcher: Batcher) -> None:
@@ -576,7 +576,7 @@ async def first_batch(batcher: Batcher) -> None:
 
 
 @pytest.mark.usefixtures("slow_clock")
-def test_a_batch_waits_for_a_image_that_is_being_decoded() -> None:
+def test_a_batch_waits_for_an_image_that_is_being_decoded() -> None:
     """Two places are held: the first to be decoded does not run alone."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
@@ -603,7 +603,7 @@ def test_a_lone_image_starts_at_once() -> None:
 
 @pytest.mark.usefixtures("slow_clock")
 @pytest.mark.parametrize("how", ["undecodable", "left"])
-def test_a_image_that_will_not_come_is_not_waited_for(how: str) -> None:
+def test_an_image_that_will_not_come_is_not_waited_for(how: str) -> None:
     """Its place is given up, or its client has left."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
@@ -614,7 +614,7 @@ def test_a_image_that_will_not_come_is_not_waited_for(how: str) -> None:
                 await settled(batcher)
                 assert len(gate.batches) == 1
                 if how == "undecodable":
-                    two.give_up()
+                    two.release(1)
                     await answer
             await answer
 
@@ -677,10 +677,12 @@ def test_clients_that_come_back_at_once_end_up_in_one_batch() -> None:
     assert {1, 2} & set(sizes[1:])  # it was not so by chance
 
 
-def test_strangers_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_does_not_linger_for_clients_that_do_not_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Nobody came back after earlier answers: who is queued starts when the engine is free."""
-    monkeypatch.setattr(batching, "COMPANY", 1e9)
-    monkeypatch.setattr(batching, "COMPANY_SECONDS", 0.001)
+    monkeypatch.setattr(batching, "LINGER", 1e9)
+    monkeypatch.setattr(batching, "LINGER_SECONDS", 0.001)
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
         gate.open.set()
@@ -688,7 +690,7 @@ def test_strangers_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
             await first_batch(batcher)
             await asyncio.sleep(0.02)
         gate.open.clear()
-        monkeypatch.setattr(batching, "COMPANY_SECONDS", 10 * PATIENCE)
+        monkeypatch.setattr(batching, "LINGER_SECONDS", 10 * PATIENCE)
         with batcher.reserve(2) as places:
             running = asyncio.create_task(places.submit(image(2), 10))
             queued = asyncio.create_task(places.submit(image(3), 1))
@@ -699,7 +701,7 @@ def test_strangers_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("slow_clock")
-def test_nobody_waits_for_company_while_others_wait_for_the_engine() -> None:
+def test_no_batch_lingers_while_others_wait_for_the_engine() -> None:
     """An image for ten crops has company on its way, but one for one crop is there."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:

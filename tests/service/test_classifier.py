@@ -23,9 +23,12 @@ from service.errors import (
     ParameterInvalid,
     ServiceError,
 )
-from service.inference.classifier import Classifier, Limits, Prediction
+from service.inference.classifier import Classifier
 from service.inference.engine import Engine
 from service.inference.image import EncodedImage, open_image
+from service.inference.limits import DecodeLimits, Limits
+from service.inference.predictions import Prediction
+from tests.support.classifying import classify, classify_many
 from tests.support.images import image
 from tests.support.servers import PATIENCE
 
@@ -48,8 +51,7 @@ def play(
                 max_batch=4,
                 max_queue=max_queue,
                 max_delay=0.0,
-                max_pixels=1_000_000,
-                max_aspect_ratio=10.0,
+                decoding=DecodeLimits(max_pixels=1_000_000, max_aspect_ratio=10.0),
                 max_decoding_pixels=max_decoding_pixels,
             ),
         )
@@ -75,13 +77,13 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         found.append(its.pixels)
         return its
 
-    monkeypatch.setattr("service.inference.classifier.open_image", noting)
-    monkeypatch.setattr("service.inference.classifier.LARGE", 10_000)
+    monkeypatch.setattr("service.inference.decoding_pool.open_image", noting)
+    monkeypatch.setattr("service.inference.decoding_pool.LARGE", 10_000)
     return found
 
 
 def test_a_cat_is_among_the_best_five_of_the_bundled_model(bundled_model: Path) -> None:
-    best = play(bundled_model, lambda classifier: classifier.classify(CAT))
+    best = play(bundled_model, lambda classifier: classify(classifier, CAT))
 
     assert [p.probability for p in best] == sorted((p.probability for p in best), reverse=True)
     assert {"n02123045", "n02123159"} <= {p.wordnet_id for p in best}
@@ -89,7 +91,7 @@ def test_a_cat_is_among_the_best_five_of_the_bundled_model(bundled_model: Path) 
 
 def test_ten_crops_and_one_are_different_questions(bundled_model: Path) -> None:
     async def scene(classifier: Classifier) -> tuple[list[Prediction], list[Prediction]]:
-        return await classifier.classify(CAT), await classifier.classify(CAT, crops="one")
+        return await classify(classifier, CAT), await classify(classifier, CAT, crops="one")
 
     ten, one = play(bundled_model, scene)
 
@@ -98,7 +100,7 @@ def test_ten_crops_and_one_are_different_questions(bundled_model: Path) -> None:
 
 def test_a_bad_image_leaves_its_error_in_its_place(tiny_model: Path) -> None:
     async def scene(classifier: Classifier) -> list[list[Prediction] | ServiceError]:
-        return await classifier.classify_many([CAT, b"not an image", CAT], top=2)
+        return await classify_many(classifier, [CAT, b"not an image", CAT], top=2)
 
     first, second, third = play(tiny_model, scene)
 
@@ -111,7 +113,7 @@ def test_a_bad_image_leaves_its_error_in_its_place(tiny_model: Path) -> None:
 def test_a_request_larger_than_the_queue_is_refused_whole(tiny_model: Path) -> None:
     async def scene(classifier: Classifier) -> int:
         with pytest.raises(Overloaded):
-            await classifier.classify_many([CAT] * 3)
+            await classify_many(classifier, [CAT] * 3)
         return classifier.batcher.pending
 
     assert play(tiny_model, scene, max_queue=2) == 0
@@ -119,13 +121,13 @@ def test_a_request_larger_than_the_queue_is_refused_whole(tiny_model: Path) -> N
 
 def test_an_unknown_choice_of_crops_names_those_there_are(tiny_model: Path) -> None:
     with pytest.raises(ParameterInvalid, match="ten, one, dense"):
-        play(tiny_model, lambda classifier: classifier.classify(CAT, crops="six"))
+        play(tiny_model, lambda classifier: classify(classifier, CAT, crops="six"))
 
 
 def test_a_deadline_that_has_passed_frees_its_place(tiny_model: Path) -> None:
     async def scene(classifier: Classifier) -> int:
         with pytest.raises(DeadlineExceeded):
-            await classifier.classify(CAT, timeout=0.0)
+            await classify(classifier, CAT, timeout=0.0)
         return classifier.batcher.pending
 
     assert play(tiny_model, scene) == 0
@@ -135,7 +137,7 @@ def test_who_comes_after_the_stop_is_told_to_come_back(tiny_model: Path) -> None
     async def scene(classifier: Classifier) -> None:
         await classifier.stop()
         with pytest.raises(NotReady):
-            await classifier.classify(CAT)
+            await classify(classifier, CAT)
 
     play(tiny_model, scene)
 
@@ -159,9 +161,9 @@ def test_large_images_are_decoded_within_their_budget_and_small_ones_pass_them(
         return square
 
     async def scene(classifier: Classifier) -> None:
-        large = [asyncio.create_task(classifier.classify(image(size=(300, 300)))) for _ in "123"]
+        large = [asyncio.create_task(classify(classifier, image(size=(300, 300)))) for _ in "123"]
         await until(lambda: len(opened) == 3)
-        await classifier.classify(image(size=(50, 50)))
+        await classify(classifier, image(size=(50, 50)))
         await asyncio.gather(*large)
 
     monkeypatch.setattr(EncodedImage, "decode", decode_slowly)
@@ -184,14 +186,14 @@ def test_a_large_image_keeps_its_budget_while_it_is_decoded_though_its_client_ha
         return decode(image)
 
     async def scene(classifier: Classifier) -> None:
-        first = asyncio.create_task(classifier.classify(image(size=(300, 300))))
+        first = asyncio.create_task(classify(classifier, image(size=(300, 300))))
         await until(lambda: begun == [90_000])
         first.cancel()
         await asyncio.wait([first])
-        second = asyncio.create_task(classifier.classify(image(size=(310, 300))))
+        second = asyncio.create_task(classify(classifier, image(size=(310, 300))))
         await until(lambda: len(opened) == 2)
         with pytest.raises(ImageTypeUnsupported):  # whatever waits for a decoder has had it by then
-            await classifier.classify(b"not an image")
+            await classify(classifier, b"not an image")
         assert begun == [90_000]
         gate.set()
         await second
@@ -201,9 +203,9 @@ def test_a_large_image_keeps_its_budget_while_it_is_decoded_though_its_client_ha
     play(tiny_model, scene, max_decoding_pixels=100_000)
 
 
-def test_a_image_that_was_given_up_is_not_decoded_to_its_end() -> None:
-    found = open_image(image(size=(3000, 3000)), max_pixels=10**7, max_aspect_ratio=2)
-    found.give_up()
+def test_an_image_that_was_given_up_is_not_decoded_to_its_end() -> None:
+    found = open_image(image(size=(3000, 3000)), DecodeLimits())
+    found.stop()
 
     with pytest.raises(ImageTooCostly):
         found.decode()
@@ -226,7 +228,7 @@ def test_who_leaves_before_its_image_is_decoded_costs_no_decoding(
 
     async def scene(classifier: Classifier) -> None:
         asked = [
-            asyncio.create_task(classifier.classify(image(size=(50 + number, 50))))
+            asyncio.create_task(classify(classifier, image(size=(50 + number, 50))))
             for number in range(8)
         ]
         await until(lambda: len(begun) == 3)
@@ -235,7 +237,7 @@ def test_who_leaves_before_its_image_is_decoded_costs_no_decoding(
         await asyncio.wait(asked)
         assert classifier.batcher.pending == 0
         gate.set()
-        await classifier.classify(CAT)
+        await classify(classifier, CAT)
 
     monkeypatch.setattr(EncodedImage, "decode", decode_at_the_gate)
     monkeypatch.setattr("service.inference.classifier.usable_cores", lambda: 2)
@@ -249,11 +251,11 @@ def test_an_engine_that_is_replaced_finishes_what_it_was_asked(
 ) -> None:
     async def scene(classifier: Classifier) -> None:
         old, new = classifier.engine, Engine.load(bundled_model, device="cpu")
-        before = await classifier.classify(CAT)
-        classifier.replace(new)
+        before = await classify(classifier, CAT)
+        classifier.engine = new
 
-        assert await classifier.classify(CAT) != before
-        assert await classifier.classify_many([CAT], engine=old) == [before]
+        assert await classify(classifier, CAT) != before
+        assert await classify_many(classifier, [CAT], engine=old) == [before]
         gone = weakref.ref(old)
         del old
         gc.collect()

@@ -138,7 +138,7 @@ def pauses() -> Iterator[list[float]]:
     stamina.instrumentation.set_on_retry_hooks(None)
 
 
-def test_a_image_is_a_path_bytes_or_a_file(live: Live, either: Either) -> None:
+def test_an_image_is_a_path_bytes_or_a_file(live: Live, either: Either) -> None:
     """The same answer, with the name where there is one."""
     with CAT.open("rb") as file:
         predictions = [

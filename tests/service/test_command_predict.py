@@ -130,7 +130,7 @@ def test_names_are_bytes_that_end_with_a_line(tiny_model: Path, tmp_path: Path) 
     assert len({line.split(b"\t")[0] for line in done.stdout.splitlines()}) == 2
 
 
-def test_the_output_of_a_command_is_a_image_too(tiny_model: Path) -> None:
+def test_the_output_of_a_command_is_an_image_too(tiny_model: Path) -> None:
     """The shell's <(...) is a pipe with a name."""
     line = f"{sys.executable} -m service predict <(cat {PHOTOGRAPHS}/cat.jpg) --top 1"
     done = subprocess.run(

@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.errors import ServiceError
-from service.inference.classifier import Answer, Classifier, Limits
+from service.inference.classifier import Classifier
 from service.inference.engine import Engine
+from service.inference.limits import DecodeLimits, Limits
+from service.inference.predictions import Result
+from tests.support.classifying import classify
 from tests.support.engines import fixed
 from tests.support.images import IMAGES, image
 from tests.support.models import altered
@@ -374,8 +377,7 @@ def play(model: Path, scene: Callable[[Classifier], Awaitable[T]]) -> T:
                 max_batch=4,
                 max_queue=256,
                 max_delay=0.0,
-                max_pixels=1_000_000,
-                max_aspect_ratio=10.0,
+                decoding=DecodeLimits(max_pixels=1_000_000, max_aspect_ratio=10.0),
             ),
         )
         async with classifier:
@@ -390,7 +392,7 @@ def test_views_and_mean_come_out_of_one_run(
     """The session is asked once for an image, and for nothing that was not wanted."""
     asked: list[tuple[int, list[str]]] = []
 
-    async def scene(classifier: Classifier) -> list[Answer | ServiceError]:
+    async def scene(classifier: Classifier) -> list[Result | ServiceError]:
         session = classifier.engine._session
 
         class Watched:
@@ -399,14 +401,14 @@ def test_views_and_mean_come_out_of_one_run(
                 return session.run(outputs, feeds)
 
         monkeypatch.setattr(classifier.engine, "_session", Watched())
-        plain = await classifier.answers([CAT])
-        return plain + await classifier.answers([CAT], details=["views"])
+        plain = await classifier.classify([CAT])
+        return plain + await classifier.classify([CAT], details=["views"])
 
     plain, detailed = play(tiny_model, scene)
 
     assert asked == [(1, ["probabilities"]), (1, ["probabilities", "view_probabilities"])]
-    assert isinstance(plain, Answer)
-    assert isinstance(detailed, Answer)
+    assert isinstance(plain, Result)
+    assert isinstance(detailed, Result)
     assert detailed.views is not None
     assert (plain.views, detailed.views.shape) == (None, (10, 1000))
     np.testing.assert_array_equal(plain.probabilities, detailed.probabilities)
@@ -443,14 +445,14 @@ def test_who_leaves_takes_all_hidden_copies_along(
             return run(images, crops)
 
         monkeypatch.setattr(engine, "run", slow)
-        task = asyncio.create_task(classifier.answers([CAT], details=["heatmap"]))
+        task = asyncio.create_task(classifier.classify([CAT], details=["heatmap"]))
         assert await asyncio.to_thread(began.wait, PATIENCE)
         held = classifier.batcher.pending
         task.cancel()
         await asyncio.wait([task])
         left = classifier.batcher.pending
         go_on.set()
-        await classifier.classify(CAT)
+        await classify(classifier, CAT)
         return held, left
 
     assert play(tiny_model, scene) == (RUNS, 0)
@@ -473,9 +475,9 @@ def test_a_single_image_overtakes_a_heatmap(
             return run(images, crops)
 
         monkeypatch.setattr(classifier.engine, "run", by_turns)
-        heatmap = asyncio.create_task(classifier.answers([cat()], details=["heatmap"]))
+        heatmap = asyncio.create_task(classifier.classify([cat()], details=["heatmap"]))
         assert await asyncio.to_thread(began.wait, PATIENCE)
-        single = asyncio.create_task(classifier.probabilities([cat()]))
+        single = asyncio.create_task(classifier.classify([cat()]))
         await asyncio.sleep(0)  # pixels have no step before the queue
         assert classifier.batcher.pending == RUNS + 1
         turns.release(2)  # for the batch that had begun, and for the next

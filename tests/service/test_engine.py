@@ -50,7 +50,7 @@ def test_every_image_gets_a_distribution_over_the_classes(engine: Engine) -> Non
         np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-4)
 
 
-def test_a_image_is_answered_alike_alone_and_in_company(engine: Engine) -> None:
+def test_an_image_is_answered_alike_alone_and_in_company(engine: Engine) -> None:
     alone = np.concatenate([engine.run(image[np.newaxis], 10) for image in IMAGES])
 
     np.testing.assert_allclose(engine.run(IMAGES, 10), alone, atol=1e-5)

@@ -27,10 +27,12 @@ from service.evaluation.intervals import wilson
 from service.evaluation.labels import EvaluationFailed, read_truth
 from service.evaluation.predicted import Answers, Candidate, ask
 from service.evaluation.summary import FEW
-from service.inference.classifier import Classifier, Prediction
+from service.inference.classifier import Classifier
 from service.inference.engine import Engine
+from service.inference.predictions import Prediction
 from service.loadtest.synthetic_images import photographs
 from service.settings import Settings, limits
+from tests.support.classifying import classify_many
 from tests.support.models import OWN, altered
 from tests.support.servers import PATIENCE
 
@@ -59,7 +61,7 @@ def served(model: Path, images: list[bytes], crops: str) -> list[list[Prediction
 
     async def classified() -> list[list[Prediction] | ServiceError]:
         async with Classifier(Engine.load(model, device="cpu"), limits(Settings())) as classifier:
-            return await classifier.classify_many(images, crops=crops, top=1000)
+            return await classify_many(classifier, images, crops=crops, top=1000)
 
     found = asyncio.run(classified())
     return [one for one in found if not isinstance(one, ServiceError)]

@@ -159,7 +159,7 @@ def test_folders_are_not_taken_for_indices(tmp_path: Path) -> None:
     assert out(read(folder(tmp_path, "1/a.jpg", "tench/b.jpg"))) == {"1/a.jpg": "label_unknown"}
 
 
-def test_a_image_in_the_table_that_is_nowhere_is_asked_for(tmp_path: Path) -> None:
+def test_an_image_in_the_table_that_is_nowhere_is_asked_for(tmp_path: Path) -> None:
     truth = read(folder(tmp_path / "p", "a.jpg"), table="file,label\na.jpg,tench\nb.jpg,tench\n")
 
     assert found(truth) == {"a.jpg": 0, "b.jpg": 0}  # and reported when it cannot be read

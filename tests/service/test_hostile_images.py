@@ -23,7 +23,9 @@ from PIL import Image, ImageFile
 
 from service import errors
 from service.inference import image
-from service.inference.image import FORMAT_NAMES, EncodedImage, decode, open_image
+from service.inference.formats import FORMAT_NAMES
+from service.inference.image import EncodedImage, decode, open_image
+from service.inference.limits import DecodeLimits
 from tests.support import traps
 from tests.support.servers import PATIENCE
 
@@ -76,13 +78,13 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def seen(data: bytes, **limits: object) -> Pixels:
     """Decode with the service's default limits, unless others are given."""
     chosen: dict[str, object] = {"max_pixels": MAX_PIXELS, "max_aspect_ratio": MAX_ASPECT_RATIO}
-    return decode(data, **{**chosen, **limits})  # type: ignore[arg-type]
+    return decode(data, DecodeLimits(**{**chosen, **limits}))  # type: ignore[arg-type]
 
 
 def opened(data: bytes, **limits: object) -> EncodedImage:
     """Read the header with the service's default limits, unless others are given."""
     chosen: dict[str, object] = {"max_pixels": MAX_PIXELS, "max_aspect_ratio": MAX_ASPECT_RATIO}
-    return open_image(data, **{**chosen, **limits})  # type: ignore[arg-type]
+    return open_image(data, DecodeLimits(**{**chosen, **limits}))  # type: ignore[arg-type]
 
 
 def outcome(data: bytes, **limits: object) -> str:
@@ -117,8 +119,9 @@ from pathlib import Path
 from tests.support import traps
 from service import errors
 from service.inference.image import decode, open_image
+from service.inference.limits import DecodeLimits
 warnings.simplefilter("ignore")
-LIMITS = dict(max_pixels={MAX_PIXELS}, max_aspect_ratio=32.0, decode_timeout=600.0)
+LIMITS = dict(limits=DecodeLimits(max_pixels={MAX_PIXELS}, decode_timeout=600.0))
 def memory():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 def may_take(more):
@@ -354,7 +357,7 @@ for bomb in bombs:
     ]
 
 
-def test_a_image_that_does_not_fit_into_the_memory_is_too_large() -> None:
+def test_an_image_that_does_not_fit_into_the_memory_is_too_large() -> None:
     said = in_a_fresh_process("""
 image = traps.png(3000, 3000, depth=8, colour=6)
 may_take(16 * 2**20)
@@ -441,7 +444,7 @@ def test_decoding_the_traps_again_and_again_takes_no_memory_for_good() -> None:
     ],
     ids=["png", "gif", "bmp", "jpeg", "webp"],
 )
-def test_a_image_without_pixels_is_unreadable(file: object, side: str) -> None:
+def test_an_image_without_pixels_is_unreadable(file: object, side: str) -> None:
     assert callable(file)
     width, height = (0, 8) if side == "width" else (8, 0)
 
@@ -537,7 +540,7 @@ def test_a_format_that_is_not_taken_is_refused_by_name(kind: str) -> None:
 
 @pytest.mark.parametrize("behind", [b"<script>alert(1)</script>", b"PK\3\4" + bytes(99), bytes(9)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
-def test_a_image_that_is_another_file_too_is_seen_as_the_image(kind: str, behind: bytes) -> None:
+def test_an_image_that_is_another_file_too_is_seen_as_the_image(kind: str, behind: bytes) -> None:
     file = traps.encoded(Image.fromarray(noise(9, 7)), kind)
 
     np.testing.assert_array_equal(seen(file + behind), seen(file))
@@ -638,7 +641,7 @@ def test_a_webp_is_read_up_to_the_size_that_there_is_time_for() -> None:
 # What an image costs, before it is decoded.
 
 
-def test_a_images_cost_is_its_pixels() -> None:
+def test_an_images_cost_is_its_pixels() -> None:
     assert opened(traps.png(300, 200)).pixels == 300 * 200
 
 

@@ -316,7 +316,7 @@ def test_more_files_than_allowed_are_refused(live: Live) -> None:
     ],
     ids=["text", "truncated", "large", "ribbon"],
 )
-def test_a_image_at_fault_is_refused(live: Live, data: bytes, status: int, code: str) -> None:
+def test_an_image_at_fault_is_refused(live: Live, data: bytes, status: int, code: str) -> None:
     """The same from both doors."""
     raw = live.client.post(PREDICT, content=data, headers=JPEG)
     form = live.client.post(PREDICT, files={"file": ("picture", data)})

@@ -978,7 +978,7 @@ def test_who_leaves_while_waiting_frees_the_place_and_is_not_worked_for(
 ) -> None:
     """Ten images wait for the engine; nobody stays, so they are not computed."""
     with patient(tiny_model) as server:
-        engine, port = server.app.state.running.engine, port_of(server)
+        engine, port = server.app.state.service.engine, port_of(server)
         run, sizes = engine.run, []
 
         def counted(images: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
@@ -1067,7 +1067,7 @@ def small(tiny_model: Path) -> Iterator[InThread]:
 @pytest.fixture
 def crowded(small: InThread) -> Iterator[tuple[int, int]]:
     """Its main port and its admin port, to be left as they were."""
-    yield port_of(small), small.app.state.running.admin_port
+    yield port_of(small), small.app.state.service.admin_port
     until(lambda: not small.server.server_state.connections)
 
 

@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw, ImageFilter, JpegImagePlugin
 from benchmarks.decoding import plain
 from service import errors
 from service.inference.image import decode
+from service.inference.limits import DecodeLimits
 
 Pixels = NDArray[np.uint8]
 PRECISION_BITS = 32 - 8 - 2
@@ -40,10 +41,12 @@ def seen(
     """Decode with the service's default limits, however long it takes."""
     return decode(
         data,
-        max_pixels=max_pixels,
-        max_aspect_ratio=max_aspect_ratio,
-        scaled_decoding=scaled_decoding,
-        decode_timeout=600.0,
+        DecodeLimits(
+            max_pixels=max_pixels,
+            max_aspect_ratio=max_aspect_ratio,
+            scaled_decoding=scaled_decoding,
+            decode_timeout=600.0,
+        ),
     )
 
 
@@ -259,7 +262,7 @@ def test_a_turned_jpeg_is_seen_upright() -> None:
     assert np.abs(square[136:].astype(int) - BLUE).max() <= 6
 
 
-def test_broken_exif_data_does_not_spoil_a_image() -> None:
+def test_broken_exif_data_does_not_spoil_an_image() -> None:
     exif = b"Exif\0\0II*\0\xff\xff\xff\xff"
 
     square = seen(encoded(Image.new("RGB", (256, 256), RED), "PNG", exif=exif))

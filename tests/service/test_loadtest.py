@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from service.inference.image import decode
+from service.inference.limits import DecodeLimits
 from service.loadtest import generator, statistics
 from service.loadtest.synthetic_images import photographs
 from tests.support.clocks import Clock
@@ -213,7 +214,7 @@ def test_synthetic_photographs_are_distinct_and_typical() -> None:
     assert photographs(2) == photographs(2)
     assert all(40_000 < len(jpeg) < 70_000 for jpeg in made)
     assert Image.open(io.BytesIO(made[0])).size == (500, 375)
-    assert decode(made[0], max_pixels=10**6, max_aspect_ratio=2).std() > 20
+    assert decode(made[0], DecodeLimits(max_pixels=10**6, max_aspect_ratio=2)).std() > 20
 
 
 @pytest.fixture
@@ -285,7 +286,7 @@ def test_bench_names_the_crops_that_the_server_offers(server: Live) -> None:
     assert "ten, one" in complaint(server.url, CAT, "--crops", "six")
 
 
-def test_bench_without_a_image_is_one_sentence(server: Live, tmp_path: Path) -> None:
+def test_bench_without_an_image_is_one_sentence(server: Live, tmp_path: Path) -> None:
     """An empty folder, or a file that is not there."""
     assert str(tmp_path) in complaint(server.url, str(tmp_path))
     assert "gone.jpg" in complaint(server.url, str(tmp_path / "gone.jpg"))

@@ -17,12 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families as families
 
 from service.app import create_app
 from service.inference.engine import Engine
-from service.inference.timings import Steps
+from service.inference.timings import StageTimings
 from service.memory import memory_limit
 from service.settings import load_settings
 from service.telemetry.gauges import Reading
 from service.telemetry.metrics import Metrics
-from service.telemetry.request_record import NETWORK, ROAD, Journal
+from service.telemetry.request_record import IMAGE_MODEL, TENSOR_MODEL, RequestRecord
 from tests.support.images import image
 from tests.support.servers import Live, serving, until
 
@@ -212,7 +212,7 @@ def test_tritons_counters_have_tritons_names_and_labels(asked: Live) -> None:
         }
     network, road = (
         {name: values[f'{name}{{model="{model}",version="1"}}'] for name in TRITON}
-        for model in (NETWORK, ROAD)
+        for model in (TENSOR_MODEL, IMAGE_MODEL)
     )
     assert road["nv_inference_request_success"] == network["nv_inference_request_success"] == 6
     assert road["nv_inference_request_failure"] == 5
@@ -453,15 +453,15 @@ def counting(routes: Sequence[str] = ()) -> Metrics:
 def test_pixels_ask_the_network_alone() -> None:
     """They are not decoded: their reading is the network's input, and no time of decoding."""
     metrics = counting()
-    steps = [Steps(1.5, 1.5, 2.5, 4.5, 2), Steps(1.5, 1.5, 1.5, 2.0, 1)]
-    journal = Journal("id", 1.0, 1.5, NETWORK, steps, [None, None], 200, None, 5.0)
+    steps = [StageTimings(1.5, 1.5, 2.5, 4.5, 2), StageTimings(1.5, 1.5, 1.5, 2.0, 1)]
+    record = RequestRecord("id", 1.0, 1.5, TENSOR_MODEL, steps, [None, None], 200, None, 5.0)
 
     asked = time.time_ns() // 10**6
-    metrics.count({"type": "http", "path": Route.path, "method": "POST", "route": Route}, journal)
+    metrics.count({"type": "http", "path": Route.path, "method": "POST", "route": Route}, record)
     metrics.ran(2, 2.0)
     metrics.ran(2, 1.0)
 
-    network, road = metrics.statistics[NETWORK], metrics.statistics[ROAD]
+    network, road = metrics.statistics[TENSOR_MODEL], metrics.statistics[IMAGE_MODEL]
     assert (road.success, road.executions, road.inferences) == (0, 0, 0)
     assert (network.success, network.executions, network.inferences) == (1, 2, 2)
     assert network.batches == {2: (2, 3_000_000_000)}
@@ -521,12 +521,12 @@ def test_tensors_of_the_open_inference_protocol_ask_the_network_alone(tiny_model
 def test_two_clocks_never_make_a_time_negative() -> None:
     """One may be a little behind the other."""
     metrics = counting()
-    steps = [Steps(0.9, 0.9, 1.5, 2.5, 1)]
-    journal = Journal("id", 1.0, 1.0, NETWORK, steps, [None], 200, None, 2.25)
+    steps = [StageTimings(0.9, 0.9, 1.5, 2.5, 1)]
+    record = RequestRecord("id", 1.0, 1.0, TENSOR_MODEL, steps, [None], 200, None, 2.25)
 
-    metrics.count({"type": "http", "path": Route.path, "method": "POST", "route": Route}, journal)
+    metrics.count({"type": "http", "path": Route.path, "method": "POST", "route": Route}, record)
 
-    its = metrics.statistics[NETWORK]
+    its = metrics.statistics[TENSOR_MODEL]
     assert (its.input_ns, its.output_ns) == (0, 0)
     assert its.success_ns == its.queue_ns + its.infer_ns
 
@@ -534,12 +534,12 @@ def test_two_clocks_never_make_a_time_negative() -> None:
 @pytest.mark.parametrize(
     ("path", "model"),
     [
-        ("/v2/models/alexnet/infer", NETWORK),
-        ("/v2/models/alexnet/versions/1/infer", NETWORK),
-        ("/v2/models/alexnet_image/infer", ROAD),
-        ("/predictions/alexnet", ROAD),
-        ("/predictions/alexnet/1.0", ROAD),
-        (PREDICT, ROAD),
+        ("/v2/models/alexnet/infer", TENSOR_MODEL),
+        ("/v2/models/alexnet/versions/1/infer", TENSOR_MODEL),
+        ("/v2/models/alexnet_image/infer", IMAGE_MODEL),
+        ("/predictions/alexnet", IMAGE_MODEL),
+        ("/predictions/alexnet/1.0", IMAGE_MODEL),
+        (PREDICT, IMAGE_MODEL),
     ],
 )
 def test_a_refusal_at_the_threshold_fails_the_model_of_its_path(path: str, model: str) -> None:
@@ -547,8 +547,8 @@ def test_a_refusal_at_the_threshold_fails_the_model_of_its_path(path: str, model
     metrics = counting(routes=[path])
     scope = {"type": "http", "path": path, "method": "POST"}
 
-    metrics.count(scope, Journal("id", 1.0, status=503, code="overloaded", ended=1.25))
-    metrics.count(scope, Journal("id", 1.0, status=401, code="unauthorized", ended=1.25))
+    metrics.count(scope, RequestRecord("id", 1.0, status=503, code="overloaded", ended=1.25))
+    metrics.count(scope, RequestRecord("id", 1.0, status=401, code="unauthorized", ended=1.25))
 
     assert metrics.statistics[model].failure == 1
     assert metrics.statistics[model].failure_ns == 250_000_000

@@ -21,6 +21,7 @@ from tritonclient.utils import InferenceServerException
 from service import app
 from service.http.routes.open_inference import PATHS
 from service.inference.image import open_image
+from service.inference.limits import DecodeLimits
 from tests.support.images import image
 from tests.support.models import OWN, altered, entry
 from tests.support.servers import Live, serving, until
@@ -55,7 +56,9 @@ def pixels(*images: bytes) -> NDArray[np.uint8]:
     """What the service itself makes of images: uint8 `(N, 256, 256, 3)`."""
     return np.stack(
         [
-            open_image(one, max_pixels=10**6, max_aspect_ratio=32, decode_timeout=10).decode()
+            open_image(
+                one, DecodeLimits(max_pixels=10**6, max_aspect_ratio=32, decode_timeout=10)
+            ).decode()
             for one in images
         ]
     )

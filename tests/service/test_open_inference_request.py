@@ -551,7 +551,7 @@ def test_whatever_the_bytes_are_rows_or_a_refusal_come_out(
     """Of the errors that have a status."""
     if header == "all":
         header = str(len(body))
-    outcome: infer_request.Question | RequestError
+    outcome: infer_request.Query | RequestError
     try:
         outcome = infer_request.read(body + after, header, model, 4)
     except RequestError as error:

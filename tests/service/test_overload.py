@@ -181,13 +181,13 @@ def test_the_whole_request_has_a_deadline_that_begins_with_its_headers(
         serving(tiny_model) as server,
         closing(connected(server)) as sender,
     ):
-        answers: Callable[..., Awaitable[Any]] = server.running.classifier.answers
+        answers: Callable[..., Awaitable[Any]] = server.running.classifier.classify
 
         async def noting(*images: Any, timeout: float, **others: Any) -> Any:
             left.append(timeout)
             return await answers(*images, timeout=timeout, **others)
 
-        monkeypatch.setattr(server.running.classifier, "answers", noting)
+        monkeypatch.setattr(server.running.classifier, "classify", noting)
         sender.sendall(headers(len(image())) + image()[:100])
         until(lambda: server.running.in_flight, "a request in flight")
         time.sleep(0.3)

@@ -13,7 +13,7 @@ from unittest.mock import Mock
 import pytest
 
 from service.http.access import RateLimiter
-from service.http.middleware.headers import Doors
+from service.http.middleware.auth import AccessControl
 from tests.support.images import IMAGES, image
 from tests.support.models import CAFFE
 from tests.support.pages import (
@@ -255,7 +255,7 @@ def test_a_full_server_is_asked_again_when_it_says(browser: "Browser", tiny_mode
     clock = Mock(return_value=0)  # stands still, whatever the machine's speed
     limiter = RateLimiter(rate := "1/second", clock)
     with serving(tiny_model, rate_limit=rate) as live:
-        live.app.state.doors = Doors(live.app.state.doors.keys, limiter)
+        live.app.state.access = AccessControl(live.app.state.access.keys, limiter)
         with opened(browser, live, frozen=True) as page:
             expect(page.locator("#busy")).to_contain_text("Asking again in 1 second.")
             clock.side_effect = time.monotonic_ns

@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from service.inference.image import decode
+from service.inference.limits import DecodeLimits
 from tests.support.images import IMAGES
 from tests.support.models import OWN, altered
 from tests.support.pages import DESK, a_browser, bars, choose, compared, expect, opened, shows
@@ -113,7 +114,7 @@ def test_the_ten_views_are_drawn_as_they_were_cut(page: "Page", live: Live, make
     choose(page, ("given.png" if make in (seen_through, coloured) else "given.jpg", data))
     shows(page, "given")
 
-    square = decode(data, max_pixels=10**7, max_aspect_ratio=32).astype(int)
+    square = decode(data, DecodeLimits(max_pixels=10**7, max_aspect_ratio=32)).astype(int)
     cut = answer(live, data, details="views")["views"]
     assert len(cut) == 10
     for number, view in enumerate(cut):
@@ -216,7 +217,9 @@ def test_the_evidence_is_drawn_for_the_class_that_is_selected(page: "Page", live
     """The lighter, the more hiding changes; another class, another map; and in words."""
     maps = answer(live, CAT, details="heatmap")["heatmap"]["classes"]
     plain = drawn(page, "#picture")
-    grey = (decode(CAT, max_pixels=10**7, max_aspect_ratio=32) @ GREY)[..., np.newaxis]
+    grey = (decode(CAT, DecodeLimits(max_pixels=10**7, max_aspect_ratio=32)) @ GREY)[
+        ..., np.newaxis
+    ]
 
     page.get_by_role("switch").click()
 

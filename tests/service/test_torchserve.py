@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.http.routes.torchserve import PATHS, by_label
-from service.inference.classifier import Prediction
+from service.inference.predictions import Prediction
 from tests.support.images import IMAGES, image
 from tests.support.servers import PATIENCE, Live, serving
 
@@ -50,7 +50,7 @@ def test_torchserves_own_curl_commands_get_its_answer(
 
 
 @pytest.mark.parametrize("kind", ["application/jpg", "application/x-www-form-urlencoded"])
-def test_a_image_may_be_called_anything(live: Live, kind: str) -> None:
+def test_an_image_may_be_called_anything(live: Live, kind: str) -> None:
     """As TorchServe's own benchmark does, and curl --data-binary by default."""
     headers = {"Content-Type": kind}
 

@@ -34,7 +34,7 @@ from service.cli.addresses import in_url, listener
 from service.cli.engines import engine_for
 from service.client import Client
 from service.http.server.connection import Connection
-from service.http.state import Running
+from service.http.state import ServiceState
 from service.inference.engine import Engine
 from service.settings import Settings, load_settings
 from service.telemetry import logs
@@ -93,9 +93,9 @@ class InThread(Live):
     statuses: list[int] = field(default_factory=list)
 
     @property
-    def running(self) -> Running:
+    def running(self) -> ServiceState:
         """What the application runs on, and what it is in the middle of."""
-        return cast(Running, self.app.state.running)
+        return cast(ServiceState, self.app.state.service)
 
     def until_queued(self) -> None:
         """Wait until no image that was accepted is on its way to the queue: read, decoded."""
@@ -173,7 +173,7 @@ def serving(model: Path, **settings: Any) -> Iterator[InThread]:
         listeners = [listener(wanted.host, wanted.port, "port")]
         if wanted.admin_port is not None:
             listeners.append(listener(wanted.admin_host, wanted.admin_port, "admin_port"))
-            app.state.running.admin_port = listeners[1].getsockname()[1]
+            app.state.service.admin_port = listeners[1].getsockname()[1]
         started = threading.Event()
         server = Server(app, started.set, partial(engine_for, wanted))
         statuses: list[int] = []
@@ -181,7 +181,7 @@ def serving(model: Path, **settings: Any) -> Iterator[InThread]:
         def run() -> None:
             try:
                 server.run(sockets=listeners)
-                dead = app.state.running.dead
+                dead = app.state.service.dead
                 statuses.append(application.CRASHED if dead else 0)
             finally:
                 started.set()

@@ -1,10 +1,8 @@
 """
-What is told of every answer, whoever gave it: to the metrics, to the access log, and in the answer
-itself its `X-Request-ID` and, if it is about images, the times of its steps.
+The access log, and what else is recorded of every answer: `X-Request-ID`, `Server-Timing`, metrics.
 
-The log has a line for each; but of those that a full queue refuses, one line a second with the
-number.  Overload is when lines are many and each costs time that is short: 80 us, as much as the
-refusal itself.
+The log has a line for each answer, but one line a second for all that a full queue refuses, with
+their number: under overload each line costs 80 us, as much as the refusal itself.
 """
 
 import asyncio
@@ -19,14 +17,14 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.inference.timings import Steps
+from service.inference.timings import StageTimings
 from service.telemetry.logs import ABOUT
-from service.telemetry.request_record import KEY, Journal
+from service.telemetry.request_record import KEY, RequestRecord
 
-Observer = Callable[[Scope, Journal], None]  # a request, and what is known of it
+Observer = Callable[[Scope, RequestRecord], None]  # a request, and what is recorded of it
 
-QUIET: Final = "alexnet.quiet"  # in a scope: its answer is told in a sum
-PAUSE: Final = 1.0  # seconds that a sum is gathered
+QUIET: Final = "alexnet.quiet"  # in a scope: its answer is only counted in the log
+PAUSE: Final = 1.0  # seconds between two lines with the number of refusals
 
 REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")  # others are not taken: they go into logs
 PLAIN: Final = "!#$%&'()*+,/:;<=>?@[]^`{|}"  # left as it is in a line: not space, quote, backslash
@@ -36,7 +34,7 @@ log = logging.getLogger("service.routes.observing")
 
 class Observed:
     """
-    ASGI middleware: opens the journal, and tells `observers` of each answer, when it is complete.
+    ASGI middleware: opens the record, and tells `observers` of each answer, when it is complete.
 
     An answer has the `X-Request-ID` that its request came with, or one that is made here.
     """
@@ -46,78 +44,81 @@ class Observed:
         self._observers = observers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Only look."""
+        """Pass the request on, and record its answer."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        journal = scope[KEY] = Journal(_request_id(scope), time.monotonic())
-        # Never taken back: an error that is raised is logged after us, in the same task.
-        ABOUT.set({"request_id": journal.request_id})
-        named = (b"x-request-id", journal.request_id.encode())
+        record = scope[KEY] = RequestRecord(_request_id(scope), time.monotonic())
+        # Never reset: an error that is raised is logged later, in the same task.
+        ABOUT.set({"request_id": record.request_id})
+        named = (b"x-request-id", record.request_id.encode())
 
-        async def noting(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             if message["type"] == "http.response.start":
-                journal.status = message["status"]
+                record.status = message["status"]
                 headers = [*message.get("headers", ()), named]
-                if journal.model is not None or QUIET in scope:
-                    headers.append((b"server-timing", _server_timing(journal).encode()))
+                if record.model is not None or QUIET in scope:
+                    headers.append((b"server-timing", _server_timing(record).encode()))
                 message = {**message, "headers": headers}
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, send_and_record)
         finally:
-            journal.ended = time.monotonic()
-            if journal.status:
-                for tell in self._observers:
-                    tell(scope, journal)
+            record.ended = time.monotonic()
+            if record.status:
+                for observer in self._observers:
+                    observer(scope, record)
 
 
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id":
-            given: str = value.decode("latin-1")
-            return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+            text: str = value.decode("latin-1")
+            return text if REQUEST_ID.fullmatch(text) else secrets.token_hex(16)
     return secrets.token_hex(16)
 
 
-def stretches(steps: Steps, now: float) -> list[tuple[str, float, float]]:
+def stage_spans(timings: StageTimings, now: float) -> list[tuple[str, float, float]]:
     """
-    The steps that an image has come to: name, beginning, end, as in `Steps.spans`.
+    The stages that an image has come to: name, beginning, end, as in `StageTimings.spans`.
 
-    The one that it never left ends when it was refused there, or `now`.
+    The stage that it never left ends when it was refused there, or `now`.
     """
-    found = list(steps.spans())
-    if steps.began is not None and steps.answered is None:
-        end = found[-1][2] if found else steps.began
-        found.append((("decode", "queue", "run")[len(found)], end, max(end, steps.refused or now)))
-    return found
+    spans = list(timings.spans())
+    if timings.began is not None and timings.answered is None:
+        end = spans[-1][2] if spans else timings.began
+        stage = ("decode", "queue", "run")[len(spans)]
+        spans.append((stage, end, max(end, timings.refused or now)))
+    return spans
 
 
-def _slowest(journal: Journal) -> Steps | None:
+def _slowest(record: RequestRecord) -> StageTimings | None:
     """Of several images, the one answered last; if none was, one that came as far as any."""
-    return journal.last or max(
-        journal.images, key=lambda steps: len(list(steps.spans())), default=None
+    return record.last or max(
+        record.images, key=lambda timings: len(list(timings.spans())), default=None
     )
 
 
-def _milliseconds(journal: Journal, steps: Steps | None, now: float) -> dict[str, float]:
-    """How long the request was in each step that it has come to: read, decode, queue, run."""
-    found = {}
-    if journal.read is not None:
-        found["read"] = 1e3 * (journal.read - journal.began)
-    if steps is not None:
-        found |= {name: 1e3 * (end - begin) for name, begin, end in stretches(steps, now)}
-    return found
+def _milliseconds(
+    record: RequestRecord, timings: StageTimings | None, now: float
+) -> dict[str, float]:
+    """How long the request was in each stage that it has come to: read, decode, queue, run."""
+    durations = {}
+    if record.read is not None:
+        durations["read"] = 1e3 * (record.read - record.began)
+    if timings is not None:
+        durations |= {name: 1e3 * (end - begin) for name, begin, end in stage_spans(timings, now)}
+    return durations
 
 
-def _server_timing(journal: Journal) -> str:
+def _server_timing(record: RequestRecord) -> str:
     """The header of that name, https://www.w3.org/TR/server-timing/; durations in ms."""
-    now, steps = time.monotonic(), _slowest(journal)
-    told = [f"{name};dur={ms:.1f}" for name, ms in _milliseconds(journal, steps, now).items()]
-    if steps is not None and steps.batch:
-        told[-1] += f';desc="batch of {steps.batch}"'
-    return ", ".join([*told, f"total;dur={1e3 * (now - journal.began):.1f}"])
+    now, timings = time.monotonic(), _slowest(record)
+    entries = [f"{name};dur={ms:.1f}" for name, ms in _milliseconds(record, timings, now).items()]
+    if timings is not None and timings.batch:
+        entries[-1] += f';desc="batch of {timings.batch}"'
+    return ", ".join([*entries, f"total;dur={1e3 * (now - record.began):.1f}"])
 
 
 class AccessLog:
@@ -126,15 +127,15 @@ class AccessLog:
     def __init__(self) -> None:
         self._refused = 0
 
-    def __call__(self, scope: Scope, journal: Journal) -> None:
-        """Write the line, or count a refusal that is told later."""
+    def __call__(self, scope: Scope, record: RequestRecord) -> None:
+        """Write the line, or count a refusal for a later line."""
         if QUIET in scope:
             if not self._refused:
                 loop = asyncio.get_running_loop()
-                loop.call_later(PAUSE, self._sum_up, context=Context())  # it is no one's request
+                loop.call_later(PAUSE, self._sum_up, context=Context())  # outside any request
             self._refused += 1
         elif log.isEnabledFor(logging.INFO):
-            fields = _line(scope, journal)
+            fields = _line(scope, record)
             log.info(
                 '%(client)s "%(method)s %(path)s HTTP/%(http_version)s" %(status)d '
                 "in %(duration_ms).1f ms",
@@ -147,10 +148,10 @@ class AccessLog:
         self._refused = 0
 
 
-def _line(scope: Scope, journal: Journal) -> dict[str, Any]:
+def _line(scope: Scope, record: RequestRecord) -> dict[str, Any]:
     """What the log tells of an answer; docs/logs-and-traces.md explains it."""
-    ended = journal.ended or time.monotonic()
-    steps = _slowest(journal)
+    ended = record.ended or time.monotonic()
+    timings = _slowest(record)
     client, query = scope.get("client"), scope["query_string"]
     target = scope.get("raw_path") or scope["path"].encode()
     fields = {
@@ -159,15 +160,15 @@ def _line(scope: Scope, journal: Journal) -> dict[str, Any]:
         "method": scope["method"],
         "path": quote(b"%s?%s" % (target, query) if query else target, PLAIN),
         "http_version": scope["http_version"],
-        "status": journal.status,
-        "duration_ms": round(1e3 * (ended - journal.began), 3),
+        "status": record.status,
+        "duration_ms": round(1e3 * (ended - record.began), 3),
     }
-    for name, milliseconds in _milliseconds(journal, steps, ended).items():
+    for name, milliseconds in _milliseconds(record, timings, ended).items():
         fields[f"{name}_ms"] = round(milliseconds, 3)
-    if steps is not None and steps.batch:
-        fields["batch"] = steps.batch
-    if journal.images:
-        fields["pictures"] = len(journal.images)
+    if timings is not None and timings.batch:
+        fields["batch"] = timings.batch
+    if record.images:
+        fields["pictures"] = len(record.images)
     route = getattr(scope.get("route"), "path", None)
-    known = {"code": journal.code, "model": journal.model, "route": route}
+    known = {"code": record.code, "model": record.model, "route": route}
     return fields | {name: value for name, value in known.items() if value is not None}

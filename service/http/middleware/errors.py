@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
-from service.telemetry.request_record import KEY, journal
+from service.telemetry.request_record import KEY, record_of
 
 CLIENT_LEFT: Final = 499  # for the access log only: nobody is there to read it
 
@@ -173,7 +173,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def left(request: Request, error: ClientDisconnect) -> Response:
-        journal(request).code = "client_left"
+        record_of(request).code = "client_left"
         return Response(status_code=CLIENT_LEFT)
 
     @app.exception_handler(HTTPException)
@@ -208,7 +208,7 @@ def _answer(
 
 
 class _Refusal(JSONResponse):
-    """A refusal, whose code is written down in the request's journal."""
+    """A refusal, whose code is written down in the request's record."""
 
     def __init__(
         self, code: str, content: Any, status: int, *, headers: Mapping[str, str] | None
@@ -218,7 +218,7 @@ class _Refusal(JSONResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if KEY in scope:  # a connection that has no request yet has none
-            journal(scope).code = self._code
+            record_of(scope).code = self._code
         await super().__call__(scope, receive, send)
 
 

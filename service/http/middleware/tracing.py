@@ -2,7 +2,7 @@
 Spans of requests and of their steps, sent to an OpenTelemetry collector; off by default.
 
     POST /v1/predict      FastAPI's, from the headers to the answer; `traceparent` is honoured
-    +-- decode            of each image, made afterwards of the moments in the journal
+    +-- decode            of each image, made afterwards of the moments in the record
     +-- queue
     +-- run
 
@@ -27,11 +27,10 @@ from opentelemetry.trace import Span, StatusCode, Tracer
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import SettingsInvalid
-from service.http.middleware.access_log import stretches
+from service.http.middleware.access_log import stage_spans
 from service.settings import Settings, spelled
 from service.telemetry.logs import ABOUT
-from service.telemetry.request_record import Journal
-from service.telemetry.request_record import journal as journal_of
+from service.telemetry.request_record import RequestRecord, record_of
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -130,17 +129,17 @@ class Traced:
         if _untraced(scope):
             await self._app(scope, receive, send)
             return
-        journal, span, answered = journal_of(scope), trace.get_current_span(), 0.0
+        record, span, answered = record_of(scope), trace.get_current_span(), 0.0
         context = span.get_span_context()
         ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
         ABOUT.set({**ABOUT.get(), **ids})
-        span.set_attribute("alexnet.request_id", journal.request_id)
+        span.set_attribute("alexnet.request_id", record.request_id)
 
         async def noting(message: Message) -> None:
             nonlocal answered
             if message["type"] == "http.response.start":
                 answered = time.monotonic()
-                for name, value in (("model", journal.model), ("code", journal.code)):
+                for name, value in (("model", record.model), ("code", record.code)):
                     if value is not None:
                         span.set_attribute(f"alexnet.{name}", value)
             await send(message)
@@ -149,17 +148,17 @@ class Traced:
             await self._app(scope, receive, noting)
         finally:
             if context.trace_flags.sampled:
-                _tell(self._tracer, span, journal, answered or time.monotonic())
+                _tell(self._tracer, span, record, answered or time.monotonic())
 
 
-def _tell(tracer: Tracer, parent: Span, journal: Journal, answered: float) -> None:
+def _tell(tracer: Tracer, parent: Span, record: RequestRecord, answered: float) -> None:
     """Spans of the steps of a request's images."""
     inside = trace.set_span_in_context(parent)
     # A pause between the two readings would set all steps back, before the request's beginning.
     since_epoch = max(time.time_ns() - time.monotonic_ns() for _ in range(3))
-    outcomes = journal.outcomes or [journal.code] * len(journal.images)
-    for number, (steps, code) in enumerate(zip(journal.images, outcomes, strict=True)):
-        told = stretches(steps, answered)
+    outcomes = record.outcomes or [record.code] * len(record.images)
+    for number, (steps, code) in enumerate(zip(record.images, outcomes, strict=True)):
+        told = stage_spans(steps, answered)
         for name, *moments in told:
             begin, end = (int(1e9 * moment) + since_epoch for moment in moments)
             span = tracer.start_span(

@@ -1,7 +1,7 @@
 """
-What an answer holds beyond its classes, if it was asked for: `details=views`, `details=heatmap`.
+Details of an answer beyond its classes: `details=views`, `details=heatmap`.
 
-docs/explain.md says what they tell, and what they do not.
+docs/explain.md says what they show, and what they do not.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from service.inference import occlusion
-from service.inference.classifier import Answer, Prediction, best, order
 from service.inference.engine import Engine
 from service.inference.model_file import CENTRE, View
+from service.inference.predictions import Prediction, Result, order, top_k
 
 DIGITS: Final = 6  # of a cell; what comes after them is rounding
 
@@ -70,52 +70,52 @@ class Extra(TypedDict, total=False):
     heatmap: Heatmap
 
 
-def extra(engine: Engine, answer: Answer, top: int) -> Extra:
-    """The details of one answer, of its `top` best classes."""
-    found = Extra()
-    if answer.views is not None:
-        found["views"] = [
+def extra(engine: Engine, result: Result, top: int) -> Extra:
+    """The details of one result, of its `top` best classes."""
+    details = Extra()
+    if result.views is not None:
+        details["views"] = [
             ViewAnswer(
                 name=view.name,
                 mirrored=view.mirrored,
                 box=Box(left=view.left, top=view.top, side=view.side) if view.side else None,
-                classes=classes(best(probabilities, engine.model.labels, top)),
+                classes=classes(top_k(probabilities, engine.model.labels, top)),
             )
             for view, probabilities in zip(
-                _views(engine, len(answer.views)), answer.views, strict=True
+                _views(engine, len(result.views)), result.views, strict=True
             )
         ]
-    if answer.hidden is not None:
-        indices = order(answer.probabilities, top)
-        maps = occlusion.evidence(answer.probabilities[indices], answer.hidden[:, indices]).astype(
-            np.float64
-        )  # which a float32 in JSON would have the digits of
-        found["heatmap"] = Heatmap(
+    if result.occluded is not None:
+        indices = order(result.probabilities, top)
+        evidence = occlusion.evidence(
+            result.probabilities[indices], result.occluded[:, indices]
+        ).astype(np.float64)  # which a float32 in JSON would have the digits of
+        details["heatmap"] = Heatmap(
             method="occlusion",
             rows=occlusion.CELLS,
             columns=occlusion.CELLS,
             classes=[
-                ClassMap(index=index, values=np.round(maps[..., place], DIGITS).tolist())
-                for place, index in enumerate(indices.tolist())
+                ClassMap(index=index, values=np.round(evidence[..., column], DIGITS).tolist())
+                for column, index in enumerate(indices.tolist())
             ],
         )
-    return found
+    return details
 
 
 def classes(predictions: Sequence[Prediction]) -> list[ClassAnswer]:
-    """As they stand in an answer."""
+    """Predictions as an answer has them."""
     return [
         ClassAnswer(
-            index=one.index,
-            wordnet_id=one.wordnet_id,
-            label=one.label,
-            probability=one.probability,
+            index=prediction.index,
+            wordnet_id=prediction.wordnet_id,
+            label=prediction.label,
+            probability=prediction.probability,
         )
-        for one in predictions
+        for prediction in predictions
     ]
 
 
 def _views(engine: Engine, count: int) -> Sequence[View]:
-    """All of them, or the centre's alone."""
+    """All views, or the centre alone."""
     views = engine.model.views
     return views if count == len(views) else views[CENTRE : CENTRE + 1]

@@ -15,13 +15,13 @@ from pydantic import BaseModel
 
 from service.http.middleware.errors import ErrorAnswer, documented
 from service.http.routes.v1 import ModelAnswer
-from service.http.state import Running, running
+from service.http.state import ServiceState, state_of
 from service.memory import memory_limit
 from service.telemetry.gauges import Reading
 from service.telemetry.metrics import OPEN_METRICS, Metrics
 
 EXPOSITIONS: Final = ("text/plain", OPEN_METRICS)
-RELOADED: Final = ("model", "key file", "certificate")  # the names in `Running.stale`
+RELOADED: Final = ("model", "key file", "certificate")  # the names in `ServiceState.stale`
 FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[\w.+@-]+/)+")  # of a path, not of a URL
 
 
@@ -74,8 +74,8 @@ router = APIRouter(tags=["operations"])
 )
 async def health(request: Request) -> Response:
     """What runs, where it runs, and how full the queue is."""
-    service = running(request)
-    return report(_health(service), service.ready)
+    state = state_of(request)
+    return report(_health(state), state.ready)
 
 
 @router.head("/readyz", include_in_schema=False)
@@ -87,8 +87,8 @@ async def health(request: Request) -> Response:
 )
 async def readyz(request: Request) -> Response:
     """200 while an image sent now would be classified, 503 otherwise."""
-    service = running(request)
-    return report(StatusAnswer(status=service.status), service.ready)
+    state = state_of(request)
+    return report(StatusAnswer(status=state.status), state.ready)
 
 
 @router.head("/livez", include_in_schema=False)
@@ -100,7 +100,7 @@ async def readyz(request: Request) -> Response:
 )
 async def livez(request: Request) -> Response:
     """200 while the dispatcher's heart beats; 503 asks for a restart."""
-    alive = running(request).classifier.batcher.alive
+    alive = state_of(request).classifier.batcher.alive
     return report(StatusAnswer(status="alive" if alive else "stopped"), alive)
 
 
@@ -125,20 +125,20 @@ async def metrics(request: Request) -> Response:
     return Response(text, media_type=media_type, headers=headers)
 
 
-def reading(service: Running) -> Reading:
+def reading(state: ServiceState) -> Reading:
     """What the metrics tell of a service, read when they are asked for."""
-    engine, batcher, settings = service.engine, service.classifier.batcher, service.settings
+    engine, batcher, settings = state.engine, state.classifier.batcher, state.settings
     return Reading(
         pending=batcher.pending,
         limit=settings.max_queue,
         batch_limit=settings.max_batch,
-        in_flight=service.in_flight,
-        held=service.held,
+        in_flight=state.in_flight,
+        held=state.held,
         held_limit=settings.max_uploads,
         memory_limit=memory_limit(),
-        ready=service.ready,
+        ready=state.ready,
         degraded=engine.warning is not None,
-        reloads={what: what in service.stale for what in RELOADED},
+        reloads={what: what in state.stale for what in RELOADED},
         facts={
             "provider": engine.provider,
             "device_requested": engine.device_requested,
@@ -150,10 +150,10 @@ def reading(service: Running) -> Reading:
     )
 
 
-def _health(service: Running) -> HealthAnswer:
-    engine, model, batcher = service.engine, service.engine.model, service.classifier.batcher
+def _health(state: ServiceState) -> HealthAnswer:
+    engine, model, batcher = state.engine, state.engine.model, state.classifier.batcher
     return HealthAnswer(
-        status=service.status,
+        status=state.status,
         model=HealthModel(
             name=model.name,
             variant=model.variant,
@@ -164,8 +164,8 @@ def _health(service: Running) -> HealthAnswer:
         provider=engine.provider,
         device_requested=engine.device_requested,
         # Reasons are the runtime's own words, which may name where it is installed.
-        warning=FOLDERS.sub("", service.warning) if service.warning else None,
-        queue=HealthQueue(pending=batcher.pending, limit=service.settings.max_queue),
+        warning=FOLDERS.sub("", state.warning) if state.warning else None,
+        queue=HealthQueue(pending=batcher.pending, limit=state.settings.max_queue),
     )
 
 

@@ -16,7 +16,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
-from service.http.state import Running, running
+from service.http.state import ServiceState, state_of
 from service.inference.model_file import CENTRE, Model
 
 STATIC: Final = Path(__file__).parents[2] / "static"
@@ -85,7 +85,7 @@ _templates = Environment(
 @router.get("/")
 def page(request: Request) -> HTMLResponse:
     """The page itself, with what the running model is and offers."""
-    html = _templates.get_template("index.html").render(facts(running(request)))
+    html = _templates.get_template("index.html").render(facts(state_of(request)))
     return HTMLResponse(html, headers=HEADERS)
 
 
@@ -99,9 +99,9 @@ async def asset(name: str) -> FileResponse:
     return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=HEADERS)
 
 
-def facts(service: Running) -> dict[str, Any]:
+def facts(state: ServiceState) -> dict[str, Any]:
     """What the page says and needs to know, all of it as plain values."""
-    engine, settings = service.engine, service.settings
+    engine, settings = state.engine, state.settings
     model = engine.model
     return {
         "model": model,

@@ -10,8 +10,8 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from service.errors import ParameterInvalid
-from service.inference.classifier import Detail
 from service.inference.occlusion import WINDOWS
+from service.inference.predictions import Detail
 
 MOST_CLASSES: Final = 1000
 NAMES: Final = ("top", "crops", "details")  # of POST /v1/predict

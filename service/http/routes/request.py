@@ -1,14 +1,13 @@
 """
-What every door that classifies has in common: admission, the body within its limits, the charge,
-the deadline, the client who leaves.
+What all endpoints that classify share: limits of the body, deadline, rate, clients that leave.
 
-    async with road(request, crops) as way:
-        images = await way.read(parse)        # parse(chunks) -> whatever the door's body holds
-        answers = await way.probabilities(images)
+    async with accept(request, crops) as accepted:
+        images = await accepted.read(parse)        # parse(chunks) -> what the body holds
+        results = await accepted.classify(images)
 
-What can be refused without the body is refused before it is read; while it is read it holds no
-place in the queue, lest slow senders fill it.  Both steps raise any `ServiceError` that is not a
-`StartError`, and `ClientDisconnect`, which `errors` answers.
+What can be refused without the body is refused before it is read.  While the body is read it holds
+no place in the queue, so that slow senders cannot fill it.  Both steps raise any `ServiceError`
+that is not a `StartError`, and `ClientDisconnect`; middleware/errors.py answers them.
 """
 
 import asyncio
@@ -29,104 +28,89 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from service import errors
-from service.http.middleware import headers
-from service.http.state import Running, running
-from service.inference.classifier import (
-    Answer,
-    Detail,
-    Prediction,
-    best_of_each,
-    probabilities_of,
-    views,
-)
+from service.http.middleware import auth
+from service.http.state import ServiceState, state_of
 from service.inference.engine import Engine
-from service.inference.queue import Pixels, Probabilities
-from service.inference.timings import Steps
+from service.inference.predictions import Detail, Result
+from service.inference.queue import Pixels
+from service.inference.timings import StageTimings
 from service.settings import Settings
-from service.telemetry.request_record import ROAD, journal
+from service.telemetry.request_record import IMAGE_MODEL, record_of
 
 T = TypeVar("T")
 Hold = Callable[[int], None]
 Chunks = AsyncGenerator[bytes, None]
 
-MOMENT: Final = 5000  # classes in an answer, which take some 10 ms
+LONG_ANSWER: Final = 5000  # classes, which take some 10 ms to write
 SMALL_BODY: Final = 2**20  # bytes
 DEFAULT_CROPS: Final = "ten"
 LARGE_SHARE: Final = 0.75  # of ALEXNET_MAX_UPLOADS
 
 
-async def beside(size: int, work: Callable[[], T]) -> T:
-    """What `work` returns; in a thread if it is about so many classes that others would wait."""
-    return await asyncio.to_thread(work) if size > MOMENT else work()
+async def write_answer(size: int, write: Callable[[], T]) -> T:
+    """What `write` returns; in a thread if it is about so many classes that others would wait."""
+    return await asyncio.to_thread(write) if size > LONG_ANSWER else write()
 
 
-class Way:
-    """One request on its way; `road` makes it."""
+class AcceptedRequest:
+    """A request to classify images; `accept` makes it."""
 
     def __init__(
-        self, request: Request, service: Running, crops: str, deadline: float, hold: Hold
+        self, request: Request, state: ServiceState, crops: str, deadline: float, hold: Hold
     ) -> None:
-        self.settings = service.settings
-        self.engine: Engine = service.engine  # that answers, even if it is replaced meanwhile
+        self.settings = state.settings
+        self.engine: Engine = state.engine  # that answers, even if it is replaced meanwhile
         self.crops = crops
         self.hold = hold  # counts bytes that the request takes in memory, or raises `Overloaded`
         self._request = request
-        self._classifier = service.classifier
+        self._classifier = state.classifier
         self._deadline = deadline
-        self._journal = journal(request)
+        self._record = record_of(request)
 
     async def read(self, parse: Callable[[Chunks], Awaitable[T]]) -> T:
         """What `parse` makes of the body's chunks, which are limited in bytes and time."""
         chunks = limited(self._request, self.settings.max_body, self.hold)
         parsed = await _in_time(parse(chunks), self.settings)
-        self._journal.read = time.monotonic()
+        self._record.read = time.monotonic()
         return parsed
 
-    async def probabilities(
-        self, images: Sequence[bytes | Pixels]
-    ) -> list[Probabilities | errors.ServiceError]:
-        """
-        Encoded images, or uint8 `(256, 256, 3)`, to float32 `(classes,)` or an error each.
-
-        They count against the client's rate, and leave the queue when it hangs up.
-        """
-        return probabilities_of(await self.answers(images))
-
-    async def answers(
+    async def classify(
         self, images: Sequence[bytes | Pixels], details: Collection[Detail] = ()
-    ) -> list[Answer | errors.ServiceError]:
-        """`probabilities`, and `details` of each; what counts against the client's rate is how
-        often the network has to run."""
+    ) -> list[Result | errors.ServiceError]:
+        """
+        `Classifier.classify` for this request.
+
+        What counts against the client's rate is how often the network has to run.  The images
+        leave the queue when the client hangs up.
+        """
         self._charge(len(images), details)
-        steps = [Steps() for _ in images]
-        self._journal.images = steps
-        work = self._classifier.answers(
+        timings = self._record.images = [StageTimings() for _ in images]
+        work = self._classifier.classify(
             images,
             crops=self.crops,
             details=details,
             timeout=self._deadline - asyncio.get_running_loop().time(),
             engine=self.engine,
-            steps=steps,
+            timings=timings,
         )
-        outcomes = await _unless_client_leaves(self._request, work)
-        self._journal.outcomes = [
-            outcome.code if isinstance(outcome, errors.ServiceError) else None
-            for outcome in outcomes
+        results = await _unless_client_leaves(self._request, work)
+        self._record.outcomes = [
+            result.code if isinstance(result, errors.ServiceError) else None for result in results
         ]
-        return outcomes
+        return results
 
     def _charge(self, images: int, details: Collection[Detail]) -> None:
-        """Count what they run against the client's rate."""
-        runs = self._classifier.places(images, details)
+        """Count the runs of the network against the client's rate."""
+        rows = self._classifier.rows(images, details)
         try:
-            headers.charge(self._request, runs)
+            auth.charge(self._request, rows)
         except (errors.RateLimited, errors.TooManyFiles) as error:
-            if runs == images:
+            if rows == images:
                 raise
-            counts = f"details=heatmap counts as {runs // images} images for each"
+            counts = f"details=heatmap counts as {rows // images} images for each"
             if isinstance(error, errors.RateLimited):
-                told = f"{error} ({counts})"
-                raise errors.RateLimited(told, retry_after=error.retry_after) from error
+                text = f"{error} ({counts})"
+                raise errors.RateLimited(text, retry_after=error.retry_after) from error
             if images > 1:
                 raise errors.TooManyFiles(f"{error} ({counts})") from error
             raise errors.ParameterInvalid(
@@ -134,58 +118,51 @@ class Way:
                 "ALEXNET_RATE_LIMIT raised"
             ) from error
 
-    async def classes(
-        self, images: Sequence[bytes], top: int
-    ) -> list[list[Prediction] | errors.ServiceError]:
-        """Encoded images to the `top` best classes or an error each."""
-        outcomes = await self.probabilities(images)
-        labels = self.engine.model.labels
-        return await beside(len(outcomes) * top, lambda: best_of_each(outcomes, labels, top))
-
 
 @asynccontextmanager
-async def road(
+async def accept(
     request: Request,
     crops: str | None,
     *,
     details: Collection[Detail] = (),
-    model: str = ROAD,
-) -> AsyncIterator[Way]:
-    """A request that is accepted, unless it would be refused whatever is in its body."""
-    journal(request).model = model
-    service = running(request)
-    deadline = asyncio.get_running_loop().time() + service.settings.timeout
-    with service.accepted(), _memory(service) as hold:
-        way = Way(request, service, crops or DEFAULT_CROPS, deadline, hold)
-        if crops is not None:  # else they are told in the body
-            views(way.engine, crops)
-        service.classifier.batcher.admit(service.classifier.places(1, details))
-        yield way
+    model: str = IMAGE_MODEL,
+) -> AsyncIterator[AcceptedRequest]:
+    """A request in flight, unless it would be refused whatever is in its body."""
+    record_of(request).model = model
+    state = state_of(request)
+    deadline = asyncio.get_running_loop().time() + state.settings.timeout
+    with state.accepted(), _memory(state) as hold:
+        accepted = AcceptedRequest(request, state, crops or DEFAULT_CROPS, deadline, hold)
+        if crops is not None:  # otherwise they are in the body
+            accepted.engine.model.crops_number(crops)
+        state.classifier.rows(1, details)
+        yield accepted
 
 
 @contextmanager
-def _memory(service: Running) -> Iterator[Hold]:
+def _memory(state: ServiceState) -> Iterator[Hold]:
     """Yields what counts the bytes that this request holds until the block ends."""
-    most, held = service.settings.max_uploads, 0
+    limit, held = state.settings.max_uploads, 0
 
     def hold(size: int) -> None:
         nonlocal held
-        # Large bodies leave a quarter to the small ones, lest a few slow senders shut all out.
+        # Large bodies leave a quarter to the small ones, so that a few slow senders do not shut
+        # out all others.
         small = held + size <= SMALL_BODY
-        share = most if small else max(LARGE_SHARE * most, service.settings.max_body)
-        if size > 0 and service.held + size > share:
+        share = limit if small else max(LARGE_SHARE * limit, state.settings.max_body)
+        if size > 0 and state.held + size > share:
             raise errors.Overloaded(
-                f"the bodies of all requests together reach {most} bytes; try again shortly, or "
+                f"the bodies of all requests together reach {limit} bytes; try again shortly, or "
                 "have ALEXNET_MAX_UPLOADS raised",
                 retry_after=1,
             )
         held += size
-        service.held += size
+        state.held += size
 
     try:
         yield hold
     finally:
-        service.held -= held
+        state.held -= held
 
 
 async def _in_time(reading: Awaitable[T], settings: Settings) -> T:
@@ -203,19 +180,19 @@ async def _in_time(reading: Awaitable[T], settings: Settings) -> T:
         ) from error
 
 
-async def limited(request: Request, most: int, hold: Hold) -> AsyncGenerator[bytes, None]:
-    """The body's chunks, up to `most` bytes; a length announced is believed at once."""
+async def limited(request: Request, limit: int, hold: Hold) -> AsyncGenerator[bytes, None]:
+    """The body's chunks, up to `limit` bytes; a length announced is believed at once."""
     too_large = errors.BodyTooLarge(
-        f"the body is larger than {most} bytes; send a smaller one, "
+        f"the body is larger than {limit} bytes; send a smaller one, "
         "or raise ALEXNET_MAX_BODY on the server"
     )
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > most:
+    if announced.isdecimal() and int(announced) > limit:
         raise too_large
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > most:
+        if size > limit:
             raise too_large
         hold(len(chunk))
         yield chunk

@@ -1,7 +1,7 @@
 """
-TorchServe's door: POST or PUT /predictions/alexnet, GET /ping.
+TorchServe's inference API: POST or PUT /predictions/alexnet, GET /ping.
 
-For clients that were written for it; what they get has its shape, refusals have ours.
+Answers have TorchServe's shape, refusals have this service's.
 """
 
 from collections import Counter
@@ -16,11 +16,11 @@ from service import errors
 from service.http.middleware.errors import STATUSES, documented
 from service.http.routes.health import report, unwell
 from service.http.routes.parameters import Crops, Top
-from service.http.routes.request import road
+from service.http.routes.request import accept
 from service.http.routes.uploads import uploads
 from service.http.routes.v1 import REQUEST_BODY
-from service.http.state import running
-from service.inference.classifier import Prediction
+from service.http.state import state_of
+from service.inference.predictions import Prediction, top_k
 
 PATHS: Final = ("/predictions/alexnet", "/predictions/alexnet/1.0")  # that a full queue refuses
 
@@ -50,7 +50,7 @@ class PingAnswer(BaseModel):
 )
 async def ping(request: Request) -> Response:
     """200 while an image sent now would be classified, 503 otherwise."""
-    ready = running(request).ready
+    ready = state_of(request).ready
     return report(PingAnswer(status="Healthy" if ready else "Unhealthy"), ready)
 
 
@@ -61,20 +61,20 @@ async def ping(request: Request) -> Response:
 @router.post(PATHS[0], **DESCRIBED)
 async def predictions(request: Request, top: Top = 5, crops: Crops = "ten") -> Response:
     """One image -> label and probability of the best classes, the most probable first."""
-    async with road(request, crops) as way:
-        found = await way.read(
-            # Its clients call images application/jpg, text/plain, or whatever curl does.
-            lambda chunks: uploads(request.headers, chunks, way.settings, any_type=True)
+    async with accept(request, crops) as accepted:
+        files = await accepted.read(
+            # Its clients call images application/jpg, text/plain, or what curl does.
+            lambda chunks: uploads(request.headers, chunks, accepted.settings, any_type=True)
         )
-        if len(found) > 1:
+        if len(files) > 1:
             raise errors.RequestMalformed(
-                f"the form has {len(found)} files, and this door answers for one; send each by "
+                f"the form has {len(files)} files, and this endpoint answers for one; send each by "
                 "itself, or all together to /v1/predict"
             )
-        [outcome] = await way.classes([found[0].data], top)
-    if isinstance(outcome, errors.ServiceError):
-        raise outcome
-    return JSONResponse(by_label(outcome))
+        [result] = await accepted.classify([files[0].data])
+    if isinstance(result, errors.ServiceError):
+        raise result
+    return JSONResponse(by_label(top_k(result.probabilities, accepted.engine.model.labels, top)))
 
 
 def by_label(best: Sequence[Prediction]) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """
 POST /v1/predict: images in, their best classes out.
 
-Two doors to one road: the raw body is one image and the fast door; a multipart form
-carries one or more and is the convenient one.  Both keep the upload in memory, within
-ALEXNET_MAX_BODY and ALEXNET_MAX_UPLOADS, and both drop the work when the client hangs up.
+There are two ways to upload: the raw body is one image and fast, a multipart form carries one or
+more and is convenient.  Both keep the upload in memory, within ALEXNET_MAX_BODY and
+ALEXNET_MAX_UPLOADS, and both drop the work when the client hangs up.
 """
 
 from collections.abc import Collection, Sequence
@@ -24,10 +24,10 @@ from service.http.routes.parameters import (
     check_names,
     details_in,
 )
-from service.http.routes.request import beside, road
+from service.http.routes.request import accept, write_answer
 from service.http.routes.uploads import Upload, uploads
-from service.inference.classifier import Answer, Detail, Prediction, best_of_each, probabilities_of
 from service.inference.engine import Engine
+from service.inference.predictions import Detail, Prediction, Result, top_k_of_each
 
 PATHS: Final = ("/v1/predict",)  # that a full queue refuses
 # How many times as long as a class takes to write what belongs to it.
@@ -146,28 +146,31 @@ async def predict(
 ) -> Response:
     """Bytes -> `top` classes for each image; one bad image does not spoil the others."""
     check_names([name for name, _ in request.query_params.multi_items()])
-    wanted = details_in(details)
-    async with road(request, crops, details=wanted) as way:
-        if "heatmap" in wanted and not way.settings.heatmaps:
+    chosen = details_in(details)
+    async with accept(request, crops, details=chosen) as accepted:
+        if "heatmap" in chosen and not accepted.settings.heatmaps:
             raise errors.ParameterInvalid(
                 "details=heatmap is switched off here; leave it out, or have ALEXNET_HEATMAPS set"
             )
-        found = await way.read(lambda chunks: uploads(request.headers, chunks, way.settings))
-        size = _size(len(found), top, wanted)
-        outcomes = await way.answers([upload.data for upload in found], wanted)
-    if refused := _all_refused(found, outcomes):
+        files = await accepted.read(
+            lambda chunks: uploads(request.headers, chunks, accepted.settings)
+        )
+        size = _size(len(files), top, chosen)
+        results = await accepted.classify([file.data for file in files], chosen)
+    if refused := _all_refused(files, results):
         return refused
+    engine = accepted.engine
 
     def body() -> str:
-        names = [upload.filename for upload in found]
-        best = best_of_each(probabilities_of(outcomes), way.engine.model.labels, top)
+        names = [file.filename for file in files]
+        best = top_k_of_each(results, engine.model.labels, top)
         extras = [
-            Extra() if isinstance(outcome, errors.ServiceError) else extra(way.engine, outcome, top)
-            for outcome in outcomes
+            Extra() if isinstance(result, errors.ServiceError) else extra(engine, result, top)
+            for result in results
         ]
-        return answer_for(way.engine, crops, names, best, extras).model_dump_json()
+        return answer_for(engine, crops, names, best, extras).model_dump_json()
 
-    return Response(await beside(size, body), media_type="application/json")
+    return Response(await write_answer(size, body), media_type="application/json")
 
 
 def _size(images: int, top: int, details: Collection[Detail]) -> int:
@@ -211,12 +214,12 @@ def answer_for(
 
 
 def _all_refused(
-    found: Sequence[Upload], outcomes: Sequence[Answer | errors.ServiceError]
+    files: Sequence[Upload], results: Sequence[Result | errors.ServiceError]
 ) -> Response | None:
-    refused = [outcome for outcome in outcomes if isinstance(outcome, errors.ServiceError)]
-    if len(refused) < len(outcomes):
+    refused = [result for result in results if isinstance(result, errors.ServiceError)]
+    if len(refused) < len(results):
         return None
     if len(refused) == 1:
         return refusal(refused[0])
-    first = f"the first, {found[0].filename}: {refused[0]}"
+    first = f"the first, {files[0].filename}: {refused[0]}"
     return refusal(refused[0], f"none of the {len(refused)} files could be classified; {first}")

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from service.errors import ServiceError
-from service.http.state import Running
+from service.http.state import ServiceState
 from service.inference.engine import Engine
 
 T = TypeVar("T")
@@ -31,12 +31,12 @@ class Reloader:
 
     def __init__(
         self,
-        running: Running,
+        state: ServiceState,
         load: Callable[[Engine], Engine],
         others: Mapping[str, Callable[[], object]],
     ) -> None:
         """`others` are what else is read again, each by its name for the log."""
-        self._running = running
+        self._state = state
         self._load = load
         self._others = others
         self._tasks: set[asyncio.Task[None]] = set()
@@ -66,9 +66,9 @@ class Reloader:
             self._again = True
             while self._again:
                 self._again = False
-                engine = await self._read(MODEL, partial(self._load, self._running.engine))
+                engine = await self._read(MODEL, partial(self._load, self._state.engine))
                 if engine is not None:
-                    self._running.classifier.replace(engine)
+                    self._state.classifier.engine = engine
                     log.info("Serving %s, version %s", engine.model.path, engine.model.version)
                     if engine.warning:
                         log.warning(engine.warning)
@@ -88,9 +88,9 @@ class Reloader:
             log.exception("The %s stays as it was", name)
         else:
             log.info("The %s has been read again", name)
-            self._running.stale.discard(name)
+            self._state.stale.discard(name)
             return found
-        self._running.stale.add(name)
+        self._state.stale.add(name)
         return None
 
 

@@ -1,5 +1,5 @@
 """
-POST /v2/models/{model}/infer: rows in, probabilities or classes out.
+POST /v2/models/{model}/infer: images in, probabilities or classes out.
 """
 
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ from service.http.routes.open_inference import (
 )
 from service.http.routes.open_inference.schema import ANSWER, REQUEST_BODY
 from service.http.routes.open_inference.served_models import MODELS, Served
-from service.http.routes.request import Chunks, Way, beside, road
+from service.http.routes.request import AcceptedRequest, Chunks, accept, write_answer
 from service.telemetry.triton_metrics import VERSION
 
 VERSIONS: Final = ("", f"/versions/{VERSION}")
@@ -33,19 +33,19 @@ def _handler(served: Served) -> Callable[[Request], Awaitable[Response]]:
     """What infers with one of the models."""
 
     async def infer(request: Request) -> Response:
-        async with road(request, None, model=served.name) as way:
-            question = await way.read(lambda chunks: _question(request, chunks, served, way))
-            way.crops = question.crops
-            outcomes = await way.probabilities(question.rows)
+        async with accept(request, None, model=served.name) as accepted:
+            query = await accepted.read(lambda chunks: _query(request, chunks, served, accepted))
+            accepted.crops = query.crops
+            results = await accepted.classify(query.rows)
         rows = []
-        for row, outcome in enumerate(outcomes):
-            if isinstance(outcome, ServiceError):
-                return refusal(outcome, f"row {row}: {outcome}" if len(outcomes) > 1 else None)
-            rows.append(outcome)
-        labels = way.engine.model.labels
-        size = len(rows) * (question.classes or len(labels))
-        answer = await beside(size, lambda: infer_response.write(served, question, rows, labels))
-        return await _sent(request, answer)
+        for number, result in enumerate(results):
+            if isinstance(result, ServiceError):
+                return refusal(result, f"row {number}: {result}" if len(results) > 1 else None)
+            rows.append(result.probabilities)
+        labels = accepted.engine.model.labels
+        size = len(rows) * (query.classes or len(labels))
+        answer = await write_answer(size, lambda: infer_response.write(served, query, rows, labels))
+        return await _response(request, answer)
 
     infer.__doc__ = (
         f"`{served.input.name}`, {served.input.datatype} {served.input.shape}, to "
@@ -54,17 +54,17 @@ def _handler(served: Served) -> Callable[[Request], Awaitable[Response]]:
     return infer
 
 
-async def _question(
-    request: Request, chunks: Chunks, served: Served, way: Way
-) -> infer_request.Question:
+async def _query(
+    request: Request, chunks: Chunks, served: Served, accepted: AcceptedRequest
+) -> infer_request.Query:
     encoding = request.headers.get("content-encoding", "")
-    plain = compression.unpacked(chunks, encoding, way.settings.max_body, way.hold)
+    plain = compression.unpacked(chunks, encoding, accepted.settings.max_body, accepted.hold)
     body = b"".join([chunk async for chunk in plain])
     header = request.headers.get(INFERENCE_HEADER)
-    return infer_request.read(body, header, served, served_models.most_rows(way.settings))
+    return infer_request.read(body, header, served, served_models.max_rows(accepted.settings))
 
 
-async def _sent(request: Request, answer: infer_response.Answer) -> Response:
+async def _response(request: Request, answer: infer_response.Answer) -> Response:
     headers = {"Vary": "Accept-Encoding"}
     if answer.header is not None:
         headers[INFERENCE_HEADER] = str(answer.header)

@@ -85,7 +85,7 @@ class InferRequest(_Part):
 
 
 @dataclass(frozen=True)
-class Question:
+class Query:
     """What a request holds: encoded images, or views of uint8 `(256, 256, 3)`."""
 
     rows: tensors.Rows
@@ -95,35 +95,35 @@ class Question:
     binary: bool = False  # whether the output comes back as bytes
 
 
-def read(body: bytes, header: str | None, served: Served, most_rows: int) -> Question:
+def read(body: bytes, header: str | None, served: Served, max_rows: int) -> Query:
     """Read a whole body, whose JSON is as long as `header` says, or all of it."""
     if header is None:
-        return _question(body, memoryview(b""), served, most_rows)
+        return _query(body, memoryview(b""), served, max_rows)
     if not LENGTH.fullmatch(header) or int(header) > len(body):
         raise RequestMalformed(
             f"{INFERENCE_HEADER} is {header[:32]!r}, but must be the length of the JSON, at most "
             f"the {len(body)} bytes of the body"
         )
     if length := int(header):
-        return _question(body[:length], memoryview(body)[length:], served, most_rows)
+        return _query(body[:length], memoryview(body)[length:], served, max_rows)
     if not body:
         raise BodyEmpty("the body is empty; send one row of the input in it")
     if served.input.datatype == tensors.BYTES:  # without its length, which is the body's
-        return Question([body], binary=True)
+        return Query([body], binary=True)
     row = tensors.from_bytes(memoryview(body), served.input.datatype, (1, *served.input.row))
-    return Question(row, binary=True)
+    return Query(row, binary=True)
 
 
-def _question(text: bytes, after: memoryview, served: Served, most_rows: int) -> Question:
+def _query(text: bytes, after: memoryview, served: Served, max_rows: int) -> Query:
     request = _parsed(text)
     its = _only_input(request, served)
-    rows = _rows(its, after, _shape(its, served, most_rows))
+    rows = _rows(its, after, _shape(its, served, max_rows))
     wanted = _only_output(request, served)
     binary = _flag(request.parameters, "binary_data_output", False)
     crops = request.parameters.get("crops", DEFAULT_CROPS)
     if not isinstance(crops, str):
         raise ParameterInvalid(f'parameters.crops must be a string, such as "{DEFAULT_CROPS}"')
-    return Question(
+    return Query(
         rows,
         request.id,
         crops[:64],
@@ -199,7 +199,7 @@ def _classification(parameters: Parameters) -> int | None:
     return count
 
 
-def _shape(its: InputTensor, served: Served, most_rows: int) -> tuple[int, ...]:
+def _shape(its: InputTensor, served: Served, max_rows: int) -> tuple[int, ...]:
     """The shape of the only input, checked before anything of its size is made."""
     rows, *rest = its.shape or [0]
     # Of bytes, Triton's own clients send [N, 1] to an ensemble.
@@ -211,9 +211,9 @@ def _shape(its: InputTensor, served: Served, most_rows: int) -> tuple[int, ...]:
         )
     if not rows:
         raise BodyEmpty(f"input {its.name!r} has no rows; send one or more")
-    if rows > most_rows:
+    if rows > max_rows:
         raise TooManyFiles(
-            f"input {its.name!r} has more than {most_rows} rows; send them in several requests, "
+            f"input {its.name!r} has more than {max_rows} rows; send them in several requests, "
             "or raise ALEXNET_MAX_FILES on the server"
         )
     return rows, *rest

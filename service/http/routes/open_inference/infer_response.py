@@ -9,11 +9,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from pydantic_core import to_json
 
-from service.http.routes.open_inference.infer_request import BINARY_SIZE, Question
+from service.http.routes.open_inference.infer_request import BINARY_SIZE, Query
 from service.http.routes.open_inference.served_models import Served
-from service.inference.classifier import best
 from service.inference.model_file import Label
-from service.inference.queue import Probabilities
+from service.inference.predictions import Probabilities, top_k
 from service.telemetry.triton_metrics import VERSION
 
 JSON: Final = "application/json"
@@ -37,14 +36,14 @@ class Answer(NamedTuple):
 
 
 def write(
-    served: Served, question: Question, rows: Sequence[Probabilities], labels: Sequence[Label]
+    served: Served, query: Query, rows: Sequence[Probabilities], labels: Sequence[Label]
 ) -> Answer:
-    """Answer a question whose rows are float32 `(classes,)` each, in their order."""
-    classes = question.classes or served.default_classes
+    """Answer a query whose rows are float32 `(classes,)` each, in their order."""
+    classes = query.classes or served.default_classes
     if classes is None:
-        output = _probabilities(rows, question.binary)
+        output = _probabilities(rows, query.binary)
     else:
-        output = _classes(rows, labels, classes, question.binary)
+        output = _classes(rows, labels, classes, query.binary)
     tensor: dict[str, Any] = {
         "name": served.output,
         "datatype": output.datatype,
@@ -55,8 +54,8 @@ def write(
     else:
         tensor["data"] = output.data
     answer: dict[str, Any] = {"model_name": served.name, "model_version": VERSION}
-    if question.id:
-        answer["id"] = question.id
+    if query.id:
+        answer["id"] = query.id
     head = to_json(answer | {"outputs": [tensor]}, inf_nan_mode="null")
     if isinstance(output.data, bytes):
         return Answer(head + output.data, BINARY, len(head))
@@ -78,7 +77,7 @@ def _classes(
         # Clients split them at the colons.
         f"{its.probability:f}:{its.index}:{its.label.replace(':', ';')}"
         for row in rows
-        for its in best(row, labels, count)
+        for its in top_k(row, labels, count)
     ]
     shape = [len(rows), count]
     if not binary:

@@ -21,7 +21,7 @@ from service.http.routes.open_inference.schema import (
     ServerReady,
 )
 from service.http.routes.open_inference.served_models import MODELS, Served
-from service.http.state import running
+from service.http.state import state_of
 from service.telemetry.metrics import Metrics
 from service.telemetry.triton_metrics import VERSION
 
@@ -42,7 +42,7 @@ Model = Annotated[str, Path(json_schema_extra={"enum": list(MODELS)})]
 )
 async def live(request: Request) -> Response:
     """As /livez."""
-    alive = running(request).classifier.batcher.alive
+    alive = state_of(request).classifier.batcher.alive
     return report(ServerLive(live=alive), alive)
 
 
@@ -55,7 +55,7 @@ async def live(request: Request) -> Response:
 )
 async def ready(request: Request) -> Response:
     """As /readyz."""
-    well = running(request).ready
+    well = state_of(request).ready
     return report(ServerReady(ready=well), well)
 
 
@@ -92,10 +92,10 @@ async def all_statistics(request: Request) -> Response:
 )
 async def index(request: Request) -> Response:
     """Both models; the body is not looked at."""
-    service = running(request)
-    state, reason = ("READY", "") if service.ready else ("UNAVAILABLE", service.status)
+    state = state_of(request)
+    status, reason = ("READY", "") if state.ready else ("UNAVAILABLE", state.status)
     return JSONResponse(
-        [{"name": name, "version": VERSION, "state": state, "reason": reason} for name in MODELS],
+        [{"name": name, "version": VERSION, "state": status, "reason": reason} for name in MODELS],
         headers=NO_STORE,
     )
 
@@ -111,7 +111,7 @@ async def metadata(request: Request, model: Model) -> Response:
     """Inputs and outputs; also at /versions/1."""
     if (served := _served(request)) is None:
         return _not_found(request)
-    return JSONResponse(served_models.metadata(served, running(request)))
+    return JSONResponse(served_models.metadata(served, state_of(request)))
 
 
 @router.head("/v2/models/{model}/versions/{version}/ready", include_in_schema=False)
@@ -127,7 +127,7 @@ async def model_ready(request: Request, model: Model) -> Response:
     """As /readyz: both models are ready, or none."""
     if (served := _served(request)) is None:
         return _not_found(request)
-    well = running(request).ready
+    well = state_of(request).ready
     return report(ModelReady(name=served.name, ready=well), well)
 
 
@@ -142,7 +142,7 @@ async def config(request: Request, model: Model) -> Response:
     """Triton's model configuration; the crops that are offered are among its parameters."""
     if (served := _served(request)) is None:
         return _not_found(request)
-    return JSONResponse(served_models.config(served, running(request)))
+    return JSONResponse(served_models.config(served, state_of(request)))
 
 
 @router.get("/v2/models/{model}/versions/{version}/stats", include_in_schema=False)

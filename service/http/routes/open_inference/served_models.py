@@ -9,9 +9,9 @@ with the fields of its `ModelConfig` and of its statistics extension.
 from dataclasses import dataclass
 from typing import Any, Final
 
-from service.http.state import Running
+from service.http.state import ServiceState
 from service.settings import Settings
-from service.telemetry.request_record import NETWORK, ROAD
+from service.telemetry.request_record import IMAGE_MODEL, TENSOR_MODEL
 from service.telemetry.triton_metrics import VERSION, Statistics
 
 CLASSES: Final = 5  # that `alexnet_image` answers with, unless asked for more or fewer
@@ -58,20 +58,20 @@ MODELS: Final = {
     served.name: served
     for served in (
         Served(
-            NETWORK,
+            TENSOR_MODEL,
             "onnxruntime_onnx",
             Tensor("images", "UINT8", (256, 256, 3)),
             "probabilities",
             None,
         ),
-        Served(ROAD, "ensemble", Tensor("image", "BYTES", ()), "classes", CLASSES),
+        Served(IMAGE_MODEL, "ensemble", Tensor("image", "BYTES", ()), "classes", CLASSES),
     )
 }
 
 
-def metadata(served: Served, service: Running) -> dict[str, Any]:
+def metadata(served: Served, state: ServiceState) -> dict[str, Any]:
     """What the protocol tells of a model."""
-    output = served.output_of(len(service.engine.model.labels))
+    output = served.output_of(len(state.engine.model.labels))
     return {
         "name": served.name,
         "versions": [VERSION],
@@ -81,23 +81,23 @@ def metadata(served: Served, service: Running) -> dict[str, Any]:
     }
 
 
-def config(served: Served, service: Running) -> dict[str, Any]:
+def config(served: Served, state: ServiceState) -> dict[str, Any]:
     """Triton's `ModelConfig`; rows count as a batch, so `dims` are without them."""
-    model, settings = service.engine.model, service.settings
+    model, settings = state.engine.model, state.settings
     parameters = {
         "crops": ",".join(model.crops),
         "variant": model.variant,
         "precision": model.precision,
         "version": model.version,
-        "provider": service.engine.provider,
+        "provider": state.engine.provider,
     }
-    pixels = served.name == NETWORK
+    pixels = served.name == TENSOR_MODEL
     return {
         "name": served.name,
         "platform": served.platform,
         "backend": "onnxruntime" if pixels else "",
         "version_policy": {"latest": {"num_versions": 1}},
-        "max_batch_size": most_rows(settings),
+        "max_batch_size": max_rows(settings),
         "input": [
             served.input.config | {"format": "FORMAT_NHWC" if pixels else "FORMAT_NONE"},
         ],
@@ -141,7 +141,7 @@ def statistics(served: Served, its: Statistics) -> dict[str, Any]:
     }
 
 
-def most_rows(settings: Settings) -> int:
+def max_rows(settings: Settings) -> int:
     """The rows that one request may have; its images must fit into the queue together."""
     return settings.max_files
 

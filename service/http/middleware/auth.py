@@ -1,0 +1,92 @@
+"""
+Authentication and rate limiting before the endpoints that classify.
+
+Both happen before the body is read; the first image is counted then, the others once it is known
+how many there are.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Final, cast
+
+from fastapi import Depends, Request, Security
+from fastapi.params import Depends as Dependency
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+
+from service.errors import SettingsInvalid, Unauthorized
+from service.http.access import Keys, RateLimiter, network_of
+from service.settings import Settings, spelled
+
+BEARER: Final = HTTPBearer(
+    scheme_name="bearer", description="Authorization: Bearer KEY", auto_error=False
+)
+HEADER: Final = APIKeyHeader(
+    name="X-API-Key", scheme_name="header", description="X-API-Key: KEY", auto_error=False
+)
+
+
+@dataclass(frozen=True)
+class AccessControl:
+    """The API keys and the rate limiter of an application; `app.state.access`."""
+
+    keys: Keys
+    limiter: RateLimiter | None
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "AccessControl":
+        """Read the keys.  Raises `SettingsInvalid`."""
+        if "api_keys" in settings.model_fields_set and not settings.api_keys:
+            raise SettingsInvalid(
+                f"{spelled('api_keys')} is set, but holds no key; write keys of it, separated by "
+                "commas, or take it away, and everybody may ask."
+            )
+        keys = Keys([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file)
+        return cls(keys, RateLimiter(settings.rate_limit) if settings.rate_limit else None)
+
+    @property
+    def dependency(self) -> Dependency:
+        """What every endpoint that classifies depends on."""
+        dependency: Dependency = Depends(require_key if self.keys else identify_by_address)
+        return dependency
+
+
+async def require_key(
+    request: Request,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)],
+    header: Annotated[str | None, Security(HEADER)],
+) -> None:
+    """Let in a request that has one of the keys, before its body is read, and count an image."""
+    keys = _access(request).keys
+    candidates = [bearer.credentials.strip()] if bearer else []
+    candidates += [header] if header else []
+    client = next(filter(None, map(keys.holds, candidates)), None)
+    if client is None:
+        what = "invalid API key" if candidates else "this needs an API key"
+        raise Unauthorized(f"{what}; send it as -H 'Authorization: Bearer KEY'")
+    _count_first(request, client)
+
+
+async def identify_by_address(request: Request) -> None:
+    """Let every request in, and count an image of the address that it comes from."""
+    _count_first(request, network_of(request.client.host) if request.client else "")
+
+
+def charge(request: Request, images: int) -> None:
+    """
+    Count the images of a request, now that it is known how many there are.
+
+    The first was counted before the body was read.  Raises `RateLimited` if they are too many.
+    """
+    limiter = _access(request).limiter
+    if limiter is not None:
+        limiter.charge(request.state.client, images, counted=1)
+
+
+def _count_first(request: Request, client: str) -> None:
+    request.state.client = client
+    limiter = _access(request).limiter
+    if limiter is not None:
+        limiter.charge(client)
+
+
+def _access(request: Request) -> AccessControl:
+    return cast(AccessControl, request.app.state.access)

@@ -1,0 +1,99 @@
+"""
+The table of image formats: everything that tells one format from another is in its row.
+
+A new format is a new row.  Settings, uploads, folders and the decoder take theirs from here.
+Decoders are named, not imported, so that settings and `--help` load without Pillow.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pkgutil import resolve_name
+from typing import Any, Final
+
+MILLION: Final = 1_000_000
+
+
+def webp_canvas(data: bytes) -> tuple[int, int] | None:
+    """Width and height in pixels; the decoder allocates memory for them before it tells."""
+    match data[12:16]:
+        case b"VP8X":
+            width, height = data[24:27], data[27:30]
+            return int.from_bytes(width, "little") + 1, int.from_bytes(height, "little") + 1
+        case b"VP8L":
+            both = int.from_bytes(data[21:25], "little")
+            return (both & 0x3FFF) + 1, (both >> 14 & 0x3FFF) + 1
+        case b"VP8 ":
+            width, height = data[26:28], data[28:30]
+            return (
+                int.from_bytes(width, "little") & 0x3FFF,
+                int.from_bytes(height, "little") & 0x3FFF,
+            )
+        case _:
+            return None
+
+
+@dataclass(frozen=True)
+class Format:
+    """An image format: what it is called, how its bytes begin, and what decodes it."""
+
+    name: str  # as errors say it; in lower case as the setting `formats` does
+    suffixes: tuple[str, ...]
+    matches: Callable[[bytes], bool]
+    decoder: str  # of a Pillow `ImageFile` class, as `pkgutil.resolve_name` takes it
+    canvas: Callable[[bytes], tuple[int, int] | None] = lambda data: None
+    # What decodes in one call, where the clock cannot be looked at, gets so many pixels for each
+    # second of the time limit, as measured on one core of 2026 with the worst files that we could
+    # make.  With `slow_codec` only images of that codec of Pillow's count.
+    pixels_per_second: int | None = None
+    slow_codec: str | None = None
+    slow_name: str = ""  # what the error calls such a file
+
+    @cached_property
+    def open(self) -> Callable[[BytesIO], Any]:
+        """The decoder's class."""
+        decoder: Callable[[BytesIO], Any] = resolve_name(self.decoder)
+        return decoder
+
+
+FORMATS: Final = (
+    Format(
+        "JPEG",
+        (".jpg", ".jpeg", ".jpe", ".jfif"),
+        lambda data: data.startswith(b"\xff\xd8\xff"),
+        "service.inference.image:Jpeg",
+    ),
+    Format(
+        "PNG",
+        (".png",),
+        lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"),
+        "PIL.PngImagePlugin:PngImageFile",
+    ),
+    Format(
+        "WEBP",
+        (".webp",),
+        lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP",
+        "PIL.WebPImagePlugin:WebPImageFile",
+        webp_canvas,
+        pixels_per_second=15 * MILLION,  # most slowly with transparency
+        slow_name="WebP",
+    ),
+    Format(
+        "GIF",
+        (".gif",),
+        lambda data: data[:6] in (b"GIF87a", b"GIF89a"),
+        "service.inference.image:Gif",
+    ),
+    Format(
+        "BMP",
+        (".bmp",),
+        lambda data: data.startswith(b"BM"),
+        "PIL.BmpImagePlugin:BmpImageFile",
+        pixels_per_second=MILLION,  # decoded in Python: every other thread waits
+        slow_codec="bmp_rle",
+        slow_name="run-length coded BMP",
+    ),
+)
+FORMAT_NAMES: Final = tuple(row.name.lower() for row in FORMATS)
+SUFFIXES: Final = tuple(suffix for row in FORMATS for suffix in row.suffixes)
