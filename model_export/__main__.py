@@ -92,7 +92,7 @@ def _export(
     folder: Path | None,
     record_file: Path | None,
 ) -> None:
-    from model_export import checkpoints, crops, export, verify
+    from model_export import checkpoints, crops, export, graph, verify
     from model_export.variants import VARIANTS
 
     variant = VARIANTS[variant_name]
@@ -131,7 +131,8 @@ def _export(
             raise ExportError(
                 f"{output} cannot be written ({error.strerror}); choose another place with -o"
             ) from error
-    _summary(output, variant, precision, network, agreements, len(real))
+    why = graph.unshared(model)
+    _summary(output, variant, precision, network, agreements, len(real), why)
 
 
 def _published(variant: Variant) -> Path:
@@ -188,6 +189,7 @@ def _summary(
     network: AlexNet,
     agreements: list[Agreement],
     images: int,
+    why: str,
 ) -> None:
     parameters = sum(p.numel() for p in network.parameters())
     console.print(
@@ -195,6 +197,10 @@ def _summary(
         f"{output.stat().st_size / 1e6:.1f} MB",
         soft_wrap=True,
     )
+    if why:
+        console.print(
+            f"crops: ten, computed one by one, and one; no dense, since {why}", soft_wrap=True
+        )
     table = Table(title=f"against PyTorch in fp32, {images} real images and 7 random ones")
     for column in ("crops", "same best class", "same best five", "largest difference", "mean"):
         table.add_column(column, justify="left" if column == "crops" else "right")

@@ -2,6 +2,7 @@
 * ExportError             an export that cannot go on; its text says what to do
   - WeightsUnusable       the weights cannot be had, read, or do not fit the variant
   - LabelsUnusable        the labels file does not fit the network
+  - NotAChain             the network cannot be taken apart, so that nothing of it can be shared
   - VerificationFailed    the exported file does not answer as the PyTorch network does
 """
 
@@ -16,6 +17,10 @@ class WeightsUnusable(ExportError):
 
 class LabelsUnusable(ExportError):
     """The labels file cannot be read or does not fit the network."""
+
+
+class NotAChain(ExportError):
+    """The network cannot be taken apart into a chain of blocks; the text says where."""
 
 
 class VerificationFailed(ExportError):

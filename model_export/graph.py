@@ -17,6 +17,9 @@ One trunk serves every choice of crops, over one copy of the weights:
          and laid over (`sharing.py`)
 
 Only the cutting and joining stands in branches.  What was not asked for has no rows.
+
+A network that is no chain of layers, as one with skip connections, is not taken apart: the ten
+views go through it as it is, and dense is not offered.
 """
 
 from __future__ import annotations
@@ -27,17 +30,19 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from model_export.builder import Builder
 from model_export.crop_sharing import Maps, Place, apply, crops_of_images, planes_first
-from model_export.layer_blocks import Chain, Part, framed, take_apart
+from model_export.errors import NotAChain
+from model_export.layer_blocks import Chain, Part, framed, in_order, take_apart
 from model_export.receptive_field import NotAligned, Span, Window, after
 from model_export.variants import Normalisation
 
 SIDE = 256  # pixels; the square that the service sends
 # The choices, by the names that the service offers.  The numbers are codes: dense has ten views.
 CROPS = {"ten": 10, "one": 1, "dense": 2}
+UNSHARED = "unshared"  # metadata: why a network could not be taken apart
 OPSET, IR_VERSION = 23, 10
 # Convolutions shared by the ten crops: after two, a third would save 2.8% more of the work and
 # differ in five rows of thirteen.
@@ -70,12 +75,15 @@ def serving_graph(
     """Put the crops around a network (views -> logits) and the averaged softmax after it.
 
     A network whose input is uint8 takes the pixels as they are, else they are normalised.  Where
-    the crops do not begin at places of the network's maps there is no dense choice and nothing to
-    share.  ``share=False`` cuts ten crops from the image and computes them one by one: what the
-    shared graph is held against.
+    the network is no chain of layers, or the crops do not begin at places of its maps, there is no
+    dense choice and nothing to share.  ``share=False`` cuts ten crops from the image and computes
+    them one by one: what the shared graph is held against.
     """
     g = Builder()
-    chain = _with_front(g, network, normalisation)
+    try:
+        chain = _with_front(g, network, normalisation)
+    except NotAChain as reason:
+        return _whole(network, side, normalisation, str(reason))
     is_one = g.add("Equal", "crops", g.constant(CROPS["one"]))
     crops = dict(CROPS)
     if share and _aligned(chain, side):
@@ -91,7 +99,7 @@ def serving_graph(
         order = list(range(2 * len(corners(side))))
         del crops["dense"]
     _averaged(g, g.over(chain.rest, planes_first(g, maps).name), order)
-    return _model(network, chain, g, crops)
+    return _model(network, chain.constants, g, crops)
 
 
 def crops_of(model: ModelProto) -> dict[str, int]:
@@ -99,6 +107,30 @@ def crops_of(model: ModelProto) -> dict[str, int]:
     written = {entry.key: entry.value for entry in model.metadata_props}
     crops: dict[str, int] = json.loads(written["crops"])
     return crops
+
+
+def unshared(model: ModelProto) -> str:
+    """Why a serving graph computes ten crops one by one and offers no dense; empty where it shares
+    their work."""
+    if "dense" in crops_of(model):
+        return ""
+    written: dict[str, str] = {entry.key: entry.value for entry in model.metadata_props}
+    return written.get(UNSHARED, "the crops begin between the places of the network's maps")
+
+
+def _whole(network: ModelProto, side: int, normalisation: Normalisation, reason: str) -> ModelProto:
+    """The serving graph of a network that is no chain: its nodes and the names of its values stay
+    as they are, and a batch of ten views, or of the centre, goes through them."""
+    g = Builder()
+    is_one = g.add("Equal", "crops", g.constant(CROPS["one"]))
+    pixels = planes_first(g, _choice(g, side, is_one, _ten_views))
+    views = _normalised(g, _planes(g, pixels.name, normalisation), normalisation)
+    g.add("Identity", views, gives=network.graph.input[0].name)
+    g.nodes.extend(in_order(network))
+    _averaged(g, network.graph.output[0].name, list(range(2 * len(corners(side)))))
+    model = _model(network, [], g, {name: CROPS[name] for name in ("ten", "one")})
+    model.metadata_props.add(key=UNSHARED, value=reason)
+    return model
 
 
 # ---- before the network: images of bytes, their planes last
@@ -265,12 +297,14 @@ def _averaged(g: Builder, logits: str, order: Sequence[int]) -> None:
     g.add("ReduceMean", "view_probabilities", g.constant([1]), gives="probabilities", keepdims=0)
 
 
-def _model(network: ModelProto, chain: Chain, g: Builder, crops: Mapping[str, int]) -> ModelProto:
+def _model(
+    network: ModelProto, constants: Sequence[NodeProto], g: Builder, crops: Mapping[str, int]
+) -> ModelProto:
     """What was written, as a checked model."""
     classes = network.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     tensor = helper.make_tensor_value_info
     graph = helper.make_graph(
-        [*chain.constants, *g.nodes],
+        [*constants, *g.nodes],
         "alexnet",
         [
             tensor("images", TensorProto.UINT8, ["N", SIDE, SIDE, 3]),

@@ -32,6 +32,8 @@ from onnxruntime import quantization
 from torch import Tensor
 from torch.nn import functional
 
+from model_export.errors import ExportError, NotAChain
+from model_export.layer_blocks import take_apart
 from model_export.variants import Normalisation
 
 Floats = NDArray[np.float32]
@@ -46,6 +48,7 @@ def quantise(network: ModelProto, views: Floats, normalisation: Normalisation) -
 
     ``views`` are pixels of 0-255, float32 (V, planes, side, side), of real photographs.
     """
+    _must_read_pixels(network)
     planes = (1, -1, 1, 1)
     mean, std = (np.array(v, np.float32) for v in (normalisation.mean, normalisation.std))
     first, centred = _first(network), views - mean.reshape(planes)
@@ -69,6 +72,17 @@ def quantise(network: ModelProto, views: Floats, normalisation: Normalisation) -
     folded = {"layer": layer, "mean": mean.tolist(), "std": std.tolist()}
     helper.set_model_props(quantised, {"folded": json.dumps(folded)})
     return quantised
+
+
+def _must_read_pixels(network: ModelProto) -> None:
+    """Raise ExportError where the first convolution's frame of pixels has no place."""
+    try:
+        take_apart(network)
+    except NotAChain as reason:
+        raise ExportError(
+            f"int8 is for a chain of layers only, whose first one reads the pixels; {reason}. "
+            "Choose --precision fp32, fp16 for a GPU, or int8w for a file of a quarter of the size"
+        ) from reason
 
 
 class _Weights:

@@ -16,7 +16,7 @@ from graphlib import TopologicalSorter
 import onnx
 from onnx import ModelProto, NodeProto, helper
 
-from model_export.errors import ExportError
+from model_export.errors import NotAChain
 from model_export.receptive_field import Window
 
 # What may stand between the views and the classifier; of windows they have none but the two first.
@@ -62,12 +62,12 @@ class Chain:
 
 
 def take_apart(network: ModelProto) -> Chain:
-    """The chain of a network whose graph is one; see the module's head."""
+    """The chain of a network whose graph is one, or NotAChain; see the module's head."""
     data = {network.graph.input[0].name}
     network, unsorted = ModelProto(), network
     network.CopyFrom(unsorted)
     del network.graph.node[:]
-    network.graph.node.extend(_in_order(unsorted))
+    network.graph.node.extend(in_order(unsorted))
     path, constants = [], []
     for node in network.graph.node:
         if data & set(node.input):
@@ -88,30 +88,31 @@ def take_apart(network: ModelProto) -> Chain:
 
 
 def _must_be_a_chain(path: Sequence[NodeProto], given: str) -> None:
-    """Raise ExportError where a graph cannot be taken apart into blocks."""
+    """Raise NotAChain where a graph cannot be taken apart into blocks."""
     kinds = [node.op_type for node in path]
     flat = next((place for place, kind in enumerate(kinds) if kind in FLATTENING), None)
     if "Conv" not in kinds or flat is None:
-        raise ExportError("the network has no convolutions, or nothing that flattens their maps")
-    made, value, pools = {given}, given, 0
+        raise NotAChain("the network has no convolutions, or nothing that flattens their maps")
+    made, value = {given}, given
     for node in path:
         if made & set(node.input) != {value}:
-            raise ExportError(
+            raise NotAChain(
                 f"the network is no chain of layers: {node.op_type} ({node.output[0]}) takes "
                 "something else than what the layer before it gives"
             )
         value = node.output[0]
         made.add(value)
+    pools = 1  # since the last convolution; none may stand before the first
     for node in path[:flat]:
         if node.op_type not in LAYERS:
-            raise ExportError(f"a network with {node.op_type} among its convolutions is not known")
+            raise NotAChain(f"{node.op_type} stands among the convolutions of the network")
         pools = {"Conv": 0, "MaxPool": pools + 1}.get(node.op_type, pools)
         settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         own = settings.get("ceil_mode") or settings.get("auto_pad", b"NOTSET") != b"NOTSET"
         if own or set(settings.get("dilations", [1])) != {1} or pools > 1:
-            raise ExportError(
+            raise NotAChain(
                 f"{node.op_type} ({node.output[0]}) rounds its windows up, pads by itself, is "
-                "dilated, or follows another pooling; such layers are not known"
+                "dilated, or is a pooling that follows no convolution"
             )
 
 
@@ -133,7 +134,7 @@ def framed(part: Part, values: tuple[int, ...]) -> tuple[Part, Part]:
     )
 
 
-def _in_order(network: ModelProto) -> list[NodeProto]:
+def in_order(network: ModelProto) -> list[NodeProto]:
     """The nodes, each after those whose outputs it takes; converters append theirs at the end."""
     makers = {name: place for place, node in enumerate(network.graph.node) for name in node.output}
     needs = {

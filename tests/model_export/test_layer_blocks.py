@@ -1,4 +1,7 @@
-"""A network's graph, taken apart: whatever order its nodes stand in, and only if it is a chain."""
+"""A network's graph, taken apart: whatever order its nodes stand in, and only if it is a chain.
+
+What is none is served as it is, its ten views one by one.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
-from model_export.errors import ExportError
-from model_export.graph import CROPS, serving_graph
+from model_export.crops import Floats, Pixels, planes_of, ten_crops
+from model_export.errors import ExportError, NotAChain
+from model_export.graph import CROPS, crops_of, serving_graph, unshared
 from model_export.layer_blocks import take_apart
 from model_export.precision import PRECISIONS
-from model_export.variants import IMAGENET
-from tests.support.networks import Layer, logits, maps_of, noise
+from model_export.variants import IMAGENET, VARIANTS, Normalisation
+from tests.support.networks import Layer, logits, maps_of, noise, session
+
+CAFFE = VARIANTS["caffe"].normalisation
 
 LAYERS = [
     Layer(3, 11, 4, (2, 2, 2, 2), pool=(3, 2, 0)),
@@ -81,6 +87,14 @@ def _pooling_twice(network: ModelProto) -> None:
     nodes.insert(place + 1, again)
 
 
+def _pooling_first(network: ModelProto) -> None:
+    """The crops' places in what comes out of it would have to be counted from there."""
+    nodes = network.graph.node
+    pool = helper.make_node("MaxPool", [nodes[0].input[0]], ["pooled"], kernel_shape=[1, 1])
+    nodes[0].input[0] = "pooled"
+    nodes.insert(0, pool)
+
+
 def _no_convolution(network: ModelProto) -> None:
     nodes = network.graph.node
     for node in [node for node in nodes if node.op_type != "Reshape"]:
@@ -97,9 +111,13 @@ def _no_convolution(network: ModelProto) -> None:
         (_setting("Conv", dilations=[2, 2]), "Conv"),
         (_setting("Conv", auto_pad="SAME_UPPER"), "Conv"),
         (_pooling_twice, "MaxPool"),
+        (_pooling_first, "follows no convolution"),
         (_no_convolution, "no convolution"),
     ],
-    ids=["residual", "averaging", "ceiling", "dilated", "auto_pad", "two poolings", "none"],
+    ids=[
+        *("residual", "averaging", "ceiling", "dilated", "auto_pad"),
+        *("two poolings", "pooling first", "none"),
+    ],
 )
 def test_a_network_that_cannot_be_taken_apart_is_refused(
     change: Callable[[ModelProto], None], words: str
@@ -107,8 +125,63 @@ def test_a_network_that_cannot_be_taken_apart_is_refused(
     network = maps_of(LAYERS)
     change(network)
 
-    with pytest.raises(ExportError, match=words):
+    with pytest.raises(NotAChain, match=words):
         take_apart(network)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_residual, _averaging, _pooling_twice, _pooling_first],
+    ids=["residual", "averaging", "two poolings", "pooling first"],
+)
+@pytest.mark.parametrize("normalisation", [IMAGENET, CAFFE], ids=["RGB", "BGR"])
+def test_a_network_that_is_no_chain_sees_the_ten_views_as_it_is(
+    change: Callable[[ModelProto], None], normalisation: Normalisation
+) -> None:
+    """Against the network alone, on views that numpy cut; whatever order its nodes stand in."""
+    network = maps_of(LAYERS)
+    change(network)
+    images, nodes = noise(2), list(network.graph.node)
+    expected = _one_by_one(network, images, normalisation)
+    del network.graph.node[:]
+    network.graph.node.extend(reversed(nodes))
+
+    model = serving_graph(network, side=224, normalisation=normalisation)
+
+    assert crops_of(model) == {"ten": 10, "one": 1}
+    assert len({view.tobytes() for view in expected[0]}) == 10
+    assert np.allclose(logits(model, images, CROPS["ten"]), expected, rtol=1e-5)
+    assert np.allclose(logits(model, images, CROPS["one"])[:, 0], expected[:, 4], rtol=1e-5)
+
+
+def test_a_serving_graph_tells_why_its_crops_share_nothing() -> None:
+    chain, residual = maps_of(LAYERS), maps_of(LAYERS)
+    _residual(residual)
+
+    assert unshared(_served(chain)) == ""
+    assert "Add (sum)" in unshared(_served(residual))
+    between = serving_graph(maps_of(LAYERS, side=227), side=227, normalisation=IMAGENET)
+    assert "begin between" in unshared(between)
+
+
+def test_a_network_that_is_no_chain_has_no_8_bit_form_and_learns_what_to_choose() -> None:
+    network = maps_of(LAYERS)
+    _residual(network)
+
+    with pytest.raises(ExportError, match=r"no chain.*--precision fp32.*int8w"):
+        PRECISIONS["int8"].convert(network, np.zeros((1, 3, 224, 224), np.float32), IMAGENET)
+
+
+def _one_by_one(network: ModelProto, images: Pixels, normalisation: Normalisation) -> Floats:
+    """The logits of every view, float32 (N, 10, classes): of each image in a run of its own."""
+    mean, std = (
+        np.array(values, np.float32).reshape(-1, 1, 1)
+        for values in (normalisation.mean, normalisation.std)
+    )
+    given = network.graph.input[0].name
+    run = session(network).run
+    planes = (planes_of(ten_crops(images, 224), normalisation) - mean) / std
+    return np.stack([run(None, {given: views})[0] for views in planes])
 
 
 def _served(network: ModelProto) -> ModelProto:
