@@ -37,14 +37,15 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
-from model_export.alexnet import AlexNet, Ranks
+from model_export.alexnet import FULL, AlexNet, Ranks
 from model_export.errors import WeightsUnusable
 from model_export.variants import Normalisation, Variant, Weights
 
 StateDict = dict[str, Tensor]
-LAST_BIAS = "classifier.6.bias"  # fc8 stands at this place in every variant
+# Batch normalisation counts its training steps, as a whole number; no answer depends on it.
+COUNTER = ".num_batches_tracked"
 
 
 def read(path: Path) -> StateDict:
@@ -67,8 +68,12 @@ def build(variant: Variant, state: Mapping[str, Tensor], *, source: str) -> Alex
     off the tensors' shapes.  Raises WeightsUnusable naming every key that does not fit.
     """
     state = {variant.rename(_unwrapped(key)): tensor for key, tensor in state.items()}
-    network = variant.build(_classes(variant, state, source), _planes(state), _ranks(state))
-    expected = network.state_dict()
+    state = {key: tensor for key, tensor in state.items() if not key.endswith(COUNTER)}
+    conv1, last_bias = _landmarks(variant)
+    classes = _classes(variant, state, last_bias, source)
+    network = variant.build(classes, _planes(state, conv1), _ranks(state))
+    whole = network.state_dict()
+    expected = {key: tensor for key, tensor in whole.items() if not key.endswith(COUNTER)}
     problems = [
         *(f"{key} is missing" for key in expected if key not in state),
         *(f"{key} is not part of {variant.name}" for key in state if key not in expected),
@@ -89,7 +94,7 @@ def build(variant: Variant, state: Mapping[str, Tensor], *, source: str) -> Alex
             f"{source} does not fit the variant {variant.name}: {'; '.join(problems[:6])}{more}. "
             "Choose another --variant, or other weights with --weights PATH"
         )
-    network.load_state_dict({key: state[key].float() for key in expected})
+    network.load_state_dict(whole | {key: state[key].float() for key in expected})
     return network.eval()
 
 
@@ -253,7 +258,8 @@ def _unfold(state: StateDict, layer: str, mean: list[float], std: list[float]) -
     weight, bias = f"{layer}.weight", f"{layer}.bias"
     planes = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
     by_plane = state[weight].double()  # (out, planes, rows, columns), for pixels
-    state[bias] = (state[bias] + torch.einsum("oikl,i->o", by_plane, planes[0])).float()
+    if bias in state:  # a layer without one has one in the graph only
+        state[bias] = (state[bias] + torch.einsum("oikl,i->o", by_plane, planes[0])).float()
     state[weight] = (by_plane * planes[1].reshape(-1, 1, 1)).float()
 
 
@@ -274,7 +280,8 @@ def _bad_normalisation(path: Path) -> WeightsUnusable:
 
 def _is_parameter(name: str) -> bool:
     """Whether an initialiser is a weight, and not a scale, a shape or a constant of the graph."""
-    return name.endswith((".weight", ".bias", ".u", ".v", "_w_0", "_b_0"))
+    of_layers = (".weight", ".bias", ".u", ".v", ".running_mean", ".running_var")
+    return name.endswith((*of_layers, "_w_0", "_b_0"))
 
 
 def _unwrapped(key: str) -> str:
@@ -282,20 +289,30 @@ def _unwrapped(key: str) -> str:
     return key.removeprefix("module.")
 
 
-def _classes(variant: Variant, state: Mapping[str, Tensor], source: str) -> int:
-    bias = state.get(LAST_BIAS)
+def _landmarks(variant: Variant) -> tuple[str, str]:
+    """Our names of the first convolution's weight, whose shape counts the planes, and of the last
+    layer's bias, which counts the classes."""
+    with torch.device("meta"):  # shapes without numbers
+        network = variant.build(1, 3, FULL)
+    layers = network.named_modules()
+    conv1 = next(name for name, layer in layers if isinstance(layer, nn.Conv2d))
+    return f"{conv1}.weight", f"classifier.{len(network.classifier) - 1}.bias"
+
+
+def _classes(variant: Variant, state: Mapping[str, Tensor], last_bias: str, source: str) -> int:
+    bias = state.get(last_bias)
     if bias is None or bias.ndim != 1:
         raise WeightsUnusable(
-            f"{source} does not fit the variant {variant.name}: {LAST_BIAS} is missing, "
+            f"{source} does not fit the variant {variant.name}: {last_bias} is missing, "
             f"so its classes cannot be counted; it holds {', '.join(list(state)[:4]) or 'nothing'}"
             "... Choose another --variant, or other weights with --weights PATH"
         )
     return len(bias)
 
 
-def _planes(state: Mapping[str, Tensor]) -> int:
-    conv1 = state.get("features.0.weight", state.get("features.1.weight"))
-    return int(conv1.shape[1]) if conv1 is not None and conv1.ndim == 4 else 3
+def _planes(state: Mapping[str, Tensor], conv1: str) -> int:
+    weight = state.get(conv1)
+    return int(weight.shape[1]) if weight is not None and weight.ndim == 4 else 3
 
 
 def _ranks(state: Mapping[str, Tensor]) -> Ranks:

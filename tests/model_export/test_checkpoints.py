@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from model_export import alexnet, checkpoints, crops, export
 from model_export.errors import WeightsUnusable
 from model_export.variants import VARIANTS, Normalisation, Weights
+from tests.support.residual import RESIDUAL, learned
 
 OWT = VARIANTS["owt"]
 PLACES = (0, 3, 6, 8, 10)  # of torchvision's convolutions
@@ -157,6 +158,46 @@ def test_a_file_stored_in_8_bit_reads_back_within_its_scale(
     for key, tensor in state.items():
         scale = tensor.abs().max().item() / 127
         assert (found[key] - tensor).abs().max().item() <= scale / 2 * 1.01, key
+
+
+@pytest.mark.parametrize("counters", ["with counters", "without counters"])
+def test_batch_normalisation_keeps_its_statistics_and_needs_no_counter(
+    counters: str, tmp_path: Path
+) -> None:
+    """Its last layer and its first convolution stand elsewhere than an AlexNet's, too."""
+    expected = learned(5).state_dict()
+    counted = {key for key in expected if key.endswith(checkpoints.COUNTER)}
+    given = {k: t for k, t in expected.items() if counters == "with counters" or k not in counted}
+    torch.save(given, tmp_path / "a.pth")
+
+    network = checkpoints.build(RESIDUAL, checkpoints.read(tmp_path / "a.pth"), source="a.pth")
+
+    found = network.state_dict()
+    assert len(counted) == 5
+    assert network.classes == 5
+    assert [
+        key for key in found if key not in counted and (found[key] != expected[key]).any()
+    ] == []
+
+
+def test_the_statistics_of_batch_normalisation_are_not_left_to_chance() -> None:
+    lacking = dict(learned(5).state_dict())
+    del lacking["features.1.running_mean"]
+
+    with pytest.raises(WeightsUnusable, match=r"features\.1\.running_mean is missing"):
+        checkpoints.build(RESIDUAL, lacking, source="a.pth")
+
+
+def test_an_exported_file_with_batch_normalisation_is_a_whole_checkpoint(tmp_path: Path) -> None:
+    network = learned(5)
+    images = crops.load_images(limit=7)[:2]
+    model = export.build_model(network, RESIDUAL, precision="fp32", calibration=images)
+    export.write(model, tmp_path / "a.onnx", check=lambda file: None)
+
+    found = checkpoints.read(tmp_path / "a.onnx")
+
+    counted = {k: t for k, t in network.state_dict().items() if k.endswith(checkpoints.COUNTER)}
+    assert _same(found | counted, network.state_dict())
 
 
 def test_a_missing_key_is_named(state: dict[str, Tensor]) -> None:

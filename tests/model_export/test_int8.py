@@ -212,6 +212,20 @@ def test_a_file_in_8_bit_reads_back_within_its_steps(kind: str, tmp_path: Path) 
             assert steps.square().mean().sqrt().item() < 0.5, key
 
 
+def test_a_first_convolution_without_a_bias_reads_back_without_one(tmp_path: Path) -> None:
+    """In the file it has one, which takes the mean off the pixels."""
+    network = _small("one column")
+    conv1 = network.features[0]
+    assert isinstance(conv1, nn.Conv2d)
+    conv1.bias = None
+    onnx.save(_quantised(export.to_onnx(network, 224), IMAGENET), tmp_path / "a.onnx")
+
+    found = checkpoints.read(tmp_path / "a.onnx")
+
+    assert found.keys() == network.state_dict().keys()
+    assert torch.allclose(found["features.0.weight"], conv1.weight, atol=0.05)
+
+
 # ---- the rounding
 
 
