@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model_export.errors import ExportError, WeightsUnusable
+from model_export.variants import VARIANTS
 
 if TYPE_CHECKING:
     from model_export.alexnet import AlexNet
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from model_export.variants import Variant
     from model_export.verify import Agreement
 
-# The names of the tables' rows, for the help; torch takes seconds to import, so the tables
-# themselves are read only when there is work.  A test holds the two together.
-VariantName = enum.StrEnum("VariantName", ["owt", "paper", "caffe", "d2l"])
+VariantName = enum.StrEnum("VariantName", list(VARIANTS))  # type: ignore[misc]  # not a literal
+# The names of the table's rows, for the help; torch takes seconds to import, so the table itself
+# is read only when there is work.  A test holds the two together.
 PrecisionName = enum.StrEnum("PrecisionName", ["fp32", "fp16", "int8", "int8w"])
 
 app = typer.Typer(add_completion=False)
@@ -93,7 +94,6 @@ def _export(
     record_file: Path | None,
 ) -> None:
     from model_export import checkpoints, crops, export, graph, verify
-    from model_export.variants import VARIANTS
 
     variant = VARIANTS[variant_name]
     with console.status("reading the weights") as status:

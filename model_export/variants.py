@@ -2,16 +2,19 @@
 What is known about each network called AlexNet: how its images are prepared, where its
 published weights are, how good their source says they are and how good we found them.
 
-A new variant is a new row of ``VARIANTS``.
+A new variant is a new row of ``VARIANTS``.  The commands read their choices here, so nothing in
+this module imports torch, which takes seconds.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal
 
-from model_export import alexnet
+if TYPE_CHECKING:
+    from model_export.alexnet import AlexNet, Builder, Ranks
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,15 @@ class Variant:
     """One row: a network, its crops, its normalisation and its weights."""
 
     name: str
-    build: alexnet.Builder
+    build: Builder
     side: int  # pixels; ten crops of this size are taken from the 256 x 256 square
     normalisation: Normalisation
     weights: Weights | None
     source: str
     # Other people's parameter names, as (pattern, replacement): theirs -> ours.
     aliases: tuple[tuple[str, str], ...] = field(default=())
+    # Whether its random numbers ask for a lower rate where classes are few: model_training/fit.py.
+    slow_with_few: bool = True
 
     def rename(self, key: str) -> str:
         """Our name of a parameter that another publisher calls ``key``."""
@@ -54,6 +59,18 @@ class Variant:
             if count:
                 break
         return key
+
+
+def built_by(place: str) -> Builder:
+    """A network's builder by its place in this package, ``module:function``; the module is
+    imported when a network is built."""
+    module, _, function = place.partition(":")
+
+    def build(classes: int = 1000, channels: int = 3, ranks: Ranks = (None, None, None)) -> AlexNet:
+        builder: Builder = getattr(import_module(f"model_export.{module}"), function)
+        return builder(classes, channels, ranks)
+
+    return build
 
 
 def _scaled(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -90,7 +107,7 @@ _D2L_LAYERS = {
 VARIANTS: dict[str, Variant] = {
     "owt": Variant(
         name="owt",
-        build=alexnet.owt,
+        build=built_by("alexnet:owt"),
         side=224,
         normalisation=IMAGENET,
         weights=Weights(
@@ -112,7 +129,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "paper": Variant(
         name="paper",
-        build=alexnet.paper,
+        build=built_by("alexnet:paper"),
         side=224,
         normalisation=Normalisation(IMAGENET_MEAN, (1.0, 1.0, 1.0)),
         weights=None,
@@ -120,7 +137,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "caffe": Variant(
         name="caffe",
-        build=alexnet.caffe,
+        build=built_by("alexnet:caffe"),
         side=227,
         normalisation=Normalisation(CAFFE_MEAN, (1.0, 1.0, 1.0), planes="BGR"),
         weights=Weights(
@@ -148,7 +165,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "d2l": Variant(
         name="d2l",
-        build=alexnet.d2l,
+        build=built_by("alexnet:d2l"),
         side=224,
         normalisation=Normalisation((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
         weights=None,
@@ -157,6 +174,7 @@ VARIANTS: dict[str, Variant] = {
             (rf"^(net\.)?{theirs}\.(weight|bias)$", rf"{ours}.\2")
             for theirs, ours in _D2L_LAYERS.items()
         ),
+        slow_with_few=False,  # the book's are Xavier's, and its biases are not 1
     ),
 }
 

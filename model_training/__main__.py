@@ -20,10 +20,12 @@ import typer
 from rich.console import Console
 
 from model_export.errors import ExportError
+from model_export.variants import VARIANTS
 from model_training.errors import RunUnusable, Stopped, TrainingError
 
+VariantName = enum.StrEnum("VariantName", list(VARIANTS))  # type: ignore[misc]  # not a literal
+PUBLISHED = ", ".join(name for name, variant in VARIANTS.items() if variant.weights)
 # The names of the tables' rows, for the help: reading the tables takes torch, and seconds.
-VariantName = enum.StrEnum("VariantName", ["owt", "paper", "caffe", "d2l"])
 DeviceName = enum.StrEnum("DeviceName", ["auto", "cuda", "cpu"])
 PrecisionName = enum.StrEnum("PrecisionName", ["auto", "fp32", "bf16", "fp16"])
 Frozen = enum.StrEnum("Frozen", ["none", "features"])
@@ -47,7 +49,7 @@ def train(
     ] = 0.2,
     weights: Annotated[
         str | None,
-        typer.Option(help="Begin with these: owt, caffe (published), .pth, .safetensors, .onnx."),
+        typer.Option(help=f"Begin with these: {PUBLISHED} (published), .pth, .safetensors, .onnx."),
     ] = None,
     variant: Annotated[
         VariantName | None,

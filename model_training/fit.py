@@ -122,11 +122,11 @@ def _rate(start: Start, classes: int) -> float:
     A step on the last layer moves the logits by rate |h|^2 (p - y), h its 4096 inputs, which the
     biases of 1 make large.  The curvature, |h|^2 / classes as long as all are equally likely, is a
     hundred times the paper's with 10 classes instead of 1000: there 0.01 makes the loss jump to 20
-    and the network die.  ``d2l``'s random numbers have no such h.
+    and the network die.  A row says where the random numbers have no such h.
     """
     if start.source:
         return TUNING_RATE
-    return 0.01 if start.variant.name == "d2l" else 0.01 * min(1.0, classes / MANY)
+    return 0.01 * min(1.0, classes / MANY) if start.variant.slow_with_few else 0.01
 
 
 def _decode(

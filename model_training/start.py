@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model_export import checkpoints
-from model_export.alexnet import AlexNet
+from model_export.alexnet import AlexNet, LowRankLinear
 from model_export.errors import WeightsUnusable
 from model_export.export import normalisation_of
 from model_export.variants import VARIANTS, Variant
@@ -96,7 +96,10 @@ def preparation(start: Start) -> str:
 
 def _last_layer(network: AlexNet, classes: int) -> nn.Linear:
     """Put a new fc8, a full matrix, in the place of the old one."""
-    layer = nn.Linear(4096, classes)
+    old = network.classifier[-1]
+    weight = old.v if isinstance(old, LowRankLinear) else old.weight  # (any, inputs)
+    assert isinstance(weight, Tensor)
+    layer = nn.Linear(weight.shape[1], classes)
     nn.init.normal_(layer.weight, std=0.01)
     nn.init.zeros_(layer.bias)
     network.classifier[-1] = layer

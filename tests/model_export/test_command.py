@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from model_export.variants import VARIANTS, Normalisation
 from service.inference.engine import Engine
 from tests.support.commands import here
 from tests.support.networks import SMALL
+from tests.support.servers import PATIENCE, ROOT
 
 NAMES = ["daisy", "dandelion", "rose", "sunflower", "tulip \N{TULIP}"]
 
@@ -176,6 +178,16 @@ def test_classes_that_are_not_imagenets_need_names(folder: Path, tmp_path: Path)
 @pytest.mark.parametrize("wrong", [["--variant", "vgg"], [], ["--variant", "owt", "--speed", "1"]])
 def test_a_wrong_command_line_is_status_2(wrong: list[str]) -> None:
     assert _run(*wrong).returncode == 2
+
+
+def test_the_commands_know_their_choices_without_pytorch() -> None:
+    """Its import takes seconds, which help and mistakes need not wait for."""
+    commands = "import sys, model_export.__main__, model_training.__main__"
+    program = f"{commands}; sys.exit('torch' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=PATIENCE)
+
+    assert done.returncode == 0
 
 
 def test_the_commands_choices_are_the_tables_rows() -> None:

@@ -25,6 +25,7 @@ from model_training import fit
 from model_training.fit import Wishes
 from model_training.start import from_nothing, from_weights
 from tests.support.commands import alexnet as run_alexnet
+from tests.support.residual import RESIDUAL, learned
 from tests.support.servers import PATIENCE, ROOT, serving
 from tests.support.trainings import write_digits
 
@@ -47,6 +48,18 @@ def test_the_last_layer_begins_anew_for_other_classes(bundled_model: Path) -> No
     assert not ours["classifier.6.bias"].any()
     assert start.fresh == (start.network.classifier[-1],)
     assert "ImageNet" in start.licence
+
+
+def test_a_new_last_layer_takes_what_the_old_one_took(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(VARIANTS, "residual", RESIDUAL)
+    torch.save(learned(10).state_dict(), tmp_path / "residual.pth")
+
+    start = from_weights(str(tmp_path / "residual.pth"), "residual", 3, seed=0)
+
+    assert start.network.state_dict()["classifier.0.weight"].shape == (3, 16)
+    assert start.network(torch.zeros(1, 3, 224, 224)).shape == (1, 3)
 
 
 def test_the_last_layer_is_kept_for_as_many_classes(bundled_model: Path) -> None:

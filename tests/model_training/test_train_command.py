@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from model_training.errors import RunUnusable, Stopped
 from model_training.fit import Wishes
 from model_training.run import Run
 from model_training.signals import Watch
+from model_training.start import from_nothing
 from tests.support.networks import SMALL
 from tests.support.servers import PATIENCE, ROOT
 from tests.support.trainings import write_digits
@@ -342,6 +344,15 @@ def test_a_missing_package_is_one_sentence_that_names_the_extra(
 def test_the_names_in_the_help_are_those_of_the_tables() -> None:
     assert {v.value for v in command.VariantName} == set(VARIANTS)
     assert {p.value for p in command.PrecisionName} - {"auto"} == set(command_kinds())
+
+
+@pytest.mark.parametrize(("slow", "rate"), [(True, 0.0002), (False, 0.01)])
+def test_two_classes_begin_slowly_unless_the_variants_row_says_otherwise(
+    slow: bool, rate: float
+) -> None:
+    start = from_nothing(replace(SMALL, slow_with_few=slow), 2, np.zeros(3), seed=0)
+
+    assert fit._rate(start, 2) == rate
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
