@@ -546,6 +546,36 @@ def test_headers_may_be_as_large_as_the_setting_says(live: Live, lines: int) -> 
             assert answer.status == 200 or answer.code == "headers_too_large"
 
 
+@pytest.mark.parametrize(("more", "status"), [(0, 200), (1, 431)])
+def test_a_request_may_have_256_header_fields(client: Client, more: int, status: int) -> None:
+    """Each costs far more memory than its five bytes; Host is one of them."""
+    fields = ["a:"] * (255 + more)
+
+    answer = client.asked(get("/livez", *fields))
+
+    assert answer.status == status
+    assert status == 200 or (answer.code == "headers_too_large" and b"256" in answer.body)
+
+
+@pytest.mark.parametrize(("more", "status"), [(0, 415), (1, 431)])
+def test_trailers_count_as_header_fields(client: Client, more: int, status: int) -> None:
+    """The two fields of the head, and 254 behind the body."""
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    trailers = b"a:\r\n" * (254 + more)
+
+    answer = client.asked(head + b"1\r\na\r\n0\r\n" + trailers + b"\r\n")
+
+    assert answer.status == status
+    assert status == 415 or (answer.code == "headers_too_large" and b"256" in answer.body)
+
+
+def test_the_next_requests_fields_are_counted_anew(client: Client) -> None:
+    """200 and 200 of them on one connection."""
+    data = get("/livez", *["a:"] * 200)
+
+    assert [client.asked(data).status, client.asked(data).status] == [200, 200]
+
+
 @pytest.mark.parametrize(
     ("start", "more"),
     [
