@@ -777,6 +777,23 @@ def test_a_client_is_told_to_continue_only_if_its_body_is_wanted(
     assert answer.status == (200 if heard else 404)
 
 
+def test_a_bad_chunk_behind_an_expectation_is_400_and_nothing_else() -> None:
+    """In one segment: to say `100 Continue` after the refusal raised, and counted as a 500."""
+    heard: list[str] = []
+
+    async def hearing(scope: Scope, receive: Receive, send: Send) -> None:
+        heard.append((await receive())["type"])
+
+    head = (
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+    )
+    with carrying(hearing) as carried, Client(carried.port) as client:
+        refused(client, head.encode() + b"no chunk\r\n", 400, "request_malformed")
+        until(lambda: not carried.server.server_state.tasks)
+
+    assert heard == ["http.disconnect"]
+
+
 # Bodies
 
 

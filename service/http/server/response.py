@@ -83,4 +83,5 @@ class Cycle(RequestResponseCycle):
         """Tell the application that its client is gone."""
         if not self.response_complete:
             self.disconnected = True
+        self.waiting_for_100_continue = False  # all has been said, or nobody is there
         self.message_event.set()
