@@ -1195,6 +1195,78 @@ def test_an_application_that_raises_is_500_in_the_one_shape(
     assert "on purpose" in caplog.text
 
 
+async def breaking_off(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that fails in the middle of its answer."""
+    headers = [(b"content-length", b"100")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    raise RuntimeError("on purpose")
+
+
+@pytest.fixture
+def broken_off(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Carried, Client]]:
+    """A connection whose answer broke off while its body was being sent, with 5 s to linger."""
+    logger = logging.getLogger("uvicorn.error")  # apart from the servers that must have no fault
+    monkeypatch.setattr(logger, "propagate", False)
+    with (
+        carrying(breaking_off, clock=Clock(), linger=5) as carried,
+        Client(carried.port) as client,
+    ):
+        client.send(post("/", bytes(1000))[:-10])
+        assert client._file.readline().startswith(b"HTTP/1.1 200 ")
+        until(lambda: not carried.server.server_state.tasks)
+        yield carried, client
+
+
+def test_who_is_answered_in_part_and_does_not_finish_is_cut_off(
+    broken_off: tuple[Carried, Client],
+) -> None:
+    """As one that is answered in full."""
+    carried, _ = broken_off
+    carried.pass_by(4)
+    assert carried.connections
+
+    carried.pass_by(1)
+
+    until(lambda: not carried.connections)
+
+
+def test_who_is_answered_in_part_and_leaves_is_let_go_at_once(
+    broken_off: tuple[Carried, Client],
+) -> None:
+    """Its end was taken for that of a client who waits, which had no deadline."""
+    carried, client = broken_off
+
+    client.leave()
+
+    until(lambda: not carried.connections)
+
+
+def test_what_was_sent_ahead_of_an_answer_that_broke_off_is_not_worked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its answer would pass for the rest of that one."""
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "propagate", False)
+    started: list[str] = []
+
+    async def breaking_off_late(scope: Scope, receive: Receive, send: Send) -> None:
+        started.append(scope["path"])
+        await read.wait()
+        await breaking_off(scope, receive, send)
+
+    read = asyncio.Event()
+    with carrying(breaking_off_late) as carried, Client(carried.port) as client:
+        data = get("/1") + post("/2", bytes(1000))[:-10]
+        client.send(data)
+        carried.heard.until_read(client, len(data))
+        carried.server.servers[0].get_loop().call_soon_threadsafe(read.set)
+        assert client._file.readline().startswith(b"HTTP/1.1 200 ")
+        while client._file.readline().strip():
+            pass
+        assert client.closed()
+
+    assert started == ["/1"]
+
+
 # TLS
 
 

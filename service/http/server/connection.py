@@ -167,6 +167,9 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close after an answer; while the body is still being sent, only later."""
+        running = self.pipeline.running
+        if running is not None and not running.response_complete:  # it broke off
+            self.pipeline.give_up()
         if self._requests.phase is Phase.BODY and not self._ended:
             self._linger()
         else:

@@ -64,6 +64,11 @@ class Pipeline:
         elif self.newest in self._waiting:
             self._waiting.remove(self.newest)
 
+    def give_up(self) -> None:
+        """The running one broke off its answer: nothing can follow that."""
+        self.leave()
+        self.finish()
+
     def leave(self) -> None:
         """The client is gone: nobody need work for it."""
         for cycle in (self.running, *self._waiting):
