@@ -35,7 +35,7 @@ config = {
         "cwd": image.get("WorkingDir") or "/",
         "capabilities": {},
         "noNewPrivileges": True,
-        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 8192, "hard": 8192}],
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 16384, "hard": 16384}],
     },
     "root": {"path": given.root, "readonly": True},
     "mounts": [

@@ -144,7 +144,7 @@ start() {
     if [[ $tool == docker ]]; then
         # As in compose.yaml.
         container=$(docker run --detach --read-only --tmpfs /tmp:size=64m,mode=1777,noexec,nosuid,nodev --cap-drop ALL \
-            --security-opt no-new-privileges:true --pids-limit 1024 --memory 3g --ulimit nofile=8192 \
+            --security-opt no-new-privileges:true --pids-limit 1024 --memory 3g --ulimit nofile=16384 \
             -p 127.0.0.1::8000 "$@" "$image")
         address=$(docker port "$container" 8000/tcp | head -n 1)
     else

@@ -217,7 +217,7 @@ def test_composes_limits_leave_room_for_the_services_own(name: str) -> None:
     held = settings.max_uploads + 16 * settings.max_decoding_pixels  # bytes a pixel, at most
 
     assert int(service["stop_grace_period"].removesuffix("s")) > settings.shutdown_timeout
-    assert service["ulimits"]["nofile"] > settings.max_connections + 64
+    assert service["ulimits"]["nofile"] >= 2 * settings.max_connections + 384  # within_file_limit
     assert held < gibibytes * 2**30
     assert service["memswap_limit"] == service["mem_limit"]
 

@@ -1160,7 +1160,7 @@ def test_the_admin_port_is_for_few_and_the_longest_idle_goes(crowded: tuple[int,
 
 
 def test_the_limit_of_open_files_is_raised_or_heeded() -> None:
-    """1000 connections: as far as the hard limit lets us, with a warning where it does not."""
+    """1000 connections of two files: as far as the hard limit lets us, or with a warning."""
     program = (
         "import resource, logging, sys\n"
         "logging.basicConfig(stream=sys.stdout, format='%(levelname)s')\n"
@@ -1173,7 +1173,7 @@ def test_the_limit_of_open_files_is_raised_or_heeded() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
 
-    assert done.stdout.splitlines() == ["1000 1320", "WARNING", "150 300"]
+    assert done.stdout.splitlines() == ["1000 2384", "WARNING", "75 300"]
 
 
 # Our own faults

@@ -18,9 +18,12 @@ logger = logging.getLogger("service")
 
 # Connections over the limit of a port that are told so, at a time; others are cut off.
 REFUSED: Final = 64
-# Open files beside the main port's connections: those of the admin port, 64 refused on each, and
-# 128 sockets, logs and libraries.
-SPARE_FILES: Final = 320
+# Open files of a connection: its socket, and the file that it is answered with, such as one of the
+# page.  With one each, 400 connections that asked for files met EMFILE, and a probe was reset.
+FILES_EACH: Final = 2
+# Open files beside the main port's connections: those of the admin port's 64, one for each of 64
+# refused on either port, and 128 sockets, logs and libraries.
+SPARE_FILES: Final = 384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,7 @@ class Crowd:
 def within_file_limit(connections: int) -> int:
     """Raise the soft limit of open files as far as needed; returns the connections that it allows,
     at least one, and warns if these are fewer."""
-    needed = connections + SPARE_FILES
+    needed = FILES_EACH * connections + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return connections
@@ -110,7 +113,7 @@ def within_file_limit(connections: int) -> int:
     if soft >= needed:
         return connections
     # With few files, half of them are spare.
-    allowed = max(1, soft - min(SPARE_FILES, soft // 2))
+    allowed = max(1, (soft - min(SPARE_FILES, soft // 2)) // FILES_EACH)
     logger.warning(
         "only %d files may be open, so at most %d connections are held instead of %d; "
         "raise the limit (ulimit -n, LimitNOFILE, --ulimit nofile) to %d",
