@@ -24,14 +24,12 @@ from collections.abc import Sequence
 
 from service.http.server.connection import Connection
 from service.http.server.limits import REFUSED, Crowd, Limits, within_file_limit
-from service.http.server.parser import STEP
 from service.http.server.pipeline import PIPELINE
 from service.http.server.tls import greet_within_limits
 
 __all__ = [
     "PIPELINE",
     "REFUSED",
-    "STEP",
     "Connection",
     "Limits",
     "greet_within_limits",

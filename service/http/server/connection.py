@@ -321,7 +321,8 @@ class Connection(asyncio.Protocol):
                 self._close()
                 return
             self.pipeline.withdraw()
-        words = last_words(error, [*self._state.default_headers, *self.headers])
+        headers = [*self._state.default_headers, *self.headers]
+        words = last_words(error, headers, method=self._requests.method)
         if self.pipeline.running is None:
             self._say_last(words)
         else:

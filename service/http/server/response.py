@@ -22,13 +22,12 @@ logger = logging.getLogger("uvicorn.error")
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-def last_words(error: ServiceError, headers: Headers) -> bytes:
-    """A refusal as it is sent, to be followed by nothing."""
+def last_words(error: ServiceError, headers: Headers, *, method: bytes = b"") -> bytes:
+    """A refusal as it is sent, to be followed by nothing; HEAD is answered without a body."""
     answer = refusal(error)
     lines = [b"%s: %s\r\n" % header for header in (*answer.raw_headers, *headers)]
-    return b"".join(
-        [STATUS_LINE[answer.status_code], *lines, b"connection: close\r\n\r\n", bytes(answer.body)]
-    )
+    body = b"" if method == b"HEAD" else bytes(answer.body)
+    return b"".join([STATUS_LINE[answer.status_code], *lines, b"connection: close\r\n\r\n", body])
 
 
 class Cycle(RequestResponseCycle):
