@@ -130,6 +130,7 @@ class Server(uvicorn.Server):
                     keep_alive=settings.keep_alive,
                     max_headers=settings.max_headers,
                     max_connections=server.within_file_limit(settings.max_connections),
+                    max_connections_per_address=settings.max_connections_per_address,
                 ),
                 headers=headers.SECURITY_HEADERS,
                 admin_port=self._state.admin_port,

@@ -44,6 +44,7 @@ OF_THE_PROXY: Final = (
     "keep_alive",
     "max_headers",
     "max_connections",
+    "max_connections_per_address",
     "admin_host",
     "admin_port",
     "ssl_certfile",

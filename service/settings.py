@@ -202,6 +202,12 @@ class Settings(BaseSettings):
         "more the longest idle one is closed, and if none is idle, the newcomer is refused with "
         "503.",
     )
+    max_connections_per_address: int | None = Field(
+        default=None,
+        ge=1,
+        description="Open connections of the main port that one address may hold, IPv6 by /64; "
+        "beyond it is 503. None by default, since all that comes through a proxy has its address.",
+    )
     run_timeout: float = Field(
         default=60.0,
         gt=0.0,

@@ -38,6 +38,7 @@ GROUPS: Final = {
         "max_uploads",
         "max_headers",
         "max_connections",
+        "max_connections_per_address",
         "timeout",
         "body_timeout",
         "header_timeout",
@@ -51,6 +52,7 @@ GROUPS: Final = {
 METAVARS: Final = {
     "threads": "COUNT",
     "max_connections": "COUNT",
+    "max_connections_per_address": "COUNT",
     "max_aspect_ratio": "RATIO",
     "formats": "NAMES",
     "rate_limit": "N/TIME",

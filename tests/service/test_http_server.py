@@ -66,8 +66,10 @@ class Answer:
 class Client:
     """A connection that says what it is told to."""
 
-    def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    def __init__(
+        self, port: int, context: ssl.SSLContext | None = None, *, source: str = "127.0.0.1"
+    ) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE, (source, 0))
         if context is not None:
             self.socket = context.wrap_socket(self.socket)
         self._file = self.socket.makefile("rb")
@@ -1129,6 +1131,127 @@ def test_if_no_connection_is_idle_the_newcomer_is_503(most: str) -> None:
             slow.free.set()
             for each in busy + late:
                 each.leave()
+
+
+OTHER = "127.0.0.2"  # another client's address
+
+
+@pytest.fixture
+def greedy() -> Iterator[tuple[Carried, Slow, list[Client]]]:
+    """All three connections are taken: two by one address, and before those one by another."""
+    if sys.platform != "linux":
+        pytest.skip("has one address for itself")  # all of 127.0.0.0/8 is Linux's
+    slow = Slow()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await (polite if scope["path"] == "/ahead" else slow)(scope, receive, send)
+
+    with carrying(app, max_connections=3) as carried, ExitStack() as stack:
+        clients = []
+        for source in (OTHER, "127.0.0.1", "127.0.0.1"):
+            clients.append(stack.enter_context(Client(carried.port, source=source)))
+            until(lambda: carried.heard.accepted == len(clients))
+        yield carried, slow, clients
+        slow.free.set()
+
+
+def begin(carried: Carried, client: Client, data: bytes) -> None:
+    """Send, until it is read."""
+    client.send(data)
+    carried.heard.until_read(client, len(data))
+
+
+def test_the_address_that_holds_most_loses_its_longest_idle_connection_first(
+    greedy: tuple[Carried, Slow, list[Client]],
+) -> None:
+    """Though another has been idle for longer."""
+    carried, slow, (alone, first, second) = greedy
+    slow.free.set()
+
+    with Client(carried.port, source=OTHER) as newcomer:
+        assert newcomer.asked(get("/new")).status == 200
+
+        assert first.closed()
+        assert alone.asked(get("/alone")).status == 200
+        assert second.asked(get("/second")).status == 200
+
+
+@pytest.mark.parametrize("ahead", [b"", get("/ahead")], ids=["at once", "after a request"])
+def test_one_address_that_never_ends_its_bodies_does_not_keep_others_out(
+    greedy: tuple[Carried, Slow, list[Client]], ahead: bytes
+) -> None:
+    """As 200 empty POSTs did for 20 s; the longest of them goes."""
+    carried, slow, (alone, first, second) = greedy
+    alone.leave()
+    until(lambda: len(carried.connections) == 2)
+    with Client(carried.port) as third:
+        for each in (first, second, third):
+            begin(carried, each, ahead + post("/never", bytes(10))[:-1])
+        if ahead:
+            assert [each.answer() is not None for each in (first, second, third)] == [True] * 3
+            until(lambda: slow.started.count("/never") == 3)
+        with Client(carried.port, source=OTHER) as newcomer:
+            newcomer.send(get("/new"))
+            until(lambda: "/new" in slow.started)
+
+            assert first.closed()
+
+
+def test_uploads_do_not_push_out_those_of_an_address_that_holds_as_many(
+    greedy: tuple[Carried, Slow, list[Client]],
+) -> None:
+    """Two, against one and the newcomer: it is refused, and so is one more of the other address."""
+    carried, slow, clients = greedy
+    for each in clients:
+        begin(carried, each, post("/", bytes(10))[:-1])
+
+    for source in (OTHER, "127.0.0.1"):
+        with Client(carried.port, source=source) as newcomer:
+            refused(newcomer, get("/new"), 503, "overloaded")
+    slow.free.set()
+    for each in clients:
+        each.send(b"a")
+        answer = each.answer()
+        assert answer is not None
+        assert answer.status == 200
+
+
+def test_whoever_waits_for_an_answer_is_not_pushed_out(
+    greedy: tuple[Carried, Slow, list[Client]],
+) -> None:
+    """Whatever its address holds."""
+    carried, slow, (alone, first, second) = greedy
+    alone.leave()
+    until(lambda: len(carried.connections) == 2)
+    with Client(carried.port) as third:
+        for each in (first, second, third):
+            begin(carried, each, post("/busy", bytes(10)))
+        with Client(carried.port, source=OTHER) as newcomer:
+            refused(newcomer, get("/new"), 503, "overloaded")
+        slow.free.set()
+        assert [each.answer() is not None for each in (first, second, third)] == [True] * 3
+
+
+def test_one_address_may_hold_as_many_connections_as_the_setting_says(tiny_model: Path) -> None:
+    """ALEXNET_MAX_CONNECTIONS_PER_ADDRESS: for one more its idle one goes, or it is refused."""
+    if sys.platform != "linux":
+        pytest.skip("has one address for itself")
+    with patient(tiny_model, max_connections_per_address=2) as server, ExitStack() as stack:
+        opened = [stack.enter_context(Client(port_of(server))) for _ in range(2)]
+        for each in opened:
+            assert each.asked(LIVEZ).status == 200
+        third = stack.enter_context(Client(port_of(server)))
+        assert third.asked(LIVEZ).status == 200
+        assert opened[0].closed()
+        for each in (opened[1], third):
+            each.send(post("/v1/predict", image(), "Expect: 100-continue")[:-100])
+            assert each._file.readline().startswith(b"HTTP/1.1 100 ")
+
+        answer = refused(stack.enter_context(Client(port_of(server))), LIVEZ, 503, "overloaded")
+
+        assert b"ALEXNET_MAX_CONNECTIONS_PER_ADDRESS" in answer.body
+        others = stack.enter_context(Client(port_of(server), source=OTHER))
+        assert others.asked(LIVEZ).status == 200
 
 
 @pytest.fixture(scope="module")

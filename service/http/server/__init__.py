@@ -53,7 +53,9 @@ def protocol(
     LimitedConnection.limits = limits
     LimitedConnection.headers = tuple(headers)
     LimitedConnection.crowd = Crowd(
-        limits.max_connections, "try again in 1 s, or raise ALEXNET_MAX_CONNECTIONS on the server"
+        limits.max_connections,
+        "try again in 1 s, or raise ALEXNET_MAX_CONNECTIONS on the server",
+        limits.max_connections_per_address,
     )
     LimitedConnection.admin_crowd = Crowd(
         limits.admin_connections, "this is the admin port, for few; try again in 1 s"

@@ -18,6 +18,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from service.errors import HeadersTooSlow, Overloaded, RequestMalformed, ServiceError
+from service.http.middleware.auth import network_of
 from service.http.server.flow import Flow
 from service.http.server.limits import Crowd, Limits
 from service.http.server.parser import Phase, Request, Requests
@@ -80,7 +81,7 @@ class Connection(asyncio.Protocol):
         else:
             self._crowd = self.crowd
         try:
-            self._crowd.enter(self)
+            self._crowd.enter(self, network_of(self.client[0]) if self.client else "")
         except Overloaded as error:
             if self._greeted and self._crowd.may_refuse(self):
                 self._refuse(error)
@@ -201,8 +202,8 @@ class Connection(asyncio.Protocol):
         """To the application with it, or into the queue."""
         self._stop_waiting()
         cycle = Cycle(request, self, self._state.default_headers, self._app_state.copy())
-        self._crowd.work(self)
         self.pipeline.add(cycle)
+        self._tell_crowd()
         if cycle is not self.pipeline.running:
             self._hold_or_read()
 
@@ -225,6 +226,16 @@ class Connection(asyncio.Protocol):
         cycle.message_event.set()
         if cycle.response_complete:  # we lingered for this
             self._rest()
+        else:
+            self._tell_crowd()
+
+    def _tell_crowd(self) -> None:
+        """Whether the request that is worked on waits for its client, or its client for us."""
+        cycle = self.pipeline.running
+        if cycle is self.pipeline.newest and cycle.more_body:
+            self._crowd.send(self)
+        else:
+            self._crowd.work(self)
 
     # From one request to the next
 
@@ -245,6 +256,7 @@ class Connection(asyncio.Protocol):
             return
         if self.pipeline and not self._lingering:
             self.pipeline.run_next()
+            self._tell_crowd()
             self._hold_or_read()
             if self._unread is not None and not self.flow.held:
                 unread, self._unread = self._unread, None

@@ -2,7 +2,8 @@
 What clients may take, one of them and all together: seconds, bytes, connections, open files.
 
 Each port has a `Crowd` of its own, so that the probes on the admin port get through while every
-connection of the main port is busy.
+connection of the main port is busy.  When all are taken, the address that holds most loses one
+first: 200 empty POSTs from one address, against a limit of 200, would keep everybody out for 20 s.
 """
 
 import logging
@@ -40,6 +41,7 @@ class Limits:
     keep_alive: float
     max_headers: int
     max_connections: int  # of the main port
+    max_connections_per_address: int | None = None  # of those
     admin_connections: int = 64  # of the admin port, beside those
     linger: float = 5.0
     linger_bytes: int = 64 * 2**20
@@ -53,28 +55,88 @@ class Member(Protocol):
         """Make room at once."""
 
 
-class Crowd:
-    """The connections of one port."""
+class Holder:
+    """One address: how many connections it holds, and which of them wait for their client."""
 
-    def __init__(self, most: int, advice: str) -> None:
-        self._idle: OrderedDict[Member, None] = OrderedDict()  # nobody waits on; the oldest first
+    def __init__(self) -> None:
+        self.held = 0
+        # The longest first: those that nobody waits on, and those whose request's body is not here.
+        self.idle: OrderedDict[Member, None] = OrderedDict()
+        self.sending: OrderedDict[Member, None] = OrderedDict()
+
+
+class Ranking:
+    """Some of the addresses, by how many connections they hold."""
+
+    def __init__(self) -> None:
+        self._ranks: dict[Holder, int] = {}
+        self._holders: dict[int, dict[Holder, None]] = {}  # by rank: far fewer than addresses
+
+    def put(self, holder: Holder, rank: int) -> None:
+        """Give an address this rank; none with 0."""
+        before = self._ranks.get(holder, 0)
+        if rank == before:
+            return
+        if before:
+            del self._ranks[holder], self._holders[before][holder]
+            if not self._holders[before]:
+                del self._holders[before]
+        if rank:
+            self._ranks[holder] = rank
+            self._holders.setdefault(rank, {})[holder] = None
+
+    def first(self) -> Holder | None:
+        """The address that holds most; of several the one that has held as many for longest."""
+        return next(iter(self._holders[max(self._holders)])) if self._holders else None
+
+
+class Crowd:
+    """The connections of one port, in all and by address."""
+
+    def __init__(self, most: int, advice: str, most_of_one: int | None = None) -> None:
         self._most = most
         self._advice = advice
-        self._members: set[Member] = set()
+        self._most_of_one = most_of_one
+        self._holders: dict[str, Holder] = {}  # by address
+        self._members: dict[Member, tuple[str, Holder]] = {}
+        self._with_idle, self._with_sending = Ranking(), Ranking()
         self._refused: set[Member] = set()
 
-    def enter(self, newcomer: Member) -> None:
-        """Let one in, in the place of the longest idle one if need be; or raise `Overloaded`."""
-        if len(self._members) >= self._most and self._idle:
-            oldest, _ = self._idle.popitem(last=False)
-            self._members.discard(oldest)
-            oldest.abort()
-        if len(self._members) >= self._most:
-            raise Overloaded(
-                f"all {self._most} connections are busy; {self._advice}", retry_after=1
-            )
-        self._members.add(newcomer)
-        self._idle[newcomer] = None
+    def enter(self, newcomer: Member, address: str) -> None:
+        """Let one in, in the place of another if need be; or raise `Overloaded`."""
+        holder = self._holders.get(address) or Holder()
+        if (loser := self._in_the_way_of(holder)) is not None:
+            self.leave(loser)
+            loser.abort()
+        self._holders[address] = holder  # it may have lost its last one
+        self._members[newcomer] = address, holder
+        holder.held += 1
+        holder.idle[newcomer] = None
+        self._rank(holder)
+
+    def _in_the_way_of(self, holder: Holder) -> Member | None:
+        """Who has to go so that this address may hold one more; raises `Overloaded` if nobody."""
+        if self._most_of_one is not None and holder.held >= self._most_of_one:
+            if not holder.idle:
+                raise Overloaded(
+                    f"all {self._most_of_one} connections that one address may hold are busy; "
+                    "close some, or raise ALEXNET_MAX_CONNECTIONS_PER_ADDRESS on the server",
+                    retry_after=1,
+                )
+            return next(iter(holder.idle))
+        if len(self._members) < self._most:
+            return None
+        if (greedy := self._with_idle.first()) is not None:
+            return next(iter(greedy.idle))
+        # Not for an address that would then hold as many: uploads would only push each other out.
+        greedy = self._with_sending.first()
+        if greedy is not None and greedy.held > holder.held + 1:
+            return next(iter(greedy.sending))
+        raise Overloaded(f"all {self._most} connections are busy; {self._advice}", retry_after=1)
+
+    def _rank(self, holder: Holder) -> None:
+        self._with_idle.put(holder, holder.held if holder.idle else 0)
+        self._with_sending.put(holder, holder.held if holder.sending else 0)
 
     def may_refuse(self, newcomer: Member) -> bool:
         """Whether one that did not get in may stay until it is told so."""
@@ -83,20 +145,43 @@ class Crowd:
         self._refused.add(newcomer)
         return True
 
+    # Whoever was refused is no member, and changes nothing
+
+    def send(self, member: Member) -> None:
+        """It has asked, and is still sending what is asked about."""
+        if member in self._members:
+            _, holder = self._members[member]
+            holder.idle.pop(member, None)
+            holder.sending[member] = None
+            self._rank(holder)
+
     def work(self, member: Member) -> None:
         """Somebody waits for its answer."""
-        self._idle.pop(member, None)
+        if member in self._members:
+            _, holder = self._members[member]
+            holder.idle.pop(member, None)
+            holder.sending.pop(member, None)
+            self._rank(holder)
 
     def rest(self, member: Member) -> None:
-        """Nobody waits on it any more; one that was refused does not count."""
+        """Nobody waits on it any more."""
         if member in self._members:
-            self._idle.setdefault(member)
+            _, holder = self._members[member]
+            holder.sending.pop(member, None)
+            holder.idle.setdefault(member)
+            self._rank(holder)
 
     def leave(self, member: Member) -> None:
         """It is closed."""
-        self._idle.pop(member, None)
-        self._members.discard(member)
         self._refused.discard(member)
+        if member in self._members:
+            address, holder = self._members.pop(member)
+            holder.idle.pop(member, None)
+            holder.sending.pop(member, None)
+            holder.held -= 1
+            self._rank(holder)
+            if not holder.held:
+                del self._holders[address]
 
 
 def within_file_limit(connections: int) -> int:
