@@ -25,6 +25,7 @@ class Flow(FlowControl):
     ) -> None:
         super().__init__(transport)
         self.held = False
+        self._watched = transport
         self._loop = loop
         self._write_timeout = write_timeout
         self._timer: asyncio.TimerHandle | None = None
@@ -43,7 +44,7 @@ class Flow(FlowControl):
     def resume_writing(self) -> None:
         """It reads on."""
         super().resume_writing()
-        if not self._transport.is_closing():
+        if not self._watched.is_closing():
             self._stop_watching()
 
     def end(self) -> None:
@@ -54,13 +55,13 @@ class Flow(FlowControl):
     def watch_draining(self) -> None:
         """From now on what is written must be read, or the connection is cut off."""
         if self._timer is None:
-            self._undrained = self._transport.get_write_buffer_size()
+            self._undrained = self._watched.get_write_buffer_size()
             self._timer = self._loop.call_later(self._write_timeout, self._check)
 
     def _check(self) -> None:
         self._timer = None
-        if self._undrained - self._transport.get_write_buffer_size() < DRAIN:
-            self._transport.abort()
+        if self._undrained - self._watched.get_write_buffer_size() < DRAIN:
+            self._watched.abort()
         else:
             self.watch_draining()
 

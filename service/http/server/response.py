@@ -6,20 +6,31 @@ of what is no request, and 500.  These have the one shape, and the headers that 
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, ClassVar, Protocol, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from service.errors import ServiceError
 from service.http.middleware.errors import internal_error, refusal
+from service.http.server.flow import Flow
 from service.http.server.parser import Request
-
-if TYPE_CHECKING:
-    from service.http.server.connection import Connection
 
 logger = logging.getLogger("uvicorn.error")
 
 Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Carrier(Protocol):
+    """Whose request it is, and who carries its answer: a connection."""
+
+    headers: ClassVar[Headers]
+    flow: Flow
+    scheme: str
+    server: tuple[str, int | None] | None
+    client: tuple[str, int] | None
+
+    def answered(self) -> None:
+        """The answer is written."""
 
 
 def last_words(error: ServiceError, headers: Headers, *, method: bytes = b"") -> bytes:
@@ -36,7 +47,7 @@ class Cycle(RequestResponseCycle):
     def __init__(
         self,
         request: Request,
-        connection: "Connection",
+        connection: Carrier,
         default_headers: list[tuple[bytes, bytes]],
         state: dict[str, Any],
     ) -> None:
