@@ -7,9 +7,11 @@ against an application behind our protocol alone, whose clock stands still until
 """
 
 import asyncio
+import errno
 import json
 import logging
 import math
+import os
 import re
 import socket
 import ssl
@@ -1455,13 +1457,13 @@ def test_tls_connections_have_the_same_limits(
 
 @contextmanager
 def encrypted(
-    model: Path, certificate: tuple[Path, Path]
+    model: Path, certificate: tuple[Path, Path], **settings: Any
 ) -> Iterator[tuple[InThread, ssl.SSLContext]]:
     """A server that speaks TLS, and what its clients need."""
     context = ssl.create_default_context(cafile=str(certificate[0]))
     context.check_hostname = False
     files = {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
-    with patient(model, max_headers=4096, **files) as server:
+    with patient(model, max_headers=4096, **files, **settings) as server:
         yield server, context
 
 
@@ -1481,3 +1483,62 @@ def test_who_leaves_right_after_the_tls_handshake_leaves_no_trace(
         said = server.log[began:]
 
     assert [line for line in said if "Traceback" in line or " ERROR " in line] == []
+
+
+def test_tls_handshakes_take_places_and_the_oldest_make_room(
+    tiny_model: Path, certificate: tuple[Path, Path]
+) -> None:
+    """Whoever connects and says nothing; thirty at once, for three places."""
+    with encrypted(tiny_model, certificate, max_connections=3) as (server, context):
+        held, port = server.server.server_state.connections, port_of(server)
+        began = len(server.log)
+        with ExitStack() as stack:
+            silent = [stack.enter_context(Client(port)) for _ in range(30)]
+            with suppress(ConnectionResetError):
+                assert silent[0].closed()
+
+            with Client(port, context) as newcomer:
+                assert newcomer.asked(LIVEZ).status == 200
+                until(lambda: len(held) == 3)
+        until(lambda: not held)
+        said = server.log[began:]
+
+    assert [line for line in said if "Traceback" in line or " ERROR " in line] == []
+
+
+def test_who_leaves_within_the_tls_handshake_is_gone_at_once(
+    tiny_model: Path, certificate: tuple[Path, Path]
+) -> None:
+    """Silently, after some bytes of it, or after what is none of it."""
+    with encrypted(tiny_model, certificate) as (server, context):
+        began = len(server.log)
+        for said in (b"", b"\x16\x03\x01", LIVEZ):
+            with Client(port_of(server)) as client:
+                client.send(said)
+        with Client(port_of(server), context) as client:
+            assert client.asked(LIVEZ).status == 200
+        until(lambda: not server.server.server_state.connections)
+        logged = server.log[began:]
+
+    assert [line for line in logged if "Traceback" in line or " ERROR " in line] == []
+
+
+def test_tls_without_a_file_left_is_closed_without_a_trace(
+    tiny_model: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one is served again."""
+
+    def none_left(descriptor: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with encrypted(tiny_model, certificate) as (server, context):
+        began = len(server.log)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "dup", none_left)
+            with Client(port_of(server)) as client, suppress(ConnectionResetError):
+                assert client.closed()
+        with Client(port_of(server), context) as client:
+            assert client.asked(LIVEZ).status == 200
+        logged = server.log[began:]
+
+    assert [line for line in logged if "Traceback" in line or " ERROR " in line] == []

@@ -59,7 +59,8 @@ class Connection(asyncio.Protocol):
         self.pipeline = Pipeline(config.loaded_app, self.loop, server_state.tasks)
         self._state = server_state
         self._app_state = app_state
-        self._greeted = greeted  # False until TLS is agreed on: nothing can be said
+        self._greeted = greeted  # False if TLS is not agreed on yet: nothing can be said
+        self._entered = False
         self._requests = Requests(self, self.limits.max_headers)
         self._unread: bytes | None = None  # while the pipeline is full
         self._deaf = False  # nothing more is parsed: refused, or closing
@@ -72,8 +73,11 @@ class Connection(asyncio.Protocol):
     # The transport's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Let the newcomer in, if there is room."""
+        """Let the newcomer in, if there is room; with TLS, this is called again once agreed on."""
         self._speak_through(cast(asyncio.Transport, transport))
+        if self._entered:
+            return
+        self._entered = True
         self.server, self.client = get_local_addr(self.transport), get_remote_addr(self.transport)
         self._state.connections.add(cast(Any, self))
         if self.admin_port is not None and self.server and self.server[1] == self.admin_port:
@@ -89,11 +93,6 @@ class Connection(asyncio.Protocol):
                 self.abort()
         else:
             self._wait(self.limits.header_timeout, self._headers_too_slow)
-
-    def greeted(self, transport: asyncio.Transport) -> None:
-        """TLS is agreed on: what follows goes through this transport."""
-        self._greeted = True
-        self._speak_through(transport)
 
     def _speak_through(self, transport: asyncio.Transport) -> None:
         self.transport = transport

@@ -1,11 +1,16 @@
 """
 A connection from its accept to the end of the TLS handshake: counted and timed like any other.
 
-The event loop's own handshake hides a connection from us until it is done, and allows it 60 s.
+A server of the event loop that speaks TLS hides a connection from us until it is agreed on; so ours
+accepts without, and each connection is then given to the loop's TLS by itself.
 """
 
 import asyncio
+import os
+import socket
 import ssl
+from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 from uvicorn.config import Config, create_ssl_context
@@ -53,66 +58,73 @@ class Greeter:
 
 
 class Greeting(asyncio.Protocol):
-    """A connection until TLS is agreed on; then its `Connection` takes over."""
+    """
+    A connection until TLS is agreed on; then its `Connection` takes over.
+
+    The server accepts without TLS, so that we hear of it.  Then its transport is given up for one
+    with TLS, on a descriptor of our own of the same socket, before it has read anything.
+    """
 
     def __init__(self, kind: type[Connection], context: ssl.SSLContext, **given: Any) -> None:
         self._connection = kind(**given, greeted=False)
         self._context = context
-        self._early = bytearray()  # what comes with the last bytes of the handshake
-        self._task: asyncio.Task[None] | None = None
-        self._lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet whom there is room for."""
         connection, plain = self._connection, cast(asyncio.Transport, transport)
-        connection.connection_made(plain)
-        if not plain.is_closing():
-            plain.pause_reading()  # the greeting is for TLS; start_tls() reads on
-            self._task = connection.loop.create_task(self._greet(plain))
+        try:
+            ours = socket.socket(fileno=os.dup(plain.get_extra_info("socket").fileno()))
+        except OSError:  # no file is left: the limit of connections leaves some, others took them
+            return
+        finally:
+            plain.abort()
+        handshake = Handshake(ours)
+        connection.connection_made(handshake)
+        if handshake.is_closing():
+            ours.close()
+            connection.connection_lost(None)
+            return
+        handshake.task = connection.loop.create_task(self._greet(ours))
+        handshake.task.add_done_callback(partial(self._end, handshake, ours))
 
-    async def _greet(self, transport: asyncio.Transport) -> None:
+    async def _greet(self, ours: socket.socket) -> None:
         connection = self._connection
-        agreeing = asyncio.ensure_future(
-            connection.loop.start_tls(
-                transport,
-                self,
-                self._context,
-                server_side=True,
+        ours.setblocking(False)
+        with suppress(OSError):  # ssl.SSLError and TimeoutError among them
+            await connection.loop.connect_accepted_socket(
+                lambda: connection,
+                ours,
+                ssl=self._context,
                 ssl_handshake_timeout=connection.limits.header_timeout,
                 ssl_shutdown_timeout=connection.limits.linger,
             )
-        )
-        await asyncio.sleep(0)  # now start_tls() has begun
-        await asyncio.sleep(0)  # now its protocol knows its transport, and has read nothing yet
-        # uvloop reads on despite the pause: the greeting may have come already.
-        while self._early and not transport.is_closing():
-            tls = cast(asyncio.BufferedProtocol, transport.get_protocol())
-            buffer = memoryview(tls.get_buffer(len(self._early)))
-            size = min(len(buffer), len(self._early))
-            buffer[:size] = self._early[:size]
-            del self._early[:size]
-            tls.buffer_updated(size)
-        try:
-            async with asyncio.timeout(connection.limits.header_timeout):
-                secure = await agreeing
-        except OSError as error:  # ssl.SSLError, TimeoutError, and what the network raises
-            transport.abort()
-            self.connection_lost(error)
-            return
-        if secure is None or secure.is_closing():
-            self.connection_lost(None)
-            return
-        connection.greeted(secure)
-        secure.set_protocol(connection)
-        if self._early:
-            connection.data_received(bytes(self._early))
 
-    def data_received(self, data: bytes) -> None:
-        """Keep what comes before the handshake's end is noticed."""
-        self._early += data
+    def _end(self, handshake: "Handshake", ours: socket.socket, task: asyncio.Task[None]) -> None:
+        if self._connection.transport is handshake:  # it came to no end, or was broken off
+            ours.close()
+            self._connection.connection_lost(None)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """It left before it was greeted; the greeting and TLS may both say so."""
-        if not self._lost:
-            self._lost = True
-            self._connection.connection_lost(exc)
+
+class Handshake(asyncio.Transport):
+    """What a connection has for a transport until TLS is agreed on: it can only be broken off."""
+
+    def __init__(self, ours: socket.socket) -> None:
+        super().__init__({"socket": ours})
+        self.task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def abort(self) -> None:
+        """Break off."""
+        self._closing = True
+        if self.task is not None:
+            self.task.cancel()
+
+    close = abort
+
+    def is_closing(self) -> bool:
+        """Whether it is broken off."""
+        return self._closing
+
+    def get_write_buffer_size(self) -> int:
+        """Nothing of ours is written yet."""
+        return 0
