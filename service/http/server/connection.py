@@ -18,7 +18,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from service.errors import HeadersTooSlow, Overloaded, RequestMalformed, ServiceError
-from service.http.middleware.auth import network_of
+from service.http.access import network_of
 from service.http.server.flow import Flow
 from service.http.server.limits import Crowd, Limits
 from service.http.server.parser import Phase, Request, Requests
