@@ -140,7 +140,7 @@ class Server(uvicorn.Server):
         )
         with _certificate_read(settings):
             config.load()
-        self._tls = server.greet_within_limits(config)
+        self._tls = server.accept_tls_within_limits(config)
         super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

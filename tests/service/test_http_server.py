@@ -1443,7 +1443,7 @@ def test_tls_connections_have_the_same_limits(
             assert (answer.status, answer.code) == (408, "headers_too_slow")
         with Client(port, context) as client:
             client.send(post("/v1/predict", image())[:-10])
-        with limited(server, header_timeout=AT_ONCE), Client(port) as silent:  # no TLS greeting
+        with limited(server, header_timeout=AT_ONCE), Client(port) as silent:  # no TLS handshake
             assert silent.closed()
         with Client(port, context) as client:
             answer = client.asked(get("/livez", "X-A: " + "a" * 5000))

@@ -102,7 +102,7 @@ ROWS = [
         "9110, 15.6.6",
         "may be 505: as every first line that is not one of HTTP/1",
     ),
-    Row("HTTP/2's greeting", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, CLOSED, "2.3"),
+    Row("HTTP/2's handshake", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, CLOSED, "2.3"),
     Row("a version in small letters", line(b"GET /livez http/1.1"), 400, CLOSED, "2.3"),
     Row("a version of two digits", line(b"GET /livez HTTP/1.10"), 400, CLOSED, "2.3"),
     Row("RTSP", line(b"OPTIONS /livez RTSP/1.0"), 400, CLOSED, "2.3"),

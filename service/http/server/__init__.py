@@ -23,16 +23,16 @@ Nothing here waits without a deadline: one timer for what the client sends, one 
 from collections.abc import Sequence
 
 from service.http.server.connection import Connection
-from service.http.server.limits import REFUSED, Crowd, Limits, within_file_limit
+from service.http.server.limits import REFUSED, ConnectionLimiter, Limits, within_file_limit
 from service.http.server.pipeline import PIPELINE
-from service.http.server.tls import greet_within_limits
+from service.http.server.tls import accept_tls_within_limits
 
 __all__ = [
     "PIPELINE",
     "REFUSED",
     "Connection",
     "Limits",
-    "greet_within_limits",
+    "accept_tls_within_limits",
     "protocol",
     "within_file_limit",
 ]
@@ -52,12 +52,12 @@ def protocol(
 
     LimitedConnection.limits = limits
     LimitedConnection.headers = tuple(headers)
-    LimitedConnection.crowd = Crowd(
+    LimitedConnection.limiter = ConnectionLimiter(
         limits.max_connections,
         "try again in 1 s, or raise ALEXNET_MAX_CONNECTIONS on the server",
         limits.max_connections_per_address,
     )
-    LimitedConnection.admin_crowd = Crowd(
+    LimitedConnection.admin_crowd = ConnectionLimiter(
         limits.admin_connections, "this is the admin port, for few; try again in 1 s"
     )
     LimitedConnection.admin_port = admin_port

@@ -20,10 +20,10 @@ from uvicorn.server import ServerState
 from service.errors import HeadersTooSlow, Overloaded, RequestMalformed, ServiceError
 from service.http.access import network_of
 from service.http.server.flow import Flow
-from service.http.server.limits import Crowd, Limits
+from service.http.server.limits import ConnectionLimiter, Limits
 from service.http.server.parser import Phase, Request, Requests
 from service.http.server.pipeline import Pipeline
-from service.http.server.response import Cycle, Headers, last_words
+from service.http.server.response import Cycle, Headers, error_response
 
 logger = logging.getLogger("service")
 
@@ -38,8 +38,8 @@ class Connection(asyncio.Protocol):
 
     limits: ClassVar[Limits]
     headers: ClassVar[Headers]  # of what is answered here
-    crowd: ClassVar[Crowd]
-    admin_crowd: ClassVar[Crowd]
+    limiter: ClassVar[ConnectionLimiter]
+    admin_crowd: ClassVar[ConnectionLimiter]
     admin_port: ClassVar[int | None]
 
     transport: asyncio.Transport
@@ -53,13 +53,13 @@ class Connection(asyncio.Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        greeted: bool = True,
+        established: bool = True,
     ) -> None:
         self.loop = _loop or asyncio.get_running_loop()
         self.pipeline = Pipeline(config.loaded_app, self.loop, server_state.tasks)
         self._state = server_state
         self._app_state = app_state
-        self._greeted = greeted  # False if TLS is not agreed on yet: nothing can be said
+        self._established = established  # False if TLS is not agreed on yet: nothing can be said
         self._entered = False
         self._requests = Requests(self, self.limits.max_headers)
         self._unread: bytes | None = None  # while the pipeline is full
@@ -81,13 +81,13 @@ class Connection(asyncio.Protocol):
         self.server, self.client = get_local_addr(self.transport), get_remote_addr(self.transport)
         self._state.connections.add(cast(Any, self))
         if self.admin_port is not None and self.server and self.server[1] == self.admin_port:
-            self._crowd = self.admin_crowd
+            self._limiter = self.admin_crowd
         else:
-            self._crowd = self.crowd
+            self._limiter = self.limiter
         try:
-            self._crowd.enter(self, network_of(self.client[0]) if self.client else "")
+            self._limiter.enter(self, network_of(self.client[0]) if self.client else "")
         except Overloaded as error:
-            if self._greeted and self._crowd.may_refuse(self):
+            if self._established and self._limiter.may_refuse(self):
                 self._refuse(error)
             else:
                 self.abort()
@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
         self._stop_waiting()
         self.flow.end()
         self._state.connections.discard(cast(Any, self))
-        self._crowd.leave(self)
+        self._limiter.leave(self)
         self.pipeline.leave()
         self._unread = None
         self.transport.close()
@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol):
         """It reads on."""
         self.flow.resume_writing()
 
-    # The server's, the crowd's and the cycle's side; for a cycle this is the transport
+    # The server's, the limiter's and the cycle's side; for a cycle this is the transport
 
     def shutdown(self) -> None:
         """The server stops: close after the answer that is under way."""
@@ -169,7 +169,7 @@ class Connection(asyncio.Protocol):
         """Close after an answer; while the body is still being sent, only later."""
         running = self.pipeline.running
         if running is not None and not running.response_complete:  # it broke off
-            self.pipeline.give_up()
+            self.pipeline.abandon()
         if self._requests.phase is Phase.BODY and not self._ended:
             self._linger()
         else:
@@ -232,9 +232,9 @@ class Connection(asyncio.Protocol):
         """Whether the request that is worked on waits for its client, or its client for us."""
         cycle = self.pipeline.running
         if cycle is self.pipeline.newest and cycle.more_body:
-            self._crowd.send(self)
+            self._limiter.send(self)
         else:
-            self._crowd.work(self)
+            self._limiter.work(self)
 
     # From one request to the next
 
@@ -264,9 +264,9 @@ class Connection(asyncio.Protocol):
             return
         self.flow.held = False
         self.flow.resume_reading()
-        self._crowd.rest(self)
+        self._limiter.rest(self)
         if self._last_words is not None:
-            self._say_last(self._last_words)
+            self._send_error_response(self._last_words)
         elif self._lingering:
             pass
         elif self._ended:
@@ -333,13 +333,13 @@ class Connection(asyncio.Protocol):
                 return
             self.pipeline.withdraw()
         headers = [*self._state.default_headers, *self.headers]
-        words = last_words(error, headers, method=self._requests.method)
+        words = error_response(error, headers, method=self._requests.method)
         if self.pipeline.running is None:
-            self._say_last(words)
+            self._send_error_response(words)
         else:
             self._last_words = words
 
-    def _say_last(self, words: bytes) -> None:
+    def _send_error_response(self, words: bytes) -> None:
         self._last_words = None
         self.write(words)
         if self._ended:
@@ -357,7 +357,7 @@ class Connection(asyncio.Protocol):
         self._unread = None
         self.flow.held = False
         self.flow.resume_reading()
-        self._crowd.rest(self)
+        self._limiter.rest(self)
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._wait(self.limits.linger, self._close)

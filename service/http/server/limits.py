@@ -1,9 +1,10 @@
 """
 What clients may take, one of them and all together: seconds, bytes, connections, open files.
 
-Each port has a `Crowd` of its own, so that the probes on the admin port get through while every
-connection of the main port is busy.  When all are taken, the address that holds most loses one
-first: 200 empty POSTs from one address, against a limit of 200, would keep everybody out for 20 s.
+Each port has a `ConnectionLimiter` of its own, so that probes on the admin port get through while
+every connection of the main port is busy.  When all are taken, the address that holds most loses
+one first: otherwise 200 empty POSTs from one address, against a limit of 200, would keep all other
+clients out for 20 s.
 """
 
 import logging
@@ -49,7 +50,7 @@ class Limits:
 
 
 class Member(Protocol):
-    """A connection, as its crowd sees it."""
+    """A connection, as its limiter sees it."""
 
     def abort(self) -> None:
         """Make room at once."""
@@ -90,13 +91,13 @@ class Ranking:
         return next(iter(self._holders[max(self._holders)])) if self._holders else None
 
 
-class Crowd:
+class ConnectionLimiter:
     """The connections of one port, in all and by address."""
 
-    def __init__(self, most: int, advice: str, most_of_one: int | None = None) -> None:
-        self._most = most
+    def __init__(self, limit: int, advice: str, per_address: int | None = None) -> None:
+        self._limit = limit
         self._advice = advice
-        self._most_of_one = most_of_one
+        self._per_address = per_address
         self._holders: dict[str, Holder] = {}  # by address
         self._members: dict[Member, tuple[str, Holder]] = {}
         self._with_idle, self._with_sending = Ranking(), Ranking()
@@ -105,7 +106,7 @@ class Crowd:
     def enter(self, newcomer: Member, address: str) -> None:
         """Let one in, in the place of another if need be; or raise `Overloaded`."""
         holder = self._holders.get(address) or Holder()
-        if (loser := self._in_the_way_of(holder)) is not None:
+        if (loser := self._displaced_by(holder)) is not None:
             self.leave(loser)
             loser.abort()
         self._holders[address] = holder  # it may have lost its last one
@@ -114,17 +115,17 @@ class Crowd:
         holder.idle[newcomer] = None
         self._rank(holder)
 
-    def _in_the_way_of(self, holder: Holder) -> Member | None:
-        """Who has to go so that this address may hold one more; raises `Overloaded` if nobody."""
-        if self._most_of_one is not None and holder.held >= self._most_of_one:
+    def _displaced_by(self, holder: Holder) -> Member | None:
+        """What to close so that this address may hold one more, if need be; raises `Overloaded`."""
+        if self._per_address is not None and holder.held >= self._per_address:
             if not holder.idle:
                 raise Overloaded(
-                    f"all {self._most_of_one} connections that one address may hold are busy; "
+                    f"all {self._per_address} connections that one address may hold are busy; "
                     "close some, or raise ALEXNET_MAX_CONNECTIONS_PER_ADDRESS on the server",
                     retry_after=1,
                 )
             return next(iter(holder.idle))
-        if len(self._members) < self._most:
+        if len(self._members) < self._limit:
             return None
         if (greedy := self._with_idle.first()) is not None:
             return next(iter(greedy.idle))
@@ -132,7 +133,7 @@ class Crowd:
         greedy = self._with_sending.first()
         if greedy is not None and greedy.held > holder.held + 1:
             return next(iter(greedy.sending))
-        raise Overloaded(f"all {self._most} connections are busy; {self._advice}", retry_after=1)
+        raise Overloaded(f"all {self._limit} connections are busy; {self._advice}", retry_after=1)
 
     def _rank(self, holder: Holder) -> None:
         self._with_idle.put(holder, holder.held if holder.idle else 0)
@@ -145,7 +146,7 @@ class Crowd:
         self._refused.add(newcomer)
         return True
 
-    # Whoever was refused is no member, and changes nothing
+    # A refused connection is not a member, and changes nothing.
 
     def send(self, member: Member) -> None:
         """It has asked, and is still sending what is asked about."""
@@ -156,7 +157,7 @@ class Crowd:
             self._rank(holder)
 
     def work(self, member: Member) -> None:
-        """Somebody waits for its answer."""
+        """Its client waits for an answer."""
         if member in self._members:
             _, holder = self._members[member]
             holder.idle.pop(member, None)
@@ -164,7 +165,7 @@ class Crowd:
             self._rank(holder)
 
     def rest(self, member: Member) -> None:
-        """Nobody waits on it any more."""
+        """It is idle: no client waits for an answer."""
         if member in self._members:
             _, holder = self._members[member]
             holder.sending.pop(member, None)

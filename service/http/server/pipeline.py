@@ -64,7 +64,7 @@ class Pipeline:
         elif self.newest in self._waiting:
             self._waiting.remove(self.newest)
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         """The running one broke off its answer: nothing can follow that."""
         self.leave()
         self.finish()

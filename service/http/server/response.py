@@ -33,7 +33,7 @@ class Carrier(Protocol):
         """The answer is written."""
 
 
-def last_words(error: ServiceError, headers: Headers, *, method: bytes = b"") -> bytes:
+def error_response(error: ServiceError, headers: Headers, *, method: bytes = b"") -> bytes:
     """A refusal as it is sent, to be followed by nothing; HEAD is answered without a body."""
     answer = refusal(error)
     lines = [b"%s: %s\r\n" % header for header in (*answer.raw_headers, *headers)]

@@ -1,8 +1,8 @@
 """
 A connection from its accept to the end of the TLS handshake: counted and timed like any other.
 
-A server of the event loop that speaks TLS hides a connection from us until it is agreed on; so ours
-accepts without, and each connection is then given to the loop's TLS by itself.
+A server of the event loop that speaks TLS hides a connection until the handshake is done.  So the
+server accepts without TLS, and each connection is then given to the loop's TLS by itself.
 """
 
 import asyncio
@@ -18,28 +18,28 @@ from uvicorn.config import Config, create_ssl_context
 from service.http.server.connection import Connection
 
 
-def greet_within_limits(config: Config) -> "Greeter | None":
+def accept_tls_within_limits(config: Config) -> "TlsAcceptor | None":
     """Count and time connections from their accept on, not from the end of the TLS handshake on;
-    for a `config` that is loaded, and has our protocol.  None if it has no TLS."""
+    for a `config` that is loaded, and has the protocol of this package.  None if it has no TLS."""
     if config.ssl is None:
         return None
-    greeter = Greeter(config, config.ssl)
-    config.http_protocol_class = cast(type[asyncio.Protocol], greeter)
-    config.ssl = None  # else the event loop would greet, 60 s long, whoever connects
-    return greeter
+    acceptor = TlsAcceptor(config, config.ssl)
+    config.http_protocol_class = cast(type[asyncio.Protocol], acceptor)
+    config.ssl = None  # otherwise the event loop would make handshakes of its own, of up to 60 s
+    return acceptor
 
 
-class Greeter:
-    """Greets each newcomer with the certificate that was read last."""
+class TlsAcceptor:
+    """Makes the handshake of each connection with the certificate that was read last."""
 
     def __init__(self, config: Config, context: ssl.SSLContext) -> None:
         self._config = config
         self._kind = cast(type[Connection], config.http_protocol_class)
         self._context = context
 
-    def __call__(self, **given: Any) -> "Greeting":
+    def __call__(self, **arguments: Any) -> "TlsHandshake":
         """A connection, as uvicorn asks for one."""
-        return Greeting(self._kind, self._context, **given)
+        return TlsHandshake(self._kind, self._context, **arguments)
 
     def renew(self) -> None:
         """Read the certificate and its key again, from any thread; or `OSError`, `ssl.SSLError`
@@ -57,59 +57,61 @@ class Greeter:
         )
 
 
-class Greeting(asyncio.Protocol):
+class TlsHandshake(asyncio.Protocol):
     """
     A connection until TLS is agreed on; then its `Connection` takes over.
 
-    The server accepts without TLS, so that we hear of it.  Then its transport is given up for one
-    with TLS, on a descriptor of our own of the same socket, before it has read anything.
+    The server accepts without TLS.  Then the transport is replaced by one with TLS, on a duplicate
+    descriptor of the same socket, before it has read anything.
     """
 
-    def __init__(self, kind: type[Connection], context: ssl.SSLContext, **given: Any) -> None:
-        self._connection = kind(**given, greeted=False)
+    def __init__(self, kind: type[Connection], context: ssl.SSLContext, **arguments: Any) -> None:
+        self._connection = kind(**arguments, established=False)
         self._context = context
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet whom there is room for."""
+        """Begin the handshake, if there is room for the connection."""
         connection, plain = self._connection, cast(asyncio.Transport, transport)
         try:
-            ours = socket.socket(fileno=os.dup(plain.get_extra_info("socket").fileno()))
+            duplicate = socket.socket(fileno=os.dup(plain.get_extra_info("socket").fileno()))
         except OSError:  # no file is left: the limit of connections leaves some, others took them
             return
         finally:
             plain.abort()
-        handshake = Handshake(ours)
+        handshake = Handshake(duplicate)
         connection.connection_made(handshake)
         if handshake.is_closing():
-            ours.close()
+            duplicate.close()
             connection.connection_lost(None)
             return
-        handshake.task = connection.loop.create_task(self._greet(ours))
-        handshake.task.add_done_callback(partial(self._end, handshake, ours))
+        handshake.task = connection.loop.create_task(self._agree_on_tls(duplicate))
+        handshake.task.add_done_callback(partial(self._end, handshake, duplicate))
 
-    async def _greet(self, ours: socket.socket) -> None:
+    async def _agree_on_tls(self, duplicate: socket.socket) -> None:
         connection = self._connection
-        ours.setblocking(False)
+        duplicate.setblocking(False)
         with suppress(OSError):  # ssl.SSLError and TimeoutError among them
             await connection.loop.connect_accepted_socket(
                 lambda: connection,
-                ours,
+                duplicate,
                 ssl=self._context,
                 ssl_handshake_timeout=connection.limits.header_timeout,
                 ssl_shutdown_timeout=connection.limits.linger,
             )
 
-    def _end(self, handshake: "Handshake", ours: socket.socket, task: asyncio.Task[None]) -> None:
+    def _end(
+        self, handshake: "Handshake", duplicate: socket.socket, task: asyncio.Task[None]
+    ) -> None:
         if self._connection.transport is handshake:  # it came to no end, or was broken off
-            ours.close()
+            duplicate.close()
             self._connection.connection_lost(None)
 
 
 class Handshake(asyncio.Transport):
     """What a connection has for a transport until TLS is agreed on: it can only be broken off."""
 
-    def __init__(self, ours: socket.socket) -> None:
-        super().__init__({"socket": ours})
+    def __init__(self, duplicate: socket.socket) -> None:
+        super().__init__({"socket": duplicate})
         self.task: asyncio.Task[None] | None = None
         self._closing = False
 
@@ -126,5 +128,5 @@ class Handshake(asyncio.Transport):
         return self._closing
 
     def get_write_buffer_size(self) -> int:
-        """Nothing of ours is written yet."""
+        """Nothing is written yet."""
         return 0
