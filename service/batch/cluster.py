@@ -23,7 +23,7 @@ import numpy as np
 
 from service.batch.files import Skipped
 from service.batch.progress import Progress
-from service.batch.reader import Outcome, Question, Scored, Scorer, window
+from service.batch.reader import Outcome, Scored, Scorer, ScoringOptions, window
 from service.errors import ServiceError, SettingsInvalid
 from service.inference.classifier import Classifier
 from service.inference.engine import Device, Engine
@@ -106,7 +106,7 @@ def _reach(address: str) -> None:
 
 
 def on_the_cluster(
-    model: Path, options: EngineOptions, limits: Limits, question: Question
+    model: Path, options: EngineOptions, limits: Limits, question: ScoringOptions
 ) -> Callable[[Iterable[bytes], Callable[[Outcome], None], Progress], None]:
     """
     Score with as many actors as the connected cluster has room for.
@@ -219,7 +219,7 @@ class _Worker:
     """An actor: one engine, asked by several tasks."""
 
     def __init__(
-        self, model: Any, options: EngineOptions, limits: Limits, question: Question
+        self, model: Any, options: EngineOptions, limits: Limits, question: ScoringOptions
     ) -> None:
         if not os.path.isdir(question.base):
             raise FolderMissing(

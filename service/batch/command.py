@@ -9,7 +9,7 @@ from pathlib import Path
 
 from service.batch import job
 from service.batch.files import Images
-from service.batch.reader import Question
+from service.batch.reader import ScoringOptions
 from service.batch.signals import Stopped
 from service.errors import SettingsInvalid
 from service.inference.engine import Engine, inspect
@@ -44,7 +44,7 @@ def score(
     if crops not in model.crops:
         raise SettingsInvalid(f"--crops {crops}: this model offers {', '.join(model.crops)}")
     images = Images(places)
-    question = Question(
+    question = ScoringOptions(
         base=images.base,
         crops=crops,
         top=min(top, len(model.labels)),

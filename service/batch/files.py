@@ -9,9 +9,12 @@ whole path keeps that.
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Final
+
+from service.errors import FileUnreadable
 
 SUFFIXES: Final = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".gif", b".bmp")
 HIDDEN: Final = b"."
@@ -104,24 +107,32 @@ def _is_folder(entry: "os.DirEntry[bytes]") -> bool:
         return False
 
 
-def read(path: bytes, most: int) -> bytes | int | Skipped:
-    """
-    The file's bytes if it has no more than `most`, else how many it has.
-
-    A `Skipped` bears the path as its name.
-    """
+@contextmanager
+def readable() -> Iterator[None]:
+    """Raise what the system says of a file as `FileUnreadable`."""
     try:
-        # Without O_NONBLOCK a pipe would be waited for.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                return Skipped(path, "file_unreadable", "This is not a regular file.")
-            if found.st_size > most:
-                return found.st_size
-            data = file.read(most + 1)  # it may have grown
-            return data if len(data) <= most else len(data)
+        yield
     except OSError as error:
-        return Skipped(path, "file_unreadable", f"The file cannot be read: {error.strerror}.")
+        raise FileUnreadable(f"The file cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise FileUnreadable("The file cannot be read: its name is no name.") from error
+
+
+def read(path: bytes, limit: int) -> bytes | int:
+    """
+    The file's bytes if it has no more than `limit`, else how many it has.
+
+    Raises `FileUnreadable`.
+    """
+    # Without O_NONBLOCK opening a pipe would wait for its writer.
+    with readable(), open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise FileUnreadable("This is not a regular file.")
+        if status.st_size > limit:
+            return status.st_size
+        data = file.read(limit + 1)  # it may have grown
+        return data if len(data) <= limit else len(data)
 
 
 def text(name: bytes) -> str:

@@ -20,7 +20,7 @@ from typing import Final
 from service.batch import tables
 from service.batch.files import SUFFIXES, Images, Skipped, text
 from service.batch.progress import Progress, counted, say, shown
-from service.batch.reader import Outcome, Question, Scorer, window
+from service.batch.reader import Outcome, Scorer, ScoringOptions, window
 from service.batch.signals import Stopped, interrupted_by_signals
 from service.batch.store import Journal, opened
 from service.errors import NotReady, ServiceError, SettingsInvalid
@@ -45,7 +45,7 @@ class Job:
     """What is scored, with which model, and where the scores go."""
 
     images: Images
-    question: Question
+    question: ScoringOptions
     model: Model
     scaled_decoding: bool
     output: Path
@@ -123,7 +123,7 @@ def run(job: Job, score: Score) -> None:
         ) from error
 
 
-def on_this_machine(engine: Engine, limits: Limits, question: Question) -> Score:
+def on_this_machine(engine: Engine, limits: Limits, question: ScoringOptions) -> Score:
     """Score with one engine, in this process."""
 
     def score(

@@ -1,27 +1,131 @@
 """
-Names of image files -> their best classes.
+Files -> what is computed of each, read ahead so that the engine's batches are full.
 
-So many files are read and decoded ahead that the engine's batches are full; how many that are,
-and how many bytes they may have together, does not depend on the number of files.
+How many files are under way, and how many bytes of them are held, does not depend on their number.
 """
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.batch.files import Skipped, read
-from service.errors import BodyTooLarge, ServiceError
+from service.errors import BodyTooLarge, FileUnreadable, ServiceError
 from service.inference.classifier import Classifier
 from service.inference.limits import Limits
-from service.inference.predictions import order
+from service.inference.predictions import Probabilities, order
 from service.inference.semaphore import WeightedSemaphore
 
-SMALL = 2**20  # bytes of a file that are read without asking whether there is room
-AHEAD = 3  # batches: one runs, one is ready, one is being read and decoded
+SMALL: Final = 2**20  # bytes of a file that is read without waiting for room
+BATCHES_AHEAD: Final = 3  # one runs, one is ready, one is being read and decoded
+
+File = TypeVar("File")
+Result = TypeVar("Result")
+
+
+def window(limits: Limits) -> int:
+    """How many images are under way at once."""
+    return min(BATCHES_AHEAD * limits.max_batch, limits.max_queue)
+
+
+async def read_ahead(
+    files: Iterable[File],
+    work: Callable[[File], Coroutine[Any, Any, Result]],
+    *,
+    window: int,
+    in_order: bool = True,
+) -> AsyncGenerator[tuple[File, Result]]:
+    """
+    Each file with the result of `work`, of which `window` are under way at once.
+
+    They come in the order of `files`, or with `in_order=False` as they are done.  Raises what
+    `work` raises.  When the generator is closed, what is still under way is cancelled.
+    """
+    under_way: dict[asyncio.Task[Result], File] = {}
+    rest = iter(files)
+    try:
+        while True:
+            for file in islice(rest, window - len(under_way)):
+                under_way[asyncio.create_task(work(file))] = file
+            if not under_way:
+                return
+            awaited = [next(iter(under_way))] if in_order else under_way
+            done, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                yield under_way.pop(task), task.result()
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+
+def whole(data: bytes | int, max_body: int) -> bytes:
+    """The bytes of a file as `read` gives it; `BodyTooLarge` beyond `max_body` bytes."""
+    if isinstance(data, int) or len(data) > max_body:
+        raise BodyTooLarge(
+            f"The file has more than the {max_body} bytes allowed. Make it smaller, or raise "
+            "ALEXNET_MAX_BODY."
+        )
+    return data
+
+
+class FileClassifier(Generic[File]):
+    """Reads and classifies files with one running classifier; calls at once share its window."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        read: Callable[[File, int], bytes | int],
+        *,
+        crops: str,
+        window: int,
+        max_body: int,
+        max_uploads: int,
+    ) -> None:
+        """
+        `read` gives, in a thread, a file's bytes if it has no more than so many, else its size; it
+        raises `FileUnreadable`.  `window` is how many files are under way at once, `max_body` the
+        bytes of one of them, `max_uploads` those of all large ones that are held at once.
+        """
+        self._classifier, self._read, self._crops = classifier, read, crops
+        self._window, self._max_body = window, max_body
+        self._turns = asyncio.Semaphore(window)
+        self._large = WeightedSemaphore(max_uploads)
+
+    def results(
+        self, files: Iterable[File], *, in_order: bool = True
+    ) -> AsyncGenerator[tuple[File, Probabilities | ServiceError]]:
+        """
+        Each file with its probabilities, float32 `(classes,)`, or the error that is its own.
+
+        The order is that of `read_ahead`.  Raises any `ServiceError` that is not one file's.
+        """
+        return read_ahead(files, self._result, window=self._window, in_order=in_order)
+
+    async def _result(self, file: File) -> Probabilities | ServiceError:
+        """Small files are read at once, large ones when there is room for their bytes."""
+        small = min(SMALL, self._max_body)
+        try:
+            async with self._turns:
+                data = await asyncio.to_thread(self._read, file, small)
+                if not isinstance(data, int) or data > self._max_body:
+                    return await self._classify(data)
+                async with self._large.acquire(data):
+                    data = await asyncio.to_thread(self._read, file, self._max_body)
+                    return await self._classify(data)
+        except (FileUnreadable, BodyTooLarge) as error:
+            return error
+
+    async def _classify(self, data: bytes | int) -> Probabilities | ServiceError:
+        images = [whole(data, self._max_body)]
+        (result,) = await self._classifier.classify(images, crops=self._crops)
+        return result if isinstance(result, ServiceError) else result.probabilities
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,8 +141,8 @@ Outcome = Scored | Skipped
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """What is asked of each image, and how large its file may be."""
+class ScoringOptions:
+    """How each image is scored, and how large its file may be."""
 
     base: bytes  # the folder that names are relative to
     crops: str
@@ -47,65 +151,31 @@ class Question:
     max_uploads: int  # bytes of all large files that are held at once
 
 
-def window(limits: Limits) -> int:
-    """How many images are under way at once."""
-    return min(AHEAD * limits.max_batch, limits.max_queue)
-
-
 class Scorer:
-    """Asks one running classifier."""
+    """Scores files by name with one running classifier; calls at once share its window."""
 
-    def __init__(self, classifier: Classifier, question: Question, *, window: int) -> None:
+    def __init__(self, classifier: Classifier, options: ScoringOptions, *, window: int) -> None:
         """`window` is how many images are under way at once."""
-        self._classifier = classifier
-        self._question = question
-        self._window = asyncio.Semaphore(window)
-        self._workers = window
-        self._large = WeightedSemaphore(question.max_uploads)
+        self._top = options.top
+        self._files = FileClassifier[bytes](
+            classifier,
+            lambda name, limit: read(os.path.join(options.base, name), limit),
+            crops=options.crops,
+            window=window,
+            max_body=options.max_body,
+            max_uploads=options.max_uploads,
+        )
 
     async def score(self, names: Iterable[bytes], record: Callable[[Outcome], None]) -> None:
         """
-        Hand `record` the outcome of each name, in whatever order they come.
+        Pass each name's outcome to `record`, as they are done.
 
-        Raises what `record` does, and any `ServiceError` that is not one image's.
+        Raises what `record` raises, and any `ServiceError` that is not one image's.
         """
-        shared = iter(names)
-
-        async def work() -> None:
-            for name in shared:
-                async with self._window:
-                    record(await self._one(name))
-
-        workers = [asyncio.create_task(work()) for _ in range(self._workers)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-
-    async def _one(self, name: bytes) -> Outcome:
-        """Small files at once, large ones within the budget."""
-        path, most = os.path.join(self._question.base, name), self._question.max_body
-        data = await asyncio.to_thread(read, path, min(SMALL, most))
-        if not isinstance(data, int):
-            return await self._classified(name, data)
-        if data <= most:
-            async with self._large.acquire(data):
-                data = await asyncio.to_thread(read, path, most)
-                if not isinstance(data, int):
-                    return await self._classified(name, data)
-        return Skipped(
-            name,
-            BodyTooLarge.code,
-            f"The file has {data} bytes, more than the {most} allowed. Make it smaller, or raise "
-            "ALEXNET_MAX_BODY.",
-        )
-
-    async def _classified(self, name: bytes, data: bytes | Skipped) -> Outcome:
-        if isinstance(data, Skipped):
-            return Skipped(name, data.code, data.error)
-        (result,) = await self._classifier.classify([data], crops=self._question.crops)
-        if isinstance(result, ServiceError):
-            return Skipped(name, result.code, str(result))
-        best = order(result.probabilities, self._question.top)
-        return Scored(name, best.astype(np.int32), result.probabilities[best])
+        async with aclosing(self._files.results(names, in_order=False)) as results:
+            async for name, result in results:
+                if isinstance(result, ServiceError):
+                    record(Skipped(name, result.code, str(result)))
+                else:
+                    best = order(result, self._top)
+                    record(Scored(name, best.astype(np.int32), result[best]))

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -16,7 +17,7 @@ from service.cli.engines import engine_for
 from service.cli.exit_codes import Status, lesson
 from service.cli.options import OUTPUT, AsJson, Crops, Device, ModelPath, Top
 from service.console import console, watched
-from service.errors import FileUnreadable, SettingsInvalid
+from service.errors import FileUnreadable, ServiceError, SettingsInvalid
 
 if TYPE_CHECKING:
     from service.batch.progress import Progress
@@ -180,28 +181,31 @@ async def _classify(
     settings: "Settings", places: Sequence[str], answers: "Answers", *, top: int
 ) -> None:
     """Each answer in the order of the names, as soon as it is there."""
-    from service.batch.reader import window
-    from service.cli.sources import Asker, standard_input
+    from service.batch.reader import FileClassifier, window
+    from service.cli.sources import Source, read_source, standard_input, walk
     from service.inference.classifier import Classifier
+    from service.inference.predictions import top_k
     from service.settings import limits
 
     most = settings.max_body
     given = standard_input(most) if STANDARD_INPUT in places else b""
-    its = limits(settings)
+    its, labels = limits(settings), answers.engine.model.labels
     async with Classifier(answers.engine, its) as classifier:
-        asker = Asker(
+        files = FileClassifier[Source](
             classifier,
+            partial(read_source, max_body=most, standard_input=given),
             crops=answers.crops,
-            top=top,
             window=window(its),
-            most=most,
-            at_once=settings.max_uploads,
-            standard_input=given,
+            max_body=most,
+            max_uploads=settings.max_uploads,
         )
         with _watched(places, answers) as progress:
-            async with aclosing(asker.outcomes(places)) as outcomes:
-                async for name, outcome in outcomes:
-                    answers.tell(name, outcome)
+            async with aclosing(files.results(walk(places))) as results:
+                async for source, result in results:
+                    best = (
+                        result if isinstance(result, ServiceError) else top_k(result, labels, top)
+                    )
+                    answers.tell(source.name, best)
                     if progress is not None:
                         progress.update(answers.told, answers.refused)
 

@@ -2,20 +2,20 @@
 Names of image files -> squares of pixels, as the service makes them, in threads.
 """
 
+import asyncio
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from itertools import islice
 from threading import BoundedSemaphore
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.batch.files import Skipped, read
+from service.batch.reader import read_ahead, whole
 from service.cgroups import usable_cores
-from service.errors import BodyTooLarge, ServiceError
+from service.errors import ServiceError
 from service.inference.image import LARGE, open_image
 from service.inference.limits import Limits
 
@@ -35,18 +35,11 @@ class Decoder:
 
     def __call__(self, name: bytes) -> Square | Skipped:
         """The image's central square, or why there is none."""
-        data = read(os.path.join(self._base, name), self._max_body)
-        if isinstance(data, Skipped):
-            return Skipped(name, data.code, data.error)
-        if isinstance(data, int):
-            return Skipped(
-                name,
-                BodyTooLarge.code,
-                f"The file has {data} bytes, more than the {self._max_body} allowed. Make it "
-                "smaller, or raise ALEXNET_MAX_BODY.",
-            )
+        path = os.path.join(self._base, name)
         try:
-            image = open_image(data, self._limits.decoding)
+            image = open_image(
+                whole(read(path, self._max_body), self._max_body), self._limits.decoding
+            )
             with self._large if image.pixels > LARGE else nullcontext():
                 return image.decode()
         except ServiceError as error:
@@ -58,18 +51,21 @@ def decoded(
     names: Sequence[bytes], decode: Callable[[bytes], Square | Skipped], ahead: int
 ) -> Iterator[Iterator[Square | Skipped]]:
     """The outcomes in the order of the names, so many of them in advance, from threads."""
-    pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="alexnet-decode")
-    waiting: deque[Future[Square | Skipped]] = deque()
-    rest = iter(names)
+
+    async def work(name: bytes) -> Square | Skipped:
+        return await asyncio.to_thread(decode, name)
+
+    results = read_ahead(names, work, window=ahead)
+
+    async def following() -> tuple[bytes, Square | Skipped] | None:
+        return await anext(results, None)
 
     def outcomes() -> Iterator[Square | Skipped]:
-        waiting.extend(pool.submit(decode, name) for name in islice(rest, ahead))
-        while waiting:
-            outcome = waiting.popleft().result()
-            waiting.extend(pool.submit(decode, name) for name in islice(rest, 1))
-            yield outcome
+        while result := runner.run(following()):
+            yield result[1]
 
-    try:
+    with asyncio.Runner() as runner:  # at its end it waits for the images begun, not for others
+        runner.get_loop().set_default_executor(
+            ThreadPoolExecutor(usable_cores(), thread_name_prefix="alexnet-decode")
+        )
         yield outcomes()
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the images begun, not for others

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from service.batch import progress
-from service.cli.sources import Asker
+from service.batch.files import read
+from service.batch.reader import FileClassifier
 from service.http.routes.v1 import answer_for
 from service.inference.classifier import Classifier
 from service.inference.engine import Engine
@@ -333,10 +334,12 @@ def test_answers_that_are_broken_off_leave_nothing_under_way(
         its = limits(Settings(device="cpu"))
         async with Classifier(Engine.load(tiny_model, device="cpu"), its) as classifier:
             before = asyncio.all_tasks()
-            asker = Asker(classifier, crops="one", top=1, window=16, most=10**6, at_once=10**6)
-            outcomes = asker.outcomes([str(folder)])
-            await anext(outcomes)
-            await outcomes.aclose()
+            files = FileClassifier(
+                classifier, read, crops="one", window=16, max_body=10**6, max_uploads=10**6
+            )
+            results = files.results(os.fsencode(path) for path in folder.iterdir())
+            await anext(results)
+            await results.aclose()
             return asyncio.all_tasks() - before
 
     assert asyncio.run(after_the_first()) == set()
