@@ -20,7 +20,7 @@ from typing import Final
 from service.batch import tables
 from service.batch.files import SUFFIXES, Images, Skipped, text
 from service.batch.progress import Progress, counted, say, shown
-from service.batch.reader import Outcome, Scorer, ScoringOptions, window
+from service.batch.reader import Outcome, Record, Scorer, ScoringOptions, window
 from service.batch.signals import Stopped, interrupted_by_signals
 from service.batch.store import Journal, opened
 from service.errors import NotReady, ServiceError, SettingsInvalid
@@ -31,7 +31,7 @@ from service.inference.limits import Limits
 FEW: Final = 5  # skipped images that are shown
 ENGINE_DEAD: Final = 70  # exit status, as the server's
 
-Score = Callable[[Iterable[bytes], Callable[[Outcome], None], Progress], None]
+Score = Callable[[Iterable[bytes], Record, Progress], None]
 
 
 class ScoringFailed(ServiceError):
@@ -126,12 +126,10 @@ def run(job: Job, score: Score) -> None:
 def on_this_machine(engine: Engine, limits: Limits, question: ScoringOptions) -> Score:
     """Score with one engine, in this process."""
 
-    def score(
-        names: Iterable[bytes], record: Callable[[Outcome], None], progress: Progress
-    ) -> None:
+    def score(names: Iterable[bytes], record: Record, progress: Progress) -> None:
         asyncio.run(_score(names, record))
 
-    async def _score(names: Iterable[bytes], record: Callable[[Outcome], None]) -> None:
+    async def _score(names: Iterable[bytes], record: Record) -> None:
         reasons: list[str] = []
         classifier = Classifier(engine, limits, on_death=reasons.append)
         try:
@@ -143,9 +141,7 @@ def on_this_machine(engine: Engine, limits: Limits, question: ScoringOptions) ->
     return score
 
 
-def _work(
-    job: Job, journal: Journal, progress: Progress
-) -> tuple[Iterator[bytes], Callable[[Outcome], None]]:
+def _work(job: Job, journal: Journal, progress: Progress) -> tuple[Iterator[bytes], Record]:
     """The names that are not in the journal, and what writes outcomes into it."""
 
     def record(outcome: Outcome) -> None:

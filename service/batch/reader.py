@@ -138,6 +138,7 @@ class Scored:
 
 
 Outcome = Scored | Skipped
+Record = Callable[[Outcome], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +167,7 @@ class Scorer:
             max_uploads=options.max_uploads,
         )
 
-    async def score(self, names: Iterable[bytes], record: Callable[[Outcome], None]) -> None:
+    async def score(self, names: Iterable[bytes], record: Record) -> None:
         """
         Pass each name's outcome to `record`, as they are done.
 
