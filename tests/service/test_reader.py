@@ -10,7 +10,7 @@ import pytest
 
 from service.batch.reader import SMALL, FileClassifier, read_ahead
 from service.errors import BodyTooLarge, FileUnreadable
-from service.inference.queue import Probabilities
+from service.inference.predictions import Probabilities
 
 
 class Gates:
