@@ -20,8 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.app import create_app
 from service.errors import NotReady, SettingsInvalid, StartError
 from service.http.state import ServiceState
-from service.inference.engine import Engine
-from service.settings import SECRETS, Settings, load_settings, spelled
+from service.settings import SECRETS, Settings, load_engine, load_settings, spelled
 from service.telemetry import logs
 
 try:
@@ -107,13 +106,7 @@ class _Replica:
         given = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
         settings = within(_settings(self._chosen), given)  # the environment is this node's
         logs.install(settings.log_level, as_json=logs.is_json(settings.log_format, sys.stderr))
-        engine = Engine.load(
-            settings.model,
-            device=settings.device,
-            threads=settings.threads,
-            max_batch=settings.max_batch,
-            gpu_memory_limit=settings.gpu_memory_limit,
-        )
+        engine = load_engine(settings)
         log.info("%s on %s, threads: %d", engine.model.name, engine.provider, settings.threads)
         app = create_app(settings, engine)
         app.add_middleware(_OneRequestId)

@@ -9,7 +9,7 @@ so that `--help` comes at once.
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +25,9 @@ from service.errors import SettingsInvalid
 from service.http.access import parse_rate
 from service.inference.formats import FORMAT_NAMES
 from service.inference.limits import DecodeLimits, Limits
+
+if TYPE_CHECKING:
+    from service.inference.engine import Engine
 
 PREFIX = "ALEXNET_"
 BUNDLED = Path(__file__).parent / "bundled" / "alexnet.onnx"
@@ -340,6 +343,27 @@ def limits(settings: Settings) -> Limits:
         return settings.model_dump(include={field.name for field in fields(kind)})
 
     return Limits(decoding=DecodeLimits(**chosen(DecodeLimits)), **chosen(Limits))
+
+
+def engine_arguments(settings: Settings) -> dict[str, Any]:
+    """What `Engine.load` takes beside the model file, as plain values."""
+    return settings.model_dump(include={"device", "threads", "max_batch", "gpu_memory_limit"})
+
+
+def load_engine(settings: Settings, current: "Engine | None" = None) -> "Engine":
+    """
+    The engine of these settings; never on the CPU in place of a `current` one on CUDA.
+
+    Raises what `Engine.load` raises.
+    """
+    from service.inference.engine import CUDA, Engine
+
+    arguments = engine_arguments(settings)
+    if current is not None and current.provider == CUDA:
+        arguments["device"] = "cuda"
+    engine = Engine.load(settings.model, **arguments)
+    engine.device_requested = settings.device
+    return engine
 
 
 def spelled(field: str) -> str:

@@ -4,7 +4,7 @@ The command `alexnet predict FOLDER --output FILE`: from its settings to a job.
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from service.batch import job
@@ -12,8 +12,8 @@ from service.batch.files import Images
 from service.batch.reader import ScoringOptions
 from service.batch.signals import Stopped
 from service.errors import SettingsInvalid
-from service.inference.engine import Engine, inspect
-from service.settings import Settings, limits
+from service.inference.engine import inspect
+from service.settings import Settings, engine_arguments, limits, load_engine
 
 
 def score(
@@ -25,10 +25,9 @@ def score(
     top: int,
     overwrite: bool,
     ray: str | None,
-    load: Callable[[], Engine],
 ) -> None:
     """
-    Score all images in `places`, here with the engine that `load` gives, or on a Ray cluster.
+    Score all images in `places`, here or on a Ray cluster.
 
     Raises a `ServiceError` if that cannot be done; ends the process if it is stopped.
     """
@@ -39,7 +38,7 @@ def score(
         if not os.path.exists(place):
             raise SettingsInvalid(f"{place}: there is no such file or folder")
     # With Ray other machines compute: here it is only read what the classes are called.
-    engine = None if ray is not None else load()
+    engine = None if ray is not None else load_engine(settings)
     model = inspect(settings.model) if engine is None else engine.model
     if crops not in model.crops:
         raise SettingsInvalid(f"--crops {crops}: this model offers {', '.join(model.crops)}")
@@ -72,12 +71,7 @@ def score(
 def _on_ray(address: str, settings: Settings, work: job.Job) -> None:
     from service.batch import cluster
 
-    options = cluster.EngineOptions(
-        device=settings.device,
-        threads=settings.threads,
-        max_batch=settings.max_batch,
-        gpu_memory_limit=settings.gpu_memory_limit,
-    )
+    options = cluster.EngineOptions(**engine_arguments(settings))
     with cluster.connected(address):
         job.run(
             work,

@@ -1,15 +1,28 @@
 """
-`alexnet bench`: the command line of `service.loadtest.bench`.
+`alexnet bench`: load on a running server, its rate and latencies as they come.
 """
 
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from service.batch.files import SUFFIXES
 from service.cli.exit_codes import Status, lesson
 from service.cli.options import CROPS, QUESTION, AsJson, choices
-from service.loadtest import bench as work
+from service.console import clean, console
+from service.errors import FileUnreadable
+
+if TYPE_CHECKING:
+    from service.loadtest.generator import Observer
+    from service.loadtest.statistics import Tally
 
 LESSON: Final = lesson(
     {
@@ -22,7 +35,10 @@ LESSON: Final = lesson(
     done="the server answered; how often not, the figures say",
     failed="there is no server, it is another one, or it answered nothing",
 )
-LOAD: Final = "How much load"
+SYNTHETIC: Final = 64  # images, where none are given
+
+_load = partial(typer.Option, rich_help_panel="How much load")
+_seconds = partial(_load, metavar="SECONDS")
 
 
 def bench(
@@ -37,59 +53,28 @@ def bench(
         ),
     ] = None,
     in_flight: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=10_000,
-            help="Requests outstanding at any time.",
-            metavar="COUNT",
-            rich_help_panel=LOAD,
-        ),
+        int, _load(min=1, max=10_000, help="Requests outstanding at any time.", metavar="COUNT")
     ] = 8,
     rate: Annotated[
         float | None,
-        typer.Option(
+        _load(
             min=0.001,
             max=100_000.0,
             help="Send so many requests a second at random times instead, answered or not; "
             "latency then counts from the time intended.",
             metavar="PER-SECOND",
-            rich_help_panel=LOAD,
         ),
     ] = None,
     seconds: Annotated[
-        float,
-        typer.Option(
-            min=0.1,
-            max=86_400.0,
-            help="How long, after the warm-up.",
-            metavar="SECONDS",
-            rich_help_panel=LOAD,
-        ),
+        float, _seconds(min=0.1, max=86_400.0, help="How long, after the warm-up.")
     ] = 10.0,
     warm_up: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            max=3600.0,
-            help="Load before, that is not counted.",
-            metavar="SECONDS",
-            rich_help_panel=LOAD,
-        ),
+        float, _seconds(min=0.0, max=3600.0, help="Load before, that is not counted.")
     ] = 1.0,
     timeout: Annotated[
-        float,
-        typer.Option(
-            min=0.001,
-            max=3600.0,
-            help="Until a request has failed.",
-            metavar="SECONDS",
-            rich_help_panel=LOAD,
-        ),
+        float, _seconds(min=0.001, max=3600.0, help="Until a request has failed.")
     ] = 30.0,
-    seed: Annotated[
-        int, typer.Option(help="Of the random times.", metavar="NUMBER", rich_help_panel=LOAD)
-    ] = 0,
+    seed: Annotated[int, _load(help="Of the random times.", metavar="NUMBER")] = 0,
     crops: Annotated[
         str | None,
         typer.Option(
@@ -119,16 +104,108 @@ def bench(
     milliseconds, and what was refused or failed. Without IMAGE it sends 64 JPEGs of
     500 x 375, made on the spot: noise that decodes as photographs do.
     """
-    work.bench(
-        url,
-        images or [],
-        as_json=as_json,
-        crops=crops,
-        key=key,
-        in_flight=in_flight,
-        rate=rate,
-        seconds=seconds,
-        warm_up=warm_up,
-        timeout=timeout,
-        seed=seed,
-    )
+    from service.loadtest import generator
+    from service.loadtest.synthetic_images import photographs
+
+    bodies = _read(images) if images else photographs(SYNTHETIC)
+    answer = generator.run(generator.probe(url, bodies[0], crops=crops, key=key))
+    common: dict[str, Any] = {
+        "seconds": seconds,
+        "crops": crops,
+        "key": key,
+        "warm_up": warm_up,
+        "timeout": timeout,
+    }
+    with _progress(warm_up + seconds, as_json) as common["observe"]:
+        figures = generator.run(
+            generator.open_loop(url, bodies, rate=rate, seed=seed, **common)
+            if rate
+            else generator.closed_loop(url, bodies, in_flight=in_flight, **common)
+        )
+    facts = {
+        "url": url,
+        "model": answer["model"],
+        "crops": answer["crops"],
+        "pictures": len(bodies),
+        "load": {"rate": rate} if rate else {"in_flight": in_flight},
+        **dataclasses.asdict(figures),
+    }
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        _print(facts)
+    if not figures.answered:
+        raise generator.LoadImpossible(
+            f"none of {figures.requests} requests to {url} was answered with classes"
+        )
+
+
+def _read(places: Sequence[Path]) -> list[bytes]:
+    """The images in files and folders, in the order of their names."""
+    files = [
+        file
+        for place in places
+        for file in (sorted(place.iterdir()) if place.is_dir() else [place])
+        if not place.is_dir() or os.fsencode(file.name).lower().endswith(SUFFIXES)
+    ]
+    if not files:
+        raise FileUnreadable(f"there is no image in {', '.join(map(str, places))}")
+    try:
+        return [file.read_bytes() for file in files]
+    except OSError as error:
+        raise FileUnreadable(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def _progress(seconds: float, as_json: bool) -> "Iterator[Observer | None]":
+    """A bar with the figures of the moment, on a terminal and for people only."""
+    screen = console(stderr=True)
+    if as_json or not screen.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    # Drawn when there is something new: a thread of its own would cost the measurement.
+    with Progress(*columns, console=screen, transient=True, auto_refresh=False) as progress:
+        task = progress.add_task("", total=seconds)
+        began = time.perf_counter()
+
+        def observe(tally: "Tally") -> None:
+            now = time.perf_counter()
+            recent = tally.recent(now)
+            lost = sum(recent.refused.values()) + sum(recent.failed.values())
+            text = (
+                "warming up"
+                if now < tally.began
+                else f"{recent.rate:6.1f}/s   p50 {recent.p50:6.1f} ms   p99 {recent.p99:6.1f} ms"
+                f"   {lost} not answered"
+            )
+            progress.update(task, completed=now - began, description=text, refresh=True)
+
+        yield observe
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    def counts(numbers: dict[str, int]) -> str:
+        return ", ".join(f"{number} x {reason}" for reason, number in numbers.items()) or "none"
+
+    model, load = facts["model"], facts["load"]
+    pace = f"{load['rate']:g} a second" if "rate" in load else f"{load['in_flight']} in flight"
+    table = Table(box=None, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for heading, text in (
+        ("server", f"{facts['url']}: {model['name']} {model['variant']} {model['precision']}"),
+        ("load", f"{pace}, crops {facts['crops']}, {facts['pictures']} images in turn"),
+        ("answered", f"{facts['answered']} of {facts['requests']} in {facts['seconds']:.1f} s"),
+        ("rate", f"{facts['rate']:.1f} images/s"),
+        *((f"latency {p}", f"{facts[p]:.1f} ms") for p in ("p50", "p95", "p99")),
+        ("refused", counts(facts["refused"])),
+        ("failed", counts(facts["failed"])),
+        ("load's own CPU", f"{100 * facts['cpu']:.1f} % of a core"),
+    ):
+        table.add_row(heading, clean(text))
+    console().print(table)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from service.cli.engines import engine_for
 from service.cli.exit_codes import Status, lesson
 from service.cli.options import AsJson
 from service.cli.settings_options import takes_settings
@@ -86,6 +85,7 @@ def _examined(given: dict[str, str | None]) -> Iterator["Finding"]:
 def _loaded(its: "Settings") -> Generator["Finding", None, "Engine | None"]:
     """The model and what computes; returns the engine if there is one."""
     from service.cli.checks import model
+    from service.settings import load_engine
 
     whole = _checked("model", lambda: model.file(its.model))
     yield from whole
@@ -96,7 +96,7 @@ def _loaded(its: "Settings") -> Generator["Finding", None, "Engine | None"]:
     def load() -> Iterator["Finding"]:
         nonlocal engine
         try:
-            engine = engine_for(its)
+            engine = load_engine(its)
         except RuntimeMissing:  # told already
             return
         except ProviderUnusable as error:

@@ -1,14 +1,24 @@
 """
-`alexnet evaluate`: the command line of `service.evaluation`.
+`alexnet evaluate`: how good models are, on labelled images.
 """
 
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from service.cli.exit_codes import Status, lesson
+from service.cli.installed import DISTRIBUTION, installed
 from service.cli.options import COMPUTING, OUTPUT, QUESTION, AsJson, Device
+from service.errors import SettingsInvalid
+
+if TYPE_CHECKING:
+    from service.evaluation.predicted import Asked
 
 LESSON: Final = lesson(
     {
@@ -21,6 +31,10 @@ LESSON: Final = lesson(
     failed="no labelled images, no such model, or a file that cannot be written",
     interrupted="Ctrl-C: nothing was written (143: SIGTERM)",
 )
+SUFFIXES: Final = {"--report": ".html", "--output": ".json", "--record": ".json"}
+
+_question = partial(typer.Option, rich_help_panel=QUESTION)
+_json_file = partial(typer.Option, metavar="FILE.json", rich_help_panel=OUTPUT)
 
 
 def evaluate(
@@ -34,27 +48,21 @@ def evaluate(
     ],
     labels: Annotated[
         Path | None,
-        typer.Option(
+        _question(
             help="CSV with the columns file (below FOLDER) and label (WordNet id, name or index).",
             metavar="FILE.csv",
-            rich_help_panel=QUESTION,
         ),
     ] = None,
     crops: Annotated[
         str | None,
-        typer.Option(
+        _question(
             help="One or several, as ten,one; by default all that the model offers.",
             metavar="CROPS,...",
-            rich_help_panel=QUESTION,
         ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(
-            help="What the images are, in words, for report and record.",
-            metavar="TEXT",
-            rich_help_panel=QUESTION,
-        ),
+        _question(help="What the images are, in words, for report and record.", metavar="TEXT"),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -84,21 +92,13 @@ def evaluate(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Write all of it as JSON, for programs.",
-            metavar="FILE.json",
-            rich_help_panel=OUTPUT,
-        ),
+        _json_file("--output", "-o", help="Write all of it as JSON, for programs."),
     ] = None,
     record: Annotated[
         Path | None,
-        typer.Option(
+        _json_file(
             help="Write the accuracy into this record, which alexnet-export --record puts into a "
             "model file; what else is in it stays.",
-            metavar="FILE.json",
-            rich_help_panel=OUTPUT,
         ),
     ] = None,
 ) -> None:
@@ -108,18 +108,99 @@ def evaluate(
     worst confusions. Several models, or several choices of crops, are compared on the
     same images.
     """
-    from service.evaluation import command
+    from service.batch.files import text
+    from service.evaluation import record as records
+    from service.evaluation import report as reports
+    from service.evaluation import results, summary
+    from service.evaluation.classes import Classes
+    from service.evaluation.decoding import Decoder
+    from service.evaluation.labels import read_truth
+    from service.evaluation.predicted import ask, candidates
+    from service.settings import limits, load_engine, load_settings
 
-    command.evaluate(
-        folder,
-        crops=crops,
-        model=model or [],
-        labels=labels,
-        report=report,
-        output=output,
-        record=record,
-        data=data,
-        as_json=as_json,
-        per_class=per_class,
-        device=device,
+    _check_files({"--report": report, "--output": output, "--record": record})
+    models: list[str | None] = [*dict.fromkeys(model)] if model else [None]
+    if record is not None:
+        if len(models) > 1:
+            raise SettingsInvalid("--record is about one model: give one --model")
+        records.read(record)
+    each = [load_settings(model=path, device=device) for path in models]
+    settings, engines = each[0], [load_engine(one) for one in each]
+    chosen = candidates(engines, None if crops is None else list(dict.fromkeys(crops.split(","))))
+    truth = read_truth(folder, [Classes(engine.model.labels) for engine in engines], labels)
+    decode = Decoder(truth.base, limits(settings), settings.max_body)
+    asked = _interruptible(
+        len(truth.names),
+        lambda progress: ask(truth, chosen, decode, batch=settings.max_batch, progress=progress),
     )
+    found = results.gather(
+        truth,
+        asked,
+        service=installed(DISTRIBUTION) or "unknown",
+        data=data,
+        folder=text(os.fsencode(folder)),
+        labels=None if labels is None else text(os.fsencode(labels)),
+    )
+    if as_json:
+        typer.echo(results.dumps(found))
+    else:
+        summary.show(found, per_class=per_class)
+    if output is not None:
+        with _one_sentence("--output", output):
+            results.write(output, found)
+    if record is not None:
+        with _one_sentence("--record", record):
+            records.write(record, found)
+    if report is not None:
+        with _one_sentence("--report", report):
+            reports.write(report, found, asked.names, decode)
+
+
+def _interruptible(
+    images: int, predict: "Callable[[Callable[[int, int], None]], Asked]"
+) -> "Asked":
+    """`predict` with a bar; the first Ctrl-C, or SIGTERM, ends it with a `typer.Exit`."""
+    from service.batch.progress import say, shown
+    from service.batch.signals import interrupted_by_signals
+
+    try:
+        with interrupted_by_signals(), shown(0) as progress:
+            progress.total = images
+            progress.update(0, 0)
+            return predict(progress.update)
+    except KeyboardInterrupt as interrupt:
+        (number,) = interrupt.args or (int(signal.SIGINT),)
+        say("alexnet: Stopped. Nothing was written.")
+        raise typer.Exit(128 + number) from interrupt
+
+
+def _check_files(options: Mapping[str, Path | None]) -> None:
+    """Before anything slow: `SettingsInvalid` unless each of the files can be written."""
+    paths = {option: path for option, path in options.items() if path is not None}
+    for option, path in paths.items():
+        if path.suffix != SUFFIXES[option]:
+            raise SettingsInvalid(f"{option} {path}: its name must end in {SUFFIXES[option]}")
+        if path.is_dir():
+            raise SettingsInvalid(f"{option} {path}: this is a folder; choose the name of a file")
+        if not path.parent.is_dir():
+            raise SettingsInvalid(f"{option} {path}: there is no folder {path.parent}; make it")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise SettingsInvalid(
+                f"{option} {path}: the folder {path.parent} cannot be written to; choose another"
+            )
+    if len({path.resolve() for path in paths.values()}) < len(paths):
+        raise SettingsInvalid(f"{' and '.join(paths)} must be different files")
+
+
+@contextmanager
+def _one_sentence(option: str, path: Path) -> Iterator[None]:
+    """Whatever keeps the file from being written becomes an `EvaluationFailed`."""
+    from service.evaluation.labels import EvaluationFailed
+
+    try:
+        yield
+    except OSError as error:
+        raise EvaluationFailed(
+            f"{option} {path} cannot be written ({error.strerror}); choose another place, or make "
+            "room"
+        ) from error

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from service.cli.engines import engine_for
 from service.cli.exit_codes import Status, lesson
 from service.cli.options import OUTPUT, AsJson, Crops, Device, ModelPath, Top
 from service.console import console, watched
@@ -112,7 +111,7 @@ def predict(
 
     An image that cannot be read is told on standard error and does not stop the others.
     """
-    from service.settings import load_settings
+    from service.settings import load_engine, load_settings
 
     settings = load_settings(model=model, device=device)
     places = [*(images or []), *_listed(files_from)]
@@ -136,7 +135,6 @@ def predict(
             top=top,
             overwrite=overwrite,
             ray=ray,
-            load=lambda: engine_for(settings),
         )
         return
     if ray is not None or overwrite:
@@ -149,7 +147,7 @@ def predict(
 
     from service.cli.output import writer
 
-    engine = engine_for(settings)
+    engine = load_engine(settings)
     if crops not in engine.model.crops:
         offered = ", ".join(engine.model.crops)
         raise SettingsInvalid(f"--crops {crops}: this model offers {offered}")

@@ -10,10 +10,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from service.cli.addresses import in_url, listener
-from service.cli.engines import engine_for
 from service.cli.exit_codes import Status, lesson
 from service.cli.settings_options import takes_settings
 
@@ -78,13 +78,14 @@ def _run(settings: "Settings", *, as_json: bool) -> int:
 
         from service.app import create_app
         from service.app import serve as run
+        from service.settings import load_engine
 
-        web = create_app(settings, engine_for(settings))
+        web = create_app(settings, load_engine(settings))
         return run(
             web,
             listeners,
             lambda: _announce(settings, listeners, as_json=as_json),
-            load=lambda current: engine_for(settings, current),
+            load=partial(load_engine, settings),
         )
 
 

@@ -2,17 +2,16 @@
 A folder of labelled images -> how good models are, and how well they know it.
 
     classes.py      what a model's classes are called
-    truth.py        the images in the folder, and what each of them shows
+    labels.py       the images in the folder, and what each of them shows
     decoding.py     names -> pixels, as the service makes them
-    answers.py      pixels -> what each model says with each choice of crops
+    predicted.py    pixels -> what each model predicts with each choice of crops
     intervals.py    how far a share, or the difference of two, may be off
     calibration.py  whether "0.61" means 61%
-    figures.py      answers -> top-1, top-5, calibration; and the paired differences
-    mistakes.py     answers -> per class, per pair of classes, per image
-    words.py        figures as people read them
-    results.py      all of it as JSON has it; terminal, report and record say the same
-    terminal.py     for people, short
+    accuracy.py     predictions -> top-1, top-5, calibration; and the paired differences
+    confusion.py    predictions -> per class, per pair of classes, per image
+    formatting.py   shares and intervals as people read them
+    results.py      all of it as JSON has it; summary, report and record have the same
+    summary.py      for people, short: tables on the terminal
     report.py       for people, whole: one HTML file
     record.py       for the model file's own record
-    command.py      from the settings to the results
 """

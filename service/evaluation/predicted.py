@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.batch.files import Skipped
+from service.errors import SettingsInvalid
 from service.evaluation.decoding import Square, decoded
 from service.evaluation.labels import EvaluationFailed, Truth
 from service.inference.engine import Engine, Model, gist
@@ -32,6 +33,27 @@ class Candidate:
     def model(self) -> Model:
         """What the model's file says of itself."""
         return self.engine.model
+
+
+def candidates(
+    engines: Sequence[Engine], choices: Sequence[str] | None
+) -> list[tuple[int, Candidate]]:
+    """Each model, by its number, with each choice of crops: `choices`, or all that it offers.
+
+    Raises `SettingsInvalid` for a choice that a model does not offer.
+    """
+    for engine in engines:
+        offered = engine.model.crops
+        for crops in choices or ():
+            if crops not in offered:
+                raise SettingsInvalid(
+                    f"--crops {crops}: {engine.model.path} offers {', '.join(offered)}"
+                )
+    return [
+        (number, Candidate(engine, crops))
+        for number, engine in enumerate(engines)
+        for crops in (engine.model.crops if choices is None else choices)
+    ]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ What is printed, reported and recorded is taken from here, so that all say the s
 and record round them to six digits, tables and report to what they show.
 """
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from service.batch.files import Skipped, text
+from service.batch.tables import replacing
 from service.evaluation.accuracy import Comparison, Figures, calibrations, comparisons, figures
 from service.evaluation.calibration import Bin, bins
 from service.evaluation.confusion import (
@@ -126,6 +128,17 @@ def as_json(results: Results) -> dict[str, Any]:
     told["runs"] = [_run_as_json(run) for run in told["runs"]]
     values: dict[str, Any] = _json_value(told)
     return values
+
+
+def dumps(results: Results) -> str:
+    """`as_json` as text."""
+    return json.dumps(as_json(results), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def write(path: Path, results: Results) -> None:
+    """Write the same to a file."""
+    with replacing(path) as beside:
+        beside.write_text(dumps(results) + "\n", "utf-8")
 
 
 def _run(name: str, answers: Answers, its: Figures, names: Sequence[bytes]) -> Run:

@@ -31,12 +31,11 @@ from fastapi import FastAPI
 
 from service import app as application
 from service.cli.addresses import in_url, listener
-from service.cli.engines import engine_for
 from service.client import Client
 from service.http.server.connection import Connection
 from service.http.state import ServiceState
 from service.inference.engine import Engine
-from service.settings import Settings, load_settings
+from service.settings import Settings, load_engine, load_settings
 from service.telemetry import logs
 
 ROOT = Path(__file__).parents[2]
@@ -168,14 +167,14 @@ def serving(model: Path, **settings: Any) -> Iterator[InThread]:
         with patch.dict(os.environ, environment(**given), clear=True):
             wanted = load_settings()
             log = block.enter_context(_logging(wanted))
-            engine = engine_for(wanted)
+            engine = load_engine(wanted)
             app = application.create_app(wanted, engine)
         listeners = [listener(wanted.host, wanted.port, "port")]
         if wanted.admin_port is not None:
             listeners.append(listener(wanted.admin_host, wanted.admin_port, "admin_port"))
             app.state.service.admin_port = listeners[1].getsockname()[1]
         started = threading.Event()
-        server = Server(app, started.set, partial(engine_for, wanted))
+        server = Server(app, started.set, partial(load_engine, wanted))
         statuses: list[int] = []
 
         def run() -> None:
