@@ -1,13 +1,13 @@
 """
-`alexnet doctor`: would a server start here, and what is to be mended?
+`alexnet doctor`: the checks that `alexnet serve` makes when it starts, reported together.
 """
 
 import json
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator, Mapping
+from logging.handlers import BufferingHandler
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import typer
 
@@ -15,12 +15,10 @@ from service.cli.exit_codes import Status, lesson
 from service.cli.options import AsJson
 from service.cli.settings_options import takes_settings
 from service.console import clean, console
-from service.errors import ProviderUnusable, RuntimeMissing, ServiceError
+from service.errors import ProviderUnusable, ServiceError
 
 if TYPE_CHECKING:
-    from service.cli.checks import Finding
     from service.inference.engine import Engine
-    from service.settings import Settings
 
 LESSON: Final = lesson(
     {
@@ -33,26 +31,33 @@ LESSON: Final = lesson(
     failed="it would not, or nobody could use it; below it is what to do",
 )
 WIDEST: Final = 10_000  # columns, where nobody has a terminal to be filled
-SIGNS: Final = {
-    "ok": ("✓", "+", "green"),
-    "warning": ("!", "!", "yellow"),
-    "failed": ("✗", "x", "red"),
-}
+SIGNS: Final = {"ok": "✓+", "warning": "!!", "failed": "✗x"}  # the second where only ASCII is known
+COLOURS: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
 
 
-def doctor(as_json: bool = False, **given: str | None) -> None:
-    """Check what a server needs here, and say what to mend.
+class Finding(NamedTuple):
+    """What a check found; `remedy` is what to do about it."""
+
+    check: str
+    verdict: str  # one of SIGNS; with a warning the server starts all the same
+    found: str
+    remedy: str | None = None
+
+
+def doctor(as_json: bool = False, **flags: str | None) -> None:
+    """Check what a server needs here, and say what to fix.
 
     Looks at the settings, keys and certificates, Python and its packages, the runtime,
     the model file, the device, cores, memory, open files and the port, and goes on to
     the next one whatever it finds. Takes the flags of alexnet serve, and the same
     variables. Prints a line for each, and below it what to do.
     """
-    findings = list(_examined(given))
+    findings = list(_examine(flags))
     well = all(finding.verdict != "failed" for finding in findings)
     if as_json:
-        told = {"well": well, "checks": [asdict(finding) for finding in findings]}
-        typer.echo(json.dumps(told, indent=2))
+        keys = ("check", "verdict", "found", "mend")
+        checks = [dict(zip(keys, finding, strict=True)) for finding in findings]
+        typer.echo(json.dumps({"well": well, "checks": checks}, indent=2))
     else:
         _print(findings)
     if not well:
@@ -62,110 +67,75 @@ def doctor(as_json: bool = False, **given: str | None) -> None:
 takes_settings(doctor, as_json=AsJson)
 
 
-def _examined(given: dict[str, str | None]) -> Iterator["Finding"]:
+def _examine(flags: Mapping[str, str | None]) -> Iterator[Finding]:
     """All the findings, in the order in which a server would meet them."""
-    from service.cli.checks import certificate, configuration, installation, machine, port
+    from service.cli import checks
 
     environment = dict(os.environ)
-    its, faults = configuration.usable_settings(given)
-    yield from _checked("settings", lambda: configuration.settings(faults, environment))
-    yield from _checked("python", installation.python)
-    yield from _checked("packages", installation.packages)
-    yield from _checked("keys", lambda: configuration.keys(its))
-    yield from _checked("certificate", lambda: certificate.certificate(its))
-    yield from _checked("tracing", lambda: configuration.tracing(its))
-    yield from _checked("cores", lambda: machine.cores(its))
-    yield from _checked("files", lambda: machine.files(its))
-    yield from _checked("runtime", installation.runtime)
-    engine = yield from _loaded(its)
-    yield from _checked("memory", lambda: machine.memory(its, engine))
-    yield from _checked("port", lambda: port.ports(its))
-
-
-def _loaded(its: "Settings") -> Generator["Finding", None, "Engine | None"]:
-    """The model and what computes; returns the engine if there is one."""
-    from service.cli.checks import model
-    from service.settings import load_engine
-
-    whole = _checked("model", lambda: model.file(its.model))
+    settings, faults = checks.usable_settings(flags)
+    for fault in faults:
+        remedy = "correct it, or leave it out for its default"
+        yield Finding("settings", "failed", fault.rstrip("."), remedy)
+    yield from _run("settings", checks.variables, environment, faults)
+    yield from _run("python", checks.python)
+    yield from _run("packages", checks.packages)
+    for check in (checks.keys, checks.certificate, checks.tracing, checks.cores, checks.files):
+        yield from _run(check.__name__, check, settings)
+    yield from _run("runtime", checks.runtime)
+    engines: list[Engine] = []
+    whole = [*_run("model", checks.model_file, settings)]
     yield from whole
-    if any(finding.verdict == "failed" for finding in whole):
-        return None
-    engine: Engine | None = None
-
-    def load() -> Iterator["Finding"]:
-        nonlocal engine
-        try:
-            engine = load_engine(its)
-        except RuntimeMissing:  # told already
-            return
-        except ProviderUnusable as error:
-            yield _finding("provider", error)
-            return
-        yield from model.network(engine)
-        yield from model.provider(engine)
-
-    yield from _checked("model", load)
-    return engine
+    if whole[0].verdict == "ok":
+        yield from _run("model", checks.network, settings, engines.append)
+    for engine in engines:
+        yield from _run("provider", checks.provider, engine)
+    yield from _run("memory", checks.memory, settings, *engines)
+    yield from _run("port", checks.port, settings)
+    yield from _run("admin port", checks.port, settings, "admin_")
 
 
-def _checked(check: str, look: Callable[[], Iterable["Finding"]]) -> list["Finding"]:
-    """What a check finds; an error, whichever it is, ends this check only."""
-    from service.cli.checks import failed, warning
-
-    logged = _Logged()
+def _run(name: str, check: Callable[..., str | None], *arguments: Any) -> Iterator[Finding]:
+    """What a check returns, raises and logs; an error, whichever it is, ends this check only."""
+    logged = BufferingHandler(capacity=1000)
+    logged.setLevel(logging.WARNING)
     logging.getLogger().addHandler(logged)
-    found: list[Finding] = []
     try:
-        found.extend(look())
+        if found := check(*arguments):
+            yield Finding(name, "ok", found)
     except ServiceError as error:
-        found.append(_finding(check, error))
-    except Exception as error:  # the others are wanted all the same
-        reason = f"{type(error).__name__}: {error}"
-        found.append(failed(check, f"this check itself has failed ({reason})", "report it"))
+        name = "provider" if isinstance(error, ProviderUnusable) else name
+        found, remedy = _parts(str(error).rstrip("."))
+        yield Finding(name, "failed", found, remedy or "correct it, or leave the setting out")
+    except Exception as error:  # the other checks are wanted all the same
+        found = f"this check itself has failed ({type(error).__name__}: {error})"
+        yield Finding(name, "failed", found, "report it")
     finally:
         logging.getLogger().removeHandler(logged)
-    for line in logged.lines:
-        what, _, mend = line.partition("; ")
-        found.append(warning(check, what, mend))
-    return found
+    for record in logged.buffer:
+        yield Finding(name, "warning", *_parts(record.getMessage()))
 
 
-def _finding(check: str, error: ServiceError) -> "Finding":
-    """Our errors say what is wrong and, behind a semicolon, what to do."""
-    from service.cli.checks import failed
-
-    found, _, mend = str(error).rstrip(".").partition("; ")
-    return failed(check, found, mend or "correct it, or leave the setting out")
+def _parts(message: str) -> tuple[str, str]:
+    """What is wrong and, behind a semicolon, what to do."""
+    found, _, remedy = message.partition("; ")
+    return found, remedy
 
 
-class _Logged(logging.Handler):
-    """What the server would log as a warning."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
-def _print(findings: list["Finding"]) -> None:
+def _print(findings: list[Finding]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     screen = console()
-    plain = not screen.encoding.startswith("utf")
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for finding in findings:
-        sign, simple, colour = SIGNS[finding.verdict]
-        told = Text(clean(finding.found))
-        if finding.mend:
-            told.append(f"\n-> {clean(finding.mend)}", style=colour)
-        table.add_row(Text(simple if plain else sign, style=colour), finding.check, told)
+    for check, verdict, found, remedy in findings:
+        sign = SIGNS[verdict][0 if screen.encoding.startswith("utf") else 1]
+        text = Text(clean(found))
+        if remedy:
+            text.append(f"\n-> {clean(remedy)}", style=COLOURS[verdict])
+        table.add_row(Text(sign, style=COLOURS[verdict]), check, text)
     if screen.is_terminal:
         screen.print(table)
     else:  # a line is a line, however long
@@ -173,6 +143,8 @@ def _print(findings: list["Finding"]) -> None:
         with screen.capture() as drawn:
             screen.print(table)
         print("\n".join(line.rstrip() for line in drawn.get().splitlines()))
-    bad = sum(finding.verdict == "failed" for finding in findings)
-    odd = sum(finding.verdict == "warning" for finding in findings)
-    screen.print(f"\n{bad} to mend, {odd} to look at." if bad or odd else "\nAll is well.")
+    problems, warnings = (
+        sum(finding.verdict == verdict for finding in findings) for verdict in ("failed", "warning")
+    )
+    total = f"{problems} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}."
+    screen.print(f"\n{total if problems or warnings else 'All is well.'}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from service.cli.addresses import in_url, listener
 from service.cli.exit_codes import Status, lesson
-from service.cli.settings_options import takes_settings
+from service.cli.settings_options import takes_settings, warn_of_unknown_settings
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -43,7 +43,7 @@ def serve(**given: str | None) -> None:
     with --log-format json as one JSON object a line, which is this command's --json.
     Each flag is also a variable of the environment: --max-batch is ALEXNET_MAX_BATCH.
     """
-    from service.settings import load_settings, unknown_variables
+    from service.settings import load_settings
     from service.telemetry import logs
 
     # Until there is something to stop or to reload; in a container, nobody else would.
@@ -53,8 +53,7 @@ def serve(**given: str | None) -> None:
     settings = load_settings(**given)
     as_json = logs.is_json(settings.log_format, sys.stderr)
     logs.install(settings.log_level, as_json=as_json)
-    for name in unknown_variables(os.environ):
-        log.warning("%s is no setting, and has no effect; alexnet serve --help lists them", name)
+    warn_of_unknown_settings(os.environ)
     # A line for each broken form, and a text that Python keeps for each odd GIF: strangers send as
     # many as they like, and have their answer.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)

@@ -5,14 +5,18 @@ Its text is parsed by `Settings`, as the environment's is; `Settings` has its de
 """
 
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Final, get_args
 
 import typer
 
 from service.cli.options import choices
-from service.settings import SECRETS, Settings
+from service.settings import OF_OTHERS, PREFIX, SECRETS, Settings, unknown_variables
+
+log = logging.getLogger("service")
 
 GROUPS: Final = {
     "Model and device": ("model", "device", "threads", "gpu_memory_limit"),
@@ -84,6 +88,17 @@ def takes_settings(command: Callable[..., None], **more: object) -> None:
     ]
     command.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
     command.__annotations__ = {flag.name: flag.annotation for flag in flags}
+
+
+def warn_of_unknown_settings(environment: Mapping[str, str]) -> list[str]:
+    """Log a warning of each variable that looks like a setting and is not one; their names."""
+    known = [f"{PREFIX}{name.upper()}" for name in (*Settings.model_fields, *OF_OTHERS)]
+    unknown = unknown_variables(environment)
+    for name in unknown:
+        similar = get_close_matches(name.upper(), known, 1)
+        remedy = f"did you mean {similar[0]}?" if similar else "alexnet serve --help lists them"
+        log.warning("unknown setting %s (ignored); %s", name, remedy)
+    return unknown
 
 
 def _option(name: str, panel: str) -> object:
