@@ -5,7 +5,7 @@ Outcomes -> standard output: bars for a person, lines or JSON for programs, each
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import indent
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +14,7 @@ from service.batch.files import text
 from service.console import clean, console
 from service.errors import ServiceError
 from service.inference.engine import Engine
-from service.inference.predictions import Prediction
+from service.inference.predictions import Outcome, Prediction, answer, entry
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +31,7 @@ class Answers:
         self.engine, self.crops = engine, crops
         self.told = self.refused = 0  # images
 
-    def tell(self, name: str, outcome: Sequence[Prediction] | ServiceError) -> None:
+    def tell(self, name: str, outcome: Outcome) -> None:
         """Print what became of one image."""
         self.told += 1
         if isinstance(outcome, ServiceError):
@@ -46,7 +46,7 @@ class Answers:
     def _refuse(self, name: str, error: ServiceError) -> None:
         print(clean(f"{name}: {error}"), file=sys.stderr, flush=True)
 
-    def _answer(self, name: str, best: Sequence[Prediction]) -> None:
+    def _answer(self, name: str, best: list[Prediction]) -> None:
         raise NotImplementedError
 
 
@@ -57,7 +57,7 @@ class Bars(Answers):
         super().__init__(engine, crops)
         self.screen = console()
 
-    def _answer(self, name: str, best: Sequence[Prediction]) -> None:
+    def _answer(self, name: str, best: list[Prediction]) -> None:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
@@ -87,7 +87,7 @@ class Bars(Answers):
 class Lines(Answers):
     """For cut and awk: name, probability, WordNet id and class, with tabs between."""
 
-    def _answer(self, name: str, best: Sequence[Prediction]) -> None:
+    def _answer(self, name: str, best: list[Prediction]) -> None:
         for one in best:
             fields = name, f"{one.probability:.4f}", one.wordnet_id or "-", one.label
             print(*map(clean, fields), sep="\t")
@@ -100,17 +100,11 @@ class JsonLines(Answers):
     def _refuse(self, name: str, error: ServiceError) -> None:
         self._print(self._entry(name, error))
 
-    def _answer(self, name: str, best: Sequence[Prediction]) -> None:
+    def _answer(self, name: str, best: list[Prediction]) -> None:
         self._print(self._entry(name, best))
 
-    def _entry(self, name: str, outcome: Sequence[Prediction] | ServiceError) -> dict[str, Any]:
-        from service.http.routes.v1 import answer_for
-
-        shown = text(os.fsencode(name))
-        found = outcome if isinstance(outcome, ServiceError) else list(outcome)
-        answer = answer_for(self.engine, self.crops, [shown], [found])
-        entry: dict[str, Any] = answer.model_dump(mode="json")["predictions"][0]
-        return entry
+    def _entry(self, name: str, outcome: Outcome) -> dict[str, Any]:
+        return entry(text(os.fsencode(name)), outcome)
 
     def _print(self, entry: dict[str, Any]) -> None:
         print(json.dumps(entry), flush=True)
@@ -120,11 +114,9 @@ class Document(JsonLines):
     """The server's answer, one document, written as it grows."""
 
     def __init__(self, engine: Engine, crops: str) -> None:
-        from service.http.routes.v1 import answer_for
-
         super().__init__(engine, crops)
-        head = answer_for(engine, crops, [], []).model_dump(mode="json")
-        self._head, self._tail = json.dumps(head, indent=2).rsplit("]", 1)
+        empty = answer(engine.model, crops, [])
+        self._head, self._tail = json.dumps(empty, indent=2).rsplit("]", 1)
         self._before = self._head + "\n"
 
     def _print(self, entry: dict[str, Any]) -> None:
