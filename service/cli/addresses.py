@@ -11,7 +11,7 @@ def listener(host: str, port: int, setting: str) -> socket.socket:
     """
     A socket that is bound, and does not listen yet.
 
-    `setting` is the port's, to be named in the `SettingsInvalid` of an address that cannot be had.
+    Raises `SettingsInvalid`, which names the port's `setting`, for an address that cannot be bound.
     """
     from service.settings import spelled
 
@@ -26,7 +26,7 @@ def listener(host: str, port: int, setting: str) -> socket.socket:
         except OSError:
             bound.close()
             raise
-    except (OSError, UnicodeError) as error:  # the latter for a name that cannot be one
+    except (OSError, UnicodeError) as error:  # the latter for a name that is not a host's
         raise SettingsInvalid(
             f"cannot listen on {host}:{port}: {getattr(error, 'strerror', error)}; "
             f"choose another with {spelled(setting)}, or {spelled(setting.replace('port', 'host'))}"
@@ -35,7 +35,7 @@ def listener(host: str, port: int, setting: str) -> socket.socket:
 
 
 def reached(host: str) -> str:
-    """How this machine reaches an address: 0.0.0.0 and :: are all of its own."""
+    """How this machine reaches an address: 0.0.0.0 and :: stand for all of them."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 

@@ -1,8 +1,8 @@
 """
 The command `alexnet` itself: its help, its version, and what becomes of errors.
 
-Whatever goes wrong is one sentence on standard error, `alexnet: ...`, or with `--json` one object,
-`{"error": "...", "code": "..."}`; standard output has nothing but answers.
+Every error is one sentence on standard error, `alexnet: ...`, or with `--json` one object,
+`{"error": "...", "code": "..."}`; standard output holds nothing but answers.
 """
 
 import errno
@@ -20,7 +20,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from service.cli import bench, doctor, evaluate, inspect, predict, serve
 from service.cli.completion import Install, Show
-from service.cli.exit_codes import Status, lesson
+from service.cli.exit_codes import Status, epilog
 from service.cli.installed import DISTRIBUTION, RUNTIMES, installed
 from service.errors import NotReady, ServiceError
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from typer._click.core import Context as TyperContext
     from typer._click.core import Parameter
 
-CLOSE: Final = 0.75  # how alike two options are from which on one is meant for the other
+CLOSE: Final = 0.75  # similarity, 0 to 1, from which on another option is suggested
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
-LESSON: Final = lesson(
+EPILOG: Final = epilog(
     {
         "alexnet predict tests/pictures/cat.jpg": "what is in this image?",
         "alexnet serve": "the same over HTTP, and a page to try it on",
@@ -47,26 +47,26 @@ LESSON: Final = lesson(
 
 
 class Command(TyperCommand):
-    """A command whose help has our words for what to give, not Python's types."""
+    """A command whose help names what to give, not Python types."""
 
     def get_params(self, ctx: "TyperContext") -> list["Parameter"]:
-        return [_in_words(parameter) for parameter in super().get_params(ctx)]
+        return [_described(parameter) for parameter in super().get_params(ctx)]
 
 
 class Commands(TyperGroup):
-    """Whoever reads what we print may leave: the process then ends as others do, and quietly."""
+    """Ends quietly, with the status of other programs, when the reader of the output is gone."""
 
     def get_params(self, ctx: "TyperContext") -> list["Parameter"]:
-        return [_in_words(parameter) for parameter in super().get_params(ctx)]
+        return [_described(parameter) for parameter in super().get_params(ctx)]
 
     def invoke(self, ctx: "TyperContext") -> object:
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            raise typer.Exit(Status.NOBODY_READS) from None
+            raise typer.Exit(Status.BROKEN_PIPE) from None
 
 
-def _in_words(parameter: "Parameter") -> "Parameter":
+def _described(parameter: "Parameter") -> "Parameter":
     if isinstance(parameter, TyperArgument):
         parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
     elif getattr(parameter, "is_flag", False):
@@ -76,7 +76,7 @@ def _in_words(parameter: "Parameter") -> "Parameter":
 
 app = typer.Typer(
     cls=Commands,
-    epilog=LESSON,
+    epilog=EPILOG,
     add_completion=False,
     context_settings={"help_option_names": ["--help", "-h"]},
     no_args_is_help=True,
@@ -106,31 +106,31 @@ def alexnet(
             "python": platform.python_version(),
             **{name: installed(name) for name in RUNTIMES},
         }
-        told = f"alexnet {versions['alexnet'] or 'from a checkout that is not installed'}"
-        typer.echo(json.dumps(versions) if as_json else told)
+        line = f"alexnet {versions['alexnet'] or 'from a checkout that is not installed'}"
+        typer.echo(json.dumps(versions) if as_json else line)
         raise typer.Exit
     if context.invoked_subcommand is None:
         raise typer.BadParameter("give --version, or a command", ctx=context, param_hint="--json")
 
 
-def _add(panel: str, command: Callable[..., None], lesson: str) -> None:
+def _add(panel: str, command: Callable[..., None], epilog: str) -> None:
     # A paragraph is one line here, and is folded where it is read.
     paragraphs = cleandoc(command.__doc__ or "").split("\n\n")
     shown = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    app.command(cls=Command, help=shown, epilog=lesson, rich_help_panel=panel)(command)
+    app.command(cls=Command, help=shown, epilog=epilog, rich_help_panel=panel)(command)
 
 
-_add("Classify", predict.predict, predict.LESSON)
-_add("Classify", serve.serve, serve.LESSON)
-_add("Measure", evaluate.evaluate, evaluate.LESSON)
-_add("Measure", bench.bench, bench.LESSON)
-_add("Look", doctor.doctor, doctor.LESSON)
-_add("Look", inspect.inspect, inspect.LESSON)
+_add("Classify", predict.predict, predict.EPILOG)
+_add("Classify", serve.serve, serve.EPILOG)
+_add("Measure", evaluate.evaluate, evaluate.EPILOG)
+_add("Measure", bench.bench, bench.EPILOG)
+_add("Look", doctor.doctor, doctor.EPILOG)
+_add("Look", inspect.inspect, inspect.EPILOG)
 
 
 def main() -> None:
     """Run a command, and end the process with its status."""
-    # Python has none of those that whoever started us had closed.
+    # Streams that were closed when the process started are None.
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  for as long as the process is
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
@@ -139,57 +139,59 @@ def main() -> None:
         status = _status(as_json=as_json)
         sys.stdout.flush()
     except BrokenPipeError:
-        status = Status.NOBODY_READS
-    except SystemExit as ended:  # rich's, for a help that nobody reads to its end
+        status = Status.BROKEN_PIPE
+    except SystemExit as ended:  # raised by rich when the reader of the help is gone
         if not isinstance(ended.__context__, BrokenPipeError):
             raise
-        status = Status.NOBODY_READS
+        status = Status.BROKEN_PIPE
     except OSError as error:
         if error.errno not in FULL:
             raise
         reason = f"the output cannot be written ({error.strerror}); make room, or write elsewhere"
-        _tell(reason, "output_unwritable", as_json=as_json)
+        _print_error(reason, "output_unwritable", as_json=as_json)
         status = Status.FAILED
         _close_output()
-    if status == Status.NOBODY_READS:
+    if status == Status.BROKEN_PIPE:
         _close_output()
     if status == Status.CANNOT_GO_ON:
         sys.stderr.flush()
-        os._exit(status)  # a run that never comes back would be waited for
+        os._exit(status)  # sys.exit would wait for a run of the network that never ends
     sys.exit(status)
 
 
 def _close_output() -> None:
-    """Lest Python tries again, at the end, to write what nobody takes, and complains."""
+    """Keep Python from writing the rest at its exit, which would fail and print a traceback."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _status(*, as_json: bool) -> int:
-    """Run the command of the process's arguments; what it ends with."""
+    """Run the command of the process's arguments; returns its exit status."""
     try:
         # The status of a `typer.Exit`, else None.
         return int(app(prog_name="alexnet", standalone_mode=False) or Status.DONE)
     except NotReady as error:
-        _tell(str(error), error.code, as_json=as_json)
+        _print_error(str(error), error.code, as_json=as_json)
         return Status.CANNOT_GO_ON
     except ServiceError as error:
-        _tell(str(error), error.code, as_json=as_json)
+        _print_error(str(error), error.code, as_json=as_json)
         return Status.FAILED
     except typer.TyperException as error:
         _keep_close(error)
-        if reason := error.format_message().rstrip("."):  # without: the help has been printed
+        if reason := error.format_message().rstrip("."):  # without one, the help has been printed
             context = getattr(error, "ctx", None)
-            asked = context.command_path if context else "alexnet"
+            command = context.command_path if context else "alexnet"
             end = " " if reason.endswith("?") else "; "
-            _tell(f"{reason}{end}{asked} --help shows what there is", "usage", as_json=as_json)
+            _print_error(
+                f"{reason}{end}{command} --help shows what there is", "usage", as_json=as_json
+            )
         return Status.USAGE
 
 
 def _keep_close(error: typer.TyperException) -> None:
-    """Of the options that a misspelt one resembles, the one that may be meant."""
-    if found := getattr(error, "possibilities", None):
+    """Of the options that a misspelt one resembles, keep the most similar one."""
+    if options := getattr(error, "possibilities", None):
         option = getattr(error, "option_name", "")
-        error.possibilities = get_close_matches(option, found, 1, CLOSE)  # type: ignore[attr-defined]
+        error.possibilities = get_close_matches(option, options, 1, CLOSE)  # type: ignore[attr-defined]
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
@@ -198,6 +200,6 @@ def _wants_json(arguments: Sequence[str]) -> bool:
     return not {"--json", "--json-lines"}.isdisjoint(options)
 
 
-def _tell(error: str, code: str, *, as_json: bool) -> None:
-    told = json.dumps({"error": error, "code": code}) if as_json else f"alexnet: {error}"
-    print(told, file=sys.stderr)
+def _print_error(error: str, code: str, *, as_json: bool) -> None:
+    line = json.dumps({"error": error, "code": code}) if as_json else f"alexnet: {error}"
+    print(line, file=sys.stderr)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from service.batch.files import SUFFIXES
-from service.cli.exit_codes import Status, lesson
+from service.cli.exit_codes import Status, epilog
 from service.cli.options import CROPS, QUESTION, AsJson, choices
 from service.console import clean, console
 from service.errors import FileUnreadable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from service.loadtest.generator import Observer
     from service.loadtest.statistics import Tally
 
-LESSON: Final = lesson(
+EPILOG: Final = epilog(
     {
         "alexnet bench http://127.0.0.1:8000": "what can this server do? 8 requests at a time",
         "alexnet bench http://127.0.0.1:8000 --rate 20": "how long does one wait at 20 a second?",

@@ -112,7 +112,7 @@ def packages() -> str | None:
 def keys(settings: Settings) -> str | None:
     """Whether the file of keys can be used, and who may send requests."""
     if Keys([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file):
-        return "whoever asks must show a key"
+        return "every request must have one"
     if settings.host in ("127.0.0.1", "::1", "localhost"):
         return "none, and only this machine can ask"
     remedy = f"set {spelled('api_keys_file')}, or let a proxy ask for keys"
@@ -127,7 +127,7 @@ def certificate(settings: Settings) -> str | None:
         return None
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        server.load_cert_chain(file, key, password="")  # nobody is there to give one
+        server.load_cert_chain(file, key, password="")  # not to be asked for one
         end = _end_of_validity(file, server)
     except ssl.SSLCertVerificationError as error:
         raise SettingsInvalid(f"{file}: {error.verify_message}; {RENEW}") from error

@@ -1,7 +1,7 @@
 """
 `--install-completion SHELL` and `--show-completion SHELL`: Typer's scripts, for the shell named.
 
-Typer's own two options guess the shell, and pass over one that is named.
+Typer's own two options guess the shell, and ignore one that is named.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ SHELLS: Final = ("bash", "zsh", "fish")
 def _option(name: str, what: str, then: Callable[..., Any]) -> Any:
     def checked(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> Any:
         if value is not None and value not in SHELLS:
-            raise typer.BadParameter(f"{value!r} is none of {', '.join(SHELLS)}")
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(SHELLS)}")
         return then(context, parameter, value)
 
     return typer.Option(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import typer
 
-from service.cli.exit_codes import Status, lesson
+from service.cli.exit_codes import Status, epilog
 from service.cli.options import AsJson
 from service.cli.settings_options import takes_settings
 from service.console import clean, console
@@ -20,7 +20,7 @@ from service.errors import ProviderUnusable, ServiceError
 if TYPE_CHECKING:
     from service.inference.engine import Engine
 
-LESSON: Final = lesson(
+EPILOG: Final = epilog(
     {
         "alexnet doctor": "would alexnet serve start here?",
         "alexnet doctor --port 8080 --device cuda": "and with these flags?",
@@ -28,9 +28,9 @@ LESSON: Final = lesson(
     },
     Status.USAGE,
     done="it would start, and be usable; there may be warnings",
-    failed="it would not, or nobody could use it; below it is what to do",
+    failed="it would not, or could not be used; each problem says what to do",
 )
-WIDEST: Final = 10_000  # columns, where nobody has a terminal to be filled
+WIDEST: Final = 10_000  # columns, where there is no terminal
 SIGNS: Final = {"ok": "✓+", "warning": "!!", "failed": "✗x"}  # the second where only ASCII is known
 COLOURS: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from service.cli.exit_codes import Status, lesson
+from service.cli.exit_codes import Status, epilog
 from service.cli.installed import DISTRIBUTION, installed
 from service.cli.options import COMPUTING, OUTPUT, QUESTION, AsJson, Device
 from service.errors import SettingsInvalid
@@ -20,7 +20,7 @@ from service.errors import SettingsInvalid
 if TYPE_CHECKING:
     from service.evaluation.predicted import Asked
 
-LESSON: Final = lesson(
+EPILOG: Final = epilog(
     {
         "alexnet evaluate FOLDER": "the bundled model: ten, one and dense side by side",
         "alexnet evaluate FOLDER --crops ten --model a.onnx --model b.onnx": "two models",

@@ -1,5 +1,5 @@
 """
-What the shell is told at the end, of every command; docs/commands.md has the same table.
+The exit statuses of all commands; docs/commands.md has the same table.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ class Status(IntEnum):
     USAGE = 2
     CANNOT_GO_ON = 70  # EX_SOFTWARE of sysexits.h
     INTERRUPTED = 130  # SIGINT
-    NOBODY_READS = 141  # SIGPIPE
+    BROKEN_PIPE = 141  # SIGPIPE
     TERMINATED = 143  # SIGTERM
 
 
@@ -25,12 +25,12 @@ MEANINGS: Final[Mapping[Status, str]] = {
     Status.USAGE: "the command line cannot be read",
     Status.CANNOT_GO_ON: "the network hangs or has died: start it again",
     Status.INTERRUPTED: "Ctrl-C",
-    Status.NOBODY_READS: "whoever read the output has gone: alexnet ... | head -1",
+    Status.BROKEN_PIPE: "the reader of the output has gone: alexnet ... | head -1",
     Status.TERMINATED: "SIGTERM",
 }
 
 
-def lesson(examples: Mapping[str, str], *usual: Status, **own: str) -> str:
+def epilog(examples: Mapping[str, str], *usual: Status, **own: str) -> str:
     """
     The end of a command's help: what to try, and what its exit status means.
 

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from service.cli.exit_codes import Status, lesson
+from service.cli.exit_codes import Status, epilog
 from service.cli.options import AsJson
 from service.console import clean, console
 
-LESSON: Final = lesson(
+EPILOG: Final = epilog(
     {
         "alexnet inspect": "the bundled model",
         "alexnet inspect alexnet.onnx": "another file",
@@ -20,7 +20,7 @@ LESSON: Final = lesson(
     },
     Status.USAGE,
     done="the file is whole, and this service can read it",
-    failed="it is missing, damaged, or no model file of ours",
+    failed="it is missing, damaged, or not a model file of this service",
 )
 
 
@@ -40,20 +40,20 @@ def inspect(
     from service.inference.engine import inspect as read
     from service.settings import load_settings
 
-    found = read(load_settings(model=model).model)
+    described = read(load_settings(model=model).model)
     facts: dict[str, Any] = {
-        "file": str(found.path),
-        "size": found.size_bytes,
-        "sha256": found.sha256,
-        "name": found.name,
-        "variant": found.variant,
-        "precision": found.precision,
-        "version": found.version,
-        "classes": len(found.labels),
-        "crops": dict(found.crops),
-        "weights": found.weights,
-        "accuracy": found.accuracy,
-        "exporter": found.exporter,
+        "file": str(described.path),
+        "size": described.size_bytes,
+        "sha256": described.sha256,
+        "name": described.name,
+        "variant": described.variant,
+        "precision": described.precision,
+        "version": described.version,
+        "classes": len(described.labels),
+        "crops": dict(described.crops),
+        "weights": described.weights,
+        "accuracy": described.accuracy,
+        "exporter": described.exporter,
     }
     if as_json:
         typer.echo(json.dumps(facts, indent=2))

@@ -1,5 +1,5 @@
 """
-What is installed, by the names that pip knows.
+Which versions of packages are installed.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +10,7 @@ RUNTIMES: Final = {"onnxruntime": "for CPUs", "onnxruntime-gpu": "for NVIDIA GPU
 
 
 def installed(distribution: str) -> str | None:
-    """Its version, None if it is not there."""
+    """The version of a package; None if it is not installed."""
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 WIDE: Final = 76  # columns from which on there is room for the WordNet id
 
 
-class Answers:
-    """Counts what it is told; the classes below print it, each in its own way."""
+class Output:
+    """Counts the images; the classes below print their outcomes, each in its own way."""
 
-    screen: "Console | None" = None  # where it is a terminal that answers are printed on
+    screen: "Console | None" = None  # the terminal, if that is where answers are printed
 
     def __init__(self, engine: Engine, crops: str) -> None:
         self.engine, self.crops = engine, crops
-        self.told = self.refused = 0  # images
+        self.images = self.refused = 0
 
-    def tell(self, name: str, outcome: Outcome) -> None:
-        """Print what became of one image."""
-        self.told += 1
+    def add(self, name: str, outcome: Outcome) -> None:
+        """Print the outcome of an image."""
+        self.images += 1
         if isinstance(outcome, ServiceError):
             self.refused += 1
             self._refuse(name, outcome)
@@ -41,7 +41,7 @@ class Answers:
             self._answer(name, outcome)
 
     def end(self) -> None:
-        """After the last of them."""
+        """Called after the last image."""
 
     def _refuse(self, name: str, error: ServiceError) -> None:
         print(clean(f"{name}: {error}"), file=sys.stderr, flush=True)
@@ -50,8 +50,8 @@ class Answers:
         raise NotImplementedError
 
 
-class Bars(Answers):
-    """For a person: as wide as the terminal, in the signs that it knows."""
+class Bars(Output):
+    """For a person: as wide as the terminal, in the characters that it has."""
 
     def __init__(self, engine: Engine, crops: str) -> None:
         super().__init__(engine, crops)
@@ -84,27 +84,25 @@ class Bars(Answers):
         self.screen.print(table, "", sep="\n")
 
 
-class Lines(Answers):
+class Lines(Output):
     """For cut and awk: name, probability, WordNet id and class, with tabs between."""
 
     def _answer(self, name: str, best: list[Prediction]) -> None:
-        for one in best:
-            fields = name, f"{one.probability:.4f}", one.wordnet_id or "-", one.label
+        for prediction in best:
+            probability = f"{prediction.probability:.4f}"
+            fields = name, probability, prediction.wordnet_id or "-", prediction.label
             print(*map(clean, fields), sep="\t")
         sys.stdout.flush()
 
 
-class JsonLines(Answers):
-    """One object a line; an image that has no answer has its error there, as the server's."""
+class JsonLines(Output):
+    """One object a line; an image without an answer has its error there, as in the server's."""
+
+    def _answer(self, name: str, outcome: Outcome) -> None:
+        self._print(entry(text(os.fsencode(name)), outcome))
 
     def _refuse(self, name: str, error: ServiceError) -> None:
-        self._print(self._entry(name, error))
-
-    def _answer(self, name: str, best: list[Prediction]) -> None:
-        self._print(self._entry(name, best))
-
-    def _entry(self, name: str, outcome: Outcome) -> dict[str, Any]:
-        return entry(text(os.fsencode(name)), outcome)
+        self._answer(name, error)
 
     def _print(self, entry: dict[str, Any]) -> None:
         print(json.dumps(entry), flush=True)
@@ -125,19 +123,19 @@ class Document(JsonLines):
         self._before = ",\n"
 
     def end(self) -> None:
-        """Close it; one that was broken off stays open, and is not taken for a whole."""
-        if self.told:
+        """Close it: a document that was interrupted stays open, and does not look complete."""
+        if self.images:
             print(f"\n  ]{self._tail}")
 
 
 @contextmanager
-def writer(engine: Engine, crops: str, *, as_json: bool, json_lines: bool) -> Iterator[Answers]:
-    """What prints the answers, as it was asked for and as standard output can take them."""
+def writer(engine: Engine, crops: str, *, as_json: bool, json_lines: bool) -> Iterator[Output]:
+    """The output that the flags choose, or else what suits standard output."""
     if as_json or json_lines:
-        answers: Answers = (Document if as_json else JsonLines)(engine, crops)
+        output: Output = (Document if as_json else JsonLines)(engine, crops)
     elif console().is_terminal:
-        answers = Bars(engine, crops)
+        output = Bars(engine, crops)
     else:
-        answers = Lines(engine, crops)
-    yield answers
-    answers.end()
+        output = Lines(engine, crops)
+    yield output
+    output.end()

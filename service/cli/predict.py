@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from service.cli.exit_codes import Status, lesson
+from service.cli.exit_codes import Status, epilog
 from service.cli.options import OUTPUT, AsJson, Crops, Device, ModelPath, Top
 from service.console import console, watched
 from service.errors import FileUnreadable, ServiceError, SettingsInvalid
 
 if TYPE_CHECKING:
     from service.batch.progress import Progress
-    from service.cli.output import Answers
+    from service.cli.output import Output
     from service.settings import Settings
 
-LESSON: Final = lesson(
+EPILOG: Final = epilog(
     {
         "alexnet predict tests/pictures/cat.jpg": "bars for the five best classes",
         "alexnet predict tests/pictures --top 1 --crops one": "a folder, and quickly",
@@ -35,13 +35,13 @@ LESSON: Final = lesson(
     },
     Status.USAGE,
     Status.CANNOT_GO_ON,
-    Status.NOBODY_READS,
+    Status.BROKEN_PIPE,
     done="every image was classified (with --output: at least one)",
     failed="one of them was not, or nothing could begin; standard error says why",
     interrupted="Ctrl-C (143: SIGTERM); with --output, the same command goes on",
 )
 STANDARD_INPUT: Final = "-"
-FEW: Final = 5  # images without a bar that says how far it is
+FEW: Final = 5  # images without a progress bar
 FOLDERS: Final = "Folders of any size"
 
 
@@ -151,14 +151,14 @@ def predict(
     if crops not in engine.model.crops:
         offered = ", ".join(engine.model.crops)
         raise SettingsInvalid(f"--crops {crops}: this model offers {offered}")
-    with writer(engine, crops, as_json=as_json, json_lines=json_lines) as answers:
-        asyncio.run(_classify(settings, places, answers, top=top))
-    if not answers.told:
+    with writer(engine, crops, as_json=as_json, json_lines=json_lines) as out:
+        asyncio.run(_classify(settings, places, out, top=top))
+    if not out.images:
         raise FileUnreadable(
             f"there is no image in {', '.join(places)}; in folders those count whose names end "
             "as .jpg, .png, .webp, .gif and .bmp do"
         )
-    if answers.refused:
+    if out.refused:
         raise typer.Exit(Status.FAILED)
 
 
@@ -176,44 +176,43 @@ def _listed(file: str | None) -> list[str]:
 
 
 async def _classify(
-    settings: "Settings", places: Sequence[str], answers: "Answers", *, top: int
+    settings: "Settings", places: Sequence[str], output: "Output", *, top: int
 ) -> None:
-    """Each answer in the order of the names, as soon as it is there."""
+    """Print each outcome, in the order of the names, as soon as it is known."""
     from service.batch.reader import FileClassifier, window
     from service.cli.sources import Source, read_source, standard_input, walk
     from service.inference.classifier import Classifier
     from service.inference.predictions import top_k
     from service.settings import limits
 
-    most = settings.max_body
-    given = standard_input(most) if STANDARD_INPUT in places else b""
-    its, labels = limits(settings), answers.engine.model.labels
-    async with Classifier(answers.engine, its) as classifier:
+    stdin = standard_input(settings.max_body) if STANDARD_INPUT in places else b""
+    classifier_limits, labels = limits(settings), output.engine.model.labels
+    async with Classifier(output.engine, classifier_limits) as classifier:
         files = FileClassifier[Source](
             classifier,
-            partial(read_source, max_body=most, standard_input=given),
-            crops=answers.crops,
-            window=window(its),
-            max_body=most,
+            partial(read_source, max_body=settings.max_body, standard_input=stdin),
+            crops=output.crops,
+            window=window(classifier_limits),
+            max_body=settings.max_body,
             max_uploads=settings.max_uploads,
         )
-        with _watched(places, answers) as progress:
+        with _watched(places, output) as progress:
             async with aclosing(files.results(walk(places))) as results:
                 async for source, result in results:
-                    best = (
-                        result if isinstance(result, ServiceError) else top_k(result, labels, top)
-                    )
-                    answers.tell(source.name, best)
+                    if isinstance(result, ServiceError):
+                        output.add(source.name, result)
+                    else:
+                        output.add(source.name, top_k(result, labels, top))
                     if progress is not None:
-                        progress.update(answers.told, answers.refused)
+                        progress.update(output.images, output.refused)
 
 
 @contextmanager
-def _watched(places: Sequence[str], answers: "Answers") -> "Iterator[Progress | None]":
-    """How far it is, for whoever waits: beyond a few images, on a terminal."""
+def _watched(places: Sequence[str], output: "Output") -> "Iterator[Progress | None]":
+    """A progress bar, on a terminal and beyond a few images."""
     from service.cli.sources import walk
 
-    seen = watched() and (answers.screen is not None or not sys.stdout.isatty())
+    seen = watched() and (output.screen is not None or not sys.stdout.isatty())
     # Only then: the names of a large folder would be listed and sorted twice.
     if not seen or len(list(islice(walk(places), FEW + 1))) <= FEW:
         yield None
@@ -221,7 +220,7 @@ def _watched(places: Sequence[str], answers: "Answers") -> "Iterator[Progress | 
     from service.batch.files import Images
     from service.batch.progress import counted, shown
 
-    found = Images([place for place in places if place != STANDARD_INPUT])
-    screen = answers.screen or console(stderr=True)
-    with shown(0, screen) as progress, counted(found, progress):
+    images = Images([place for place in places if place != STANDARD_INPUT])
+    screen = output.screen or console(stderr=True)
+    with shown(0, screen) as progress, counted(images, progress):
         yield progress

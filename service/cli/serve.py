@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from service.cli.addresses import in_url, listener
-from service.cli.exit_codes import Status, lesson
+from service.cli.exit_codes import Status, epilog
 from service.cli.settings_options import takes_settings, warn_of_unknown_settings
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("service")
 
-LESSON: Final = lesson(
+EPILOG: Final = epilog(
     {
         "alexnet serve": "the bundled model at http://127.0.0.1:8000, which has a page to try",
         "alexnet serve --port 8080 --model alexnet.onnx": "another port, another model",
@@ -36,7 +36,7 @@ LESSON: Final = lesson(
 )
 
 
-def serve(**given: str | None) -> None:
+def serve(**flags: str | None) -> None:
     """Answer over HTTP until SIGTERM or Ctrl-C.
 
     Prints where it answers and a curl line to try; the log goes to standard error,
@@ -46,20 +46,20 @@ def serve(**given: str | None) -> None:
     from service.settings import load_settings
     from service.telemetry import logs
 
-    # Until there is something to stop or to reload; in a container, nobody else would.
+    # Until there is something to stop or to reload: process 1 of a container ignores them else.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    settings = load_settings(**given)
+    settings = load_settings(**flags)
     as_json = logs.is_json(settings.log_format, sys.stderr)
     logs.install(settings.log_level, as_json=as_json)
     warn_of_unknown_settings(os.environ)
-    # A line for each broken form, and a text that Python keeps for each odd GIF: strangers send as
-    # many as they like, and have their answer.
+    # A line for each broken form, and a text that Python keeps for each odd GIF: clients may send
+    # any number of them, and get an error as their answer.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     status = _run(settings, as_json=as_json)
-    # Not sys.exit: it would wait for a run that never comes back, or take the runtime from one.
+    # Not sys.exit: it would wait for a run of the network that never ends, or crash one.
     logging.shutdown()
     os._exit(status)
 
@@ -69,7 +69,7 @@ takes_settings(serve)
 
 def _run(settings: "Settings", *, as_json: bool) -> int:
     with ExitStack() as bound:
-        # Before anything slow: a port that is taken is said at once.
+        # Before anything slow: a port that is taken is reported at once.
         listeners = [bound.enter_context(listener(settings.host, settings.port, "port"))]
         if settings.admin_port is not None:
             second = listener(settings.admin_host, settings.admin_port, "admin_port")
@@ -103,12 +103,12 @@ def _announce(settings: "Settings", listeners: Sequence[socket.socket], *, as_js
         log.info("AlexNet answers at %s until SIGTERM", address, extra=fields)
         return
     try:
-        told = f"docs: {docs}, " if docs else ""
-        print(f"AlexNet answers at {address}  ({told}stop: Ctrl-C).  Try:")
+        hint = f"docs: {docs}, " if docs else ""
+        print(f"AlexNet answers at {address}  ({hint}stop: Ctrl-C).  Try:")
         print(
             f"  curl --data-binary @tests/pictures/cat.jpg -H 'Content-Type: image/jpeg' "
             f"{key}{address}/v1/predict",
             flush=True,
         )
-    except OSError:  # where the log goes the disk is full, or nobody reads: no reason to stop
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  lest it is tried again at the end
+    except OSError:  # the disk is full, or the reader is gone: no reason to stop
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  so that it is not tried again at exit

@@ -1,7 +1,7 @@
 """
 One flag for each setting, in groups, for `alexnet serve` and `alexnet doctor`.
 
-Its text is parsed by `Settings`, as the environment's is; `Settings` has its description too.
+`Settings` parses their text, as it does the environment's, and describes them.
 """
 
 import inspect
@@ -52,7 +52,7 @@ GROUPS: Final = {
     "Who may ask": ("api_keys_file", "rate_limit", "cors_origins", "ssl_certfile", "ssl_keyfile"),
     "Logs and traces": ("log_level", "log_format", "tracing"),
 }
-# What stands behind a flag whose description does not begin with its unit.
+# The placeholder of a flag whose description does not begin with its unit.
 METAVARS: Final = {
     "threads": "COUNT",
     "max_connections": "COUNT",
@@ -62,14 +62,14 @@ METAVARS: Final = {
     "rate_limit": "N/TIME",
     "cors_origins": "ORIGINS",
 }
-UNITS: Final = ("Seconds", "Bytes", "Pixels", "Images", "Images")
+UNITS: Final = ("Seconds", "Bytes", "Pixels", "Images")
 
 
-def takes_settings(command: Callable[..., None], **more: object) -> None:
+def takes_settings(command: Callable[..., None], **switches: object) -> None:
     """
     Give a command a flag for each setting, each a `str | None`; secrets are no flags.
 
-    `more` are its switches beside them: names and annotations.
+    `switches` are further flags: names and annotations.
     """
     flags = [
         inspect.Parameter(
@@ -84,7 +84,7 @@ def takes_settings(command: Callable[..., None], **more: object) -> None:
     ]
     flags += [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-        for name, kind in more.items()
+        for name, kind in switches.items()
     ]
     command.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
     command.__annotations__ = {flag.name: flag.annotation for flag in flags}
@@ -115,9 +115,9 @@ def _option(name: str, panel: str) -> object:
 
 
 def _words(kind: object) -> tuple[str, ...]:
-    """The choices, where there are only these."""
-    given = ("true", "false") if kind is bool else get_args(kind)
-    return given if all(isinstance(word, str) for word in given) else ()
+    """The words that a flag takes, if it takes nothing else."""
+    words = ("true", "false") if kind is bool else get_args(kind)
+    return words if all(isinstance(word, str) for word in words) else ()
 
 
 def _metavar(name: str, kind: object, description: str) -> str:
@@ -130,7 +130,7 @@ def _metavar(name: str, kind: object, description: str) -> str:
 
 
 def _help(description: str | None, default: object) -> str:
-    # The bundled model's path is long, and another one on every machine.
+    # The bundled model's path is long, and differs from machine to machine.
     if isinstance(default, Path) or default is None or default == ():
         return str(description)
     shown = ",".join(default) if isinstance(default, tuple) else default

@@ -358,8 +358,10 @@ def test_answers_that_are_broken_off_leave_nothing_under_way(
     folder = many(tmp_path / "many", 40)
 
     async def after_the_first() -> set[asyncio.Task[Any]]:
-        its = limits(Settings(device="cpu"))
-        async with Classifier(Engine.load(tiny_model, device="cpu"), its) as classifier:
+        settings = Settings(device="cpu")
+        async with Classifier(
+            Engine.load(tiny_model, device="cpu"), limits(settings)
+        ) as classifier:
             before = asyncio.all_tasks()
             files = FileClassifier(
                 classifier, read, crops="one", window=16, max_body=10**6, max_uploads=10**6

@@ -333,14 +333,14 @@ def test_the_statuses_are_those_of_the_code_and_of_the_guide() -> None:
     assert {server.CRASHED, job.ENGINE_DEAD} == {Status.CANNOT_GO_ON.value}
     assert Status.INTERRUPTED == 128 + signal.SIGINT
     assert Status.TERMINATED == 128 + signal.SIGTERM
-    assert Status.NOBODY_READS == 128 + signal.SIGPIPE
+    assert Status.BROKEN_PIPE == 128 + signal.SIGPIPE
     assert set(told) == {str(status.value) for status in Status}
     for status, meaning in MEANINGS.items():  # the guide may say more
         assert told[str(status.value)].replace("`", "").startswith(meaning)
 
 
 def test_a_network_that_has_died_ends_predict_with_70(tiny_model: Path) -> None:
-    """It hangs in its first run; nobody waits for it."""
+    """It hangs in its first run; the command does not wait for it."""
     code = (
         "import sys, threading\n"
         "from service.inference.engine import Engine\n"
@@ -454,7 +454,7 @@ def test_other_shells_and_none_are_refused(option: str, tmp_path: Path) -> None:
         done = alexnet(option, shell)
 
         assert (done.returncode, done.stdout) == (2, b"")
-        assert f"{shell!r} is none of bash, zsh, fish" in done.stderr.decode()
+        assert f"{shell!r} is not one of bash, zsh, fish" in done.stderr.decode()
     assert alexnet(option).returncode == 2
 
 
@@ -472,7 +472,7 @@ def test_a_reader_of_the_help_may_leave() -> None:
     )
     os.close(writing)
 
-    assert (done.returncode, done.stderr) == (Status.NOBODY_READS, b"")
+    assert (done.returncode, done.stderr) == (Status.BROKEN_PIPE, b"")
 
 
 def test_help_does_not_load_the_runtime() -> None:
