@@ -18,7 +18,7 @@ from service.cli.options import COMPUTING, OUTPUT, QUESTION, AsJson, Device
 from service.errors import SettingsInvalid
 
 if TYPE_CHECKING:
-    from service.evaluation.predicted import Asked
+    from service.evaluation.predicted import Predicted
 
 EPILOG: Final = epilog(
     {
@@ -114,8 +114,8 @@ def evaluate(
     from service.evaluation import results, summary
     from service.evaluation.classes import Classes
     from service.evaluation.decoding import Decoder
-    from service.evaluation.labels import read_truth
-    from service.evaluation.predicted import ask, candidates
+    from service.evaluation.labels import read_labels
+    from service.evaluation.predicted import candidates, predict
     from service.settings import limits, load_engine, load_settings
 
     _check_files({"--report": report, "--output": output, "--record": record})
@@ -127,39 +127,37 @@ def evaluate(
     each = [load_settings(model=path, device=device) for path in models]
     settings, engines = each[0], [load_engine(one) for one in each]
     chosen = candidates(engines, None if crops is None else list(dict.fromkeys(crops.split(","))))
-    truth = read_truth(folder, [Classes(engine.model.labels) for engine in engines], labels)
-    decode = Decoder(truth.base, limits(settings), settings.max_body)
-    asked = _interruptible(
-        len(truth.names),
-        lambda progress: ask(truth, chosen, decode, batch=settings.max_batch, progress=progress),
+    labelled = read_labels(folder, [Classes(engine.model.labels) for engine in engines], labels)
+    decode = Decoder(labelled.base, limits(settings), settings.max_body)
+    predicted = _interruptible(
+        len(labelled.names),
+        partial(predict, labelled, chosen, decode, batch=settings.max_batch),
     )
-    found = results.gather(
-        truth,
-        asked,
+    measured = results.gather(
+        labelled,
+        predicted,
         service=installed(DISTRIBUTION) or "unknown",
         data=data,
         folder=text(os.fsencode(folder)),
         labels=None if labels is None else text(os.fsencode(labels)),
     )
     if as_json:
-        typer.echo(results.dumps(found))
+        typer.echo(results.dumps(measured))
     else:
-        summary.show(found, per_class=per_class)
+        summary.show(measured, per_class=per_class)
     if output is not None:
         with _one_sentence("--output", output):
-            results.write(output, found)
+            results.write(output, measured)
     if record is not None:
         with _one_sentence("--record", record):
-            records.write(record, found)
+            records.write(record, measured)
     if report is not None:
         with _one_sentence("--report", report):
-            reports.write(report, found, asked.names, decode)
+            reports.write(report, measured, predicted.names, decode)
 
 
-def _interruptible(
-    images: int, predict: "Callable[[Callable[[int, int], None]], Asked]"
-) -> "Asked":
-    """`predict` with a bar; the first Ctrl-C, or SIGTERM, ends it with a `typer.Exit`."""
+def _interruptible(images: int, predict: "Callable[..., Predicted]") -> "Predicted":
+    """`predict` with a progress bar; Ctrl-C or SIGTERM ends it with a `typer.Exit`."""
     from service.batch.progress import say, shown
     from service.batch.signals import interrupted_by_signals
 
@@ -167,7 +165,7 @@ def _interruptible(
         with interrupted_by_signals(), shown(0) as progress:
             progress.total = images
             progress.update(0, 0)
-            return predict(progress.update)
+            return predict(progress=progress.update)
     except KeyboardInterrupt as interrupt:
         (number,) = interrupt.args or (int(signal.SIGINT),)
         say("alexnet: Stopped. Nothing was written.")

@@ -1,5 +1,5 @@
 """
-Answers -> how often they are right, how sure they are, and how two candidates differ.
+Predictions -> accuracy and confidence of each candidate, and how two of them differ.
 
 Everything is a share of 0 to 1, with 95% intervals.
 """
@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 
 from service.evaluation.calibration import Calibration, difference_interval, measured
 from service.evaluation.intervals import Interval, mcnemar, paired_difference, wilson
-from service.evaluation.predicted import Answers
+from service.evaluation.predicted import Predictions
 from service.inference.model_file import Label
 
-LEAST = float(np.finfo(np.float32).tiny)  # a probability of 0 would be an infinite surprise
+LEAST = float(
+    np.finfo(np.float32).tiny
+)  # a probability of 0 would have an infinite negative logarithm
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One candidate's."""
+class Metrics:
+    """Those of one candidate."""
 
     images: int
     top1: float
@@ -58,31 +60,31 @@ class Comparison:
     same_best: float  # the share of the images with the same best class
 
 
-def figures(answers: Answers, calibration: Calibration) -> Figures:
-    """One candidate's figures."""
-    hits, in_five = answers.hits, answers.hits_in_five
-    of = len(hits)
-    surprise = -np.log(np.maximum(answers.of_truth.astype(np.float64), LEAST))
-    return Figures(
-        images=of,
+def metrics(predictions: Predictions, calibration: Calibration) -> Metrics:
+    """The metrics of one candidate."""
+    hits, in_five = predictions.hits, predictions.hits_in_five
+    images = len(hits)
+    likelihood = predictions.label_probabilities.astype(np.float64)
+    return Metrics(
+        images=images,
         top1=float(hits.mean()),
-        top1_interval=wilson(int(hits.sum()), of),
+        top1_interval=wilson(int(hits.sum()), images),
         top5=float(in_five.mean()),
-        top5_interval=wilson(int(in_five.sum()), of),
+        top5_interval=wilson(int(in_five.sum()), images),
         ece=calibration.error,
         ece_interval=calibration.interval,
         ece_if_calibrated=calibration.if_calibrated,
-        nll=float(surprise.mean()),
-        confidence=float(answers.probabilities[:, 0].astype(np.float64).mean()),
+        nll=float(-np.log(np.maximum(likelihood, LEAST)).mean()),
+        confidence=float(predictions.probabilities[:, 0].astype(np.float64).mean()),
     )
 
 
-def calibrations(each: Sequence[Answers]) -> list[Calibration]:
-    """Each candidate's calibration, from resamples of the same images."""
-    return measured([(answers.probabilities[:, 0], answers.hits) for answers in each])
+def calibrations(each: Sequence[Predictions]) -> list[Calibration]:
+    """The calibration of each candidate, from resamples of the same images."""
+    return measured([(predictions.probabilities[:, 0], predictions.hits) for predictions in each])
 
 
-def comparisons(each: Sequence[Answers], calibrated: Sequence[Calibration]) -> list[Comparison]:
+def comparisons(each: Sequence[Predictions], calibrated: Sequence[Calibration]) -> list[Comparison]:
     """Each candidate against the first; against its own model's first choice of crops; and against
     the first model with the same crops."""
     return [
@@ -92,57 +94,52 @@ def comparisons(each: Sequence[Answers], calibrated: Sequence[Calibration]) -> l
     ]
 
 
-def _references(each: Sequence[Answers], run: int) -> Iterator[int]:
-    ours = each[run]
+def _references(each: Sequence[Predictions], run: int) -> Iterator[int]:
+    this, first, before = each[run], each[0], list(enumerate(each[:run]))
     yield 0
-    for number, other in enumerate(each[:run]):
-        if other.model is ours.model:
-            yield number
-            break
-    for number, other in enumerate(each[:run]):
-        if other.model is each[0].model and other.crops == ours.crops:
-            yield number
-            break
+    yield from [number for number, other in before if other.model is this.model][:1]
+    same_crops = [(number, other) for number, other in before if other.crops == this.crops]
+    yield from [number for number, other in same_crops if other.model is first.model][:1]
 
 
 def _compared(
-    each: Sequence[Answers], calibrated: Sequence[Calibration], run: int, against: int
+    each: Sequence[Predictions], calibrated: Sequence[Calibration], run: int, against: int
 ) -> Comparison:
-    ours, theirs = each[run], each[against]
+    this, other = each[run], each[against]
     return Comparison(
         run,
         against,
-        top1=_difference(ours.hits, theirs.hits),
-        top5=_difference(ours.hits_in_five, theirs.hits_in_five),
+        top1=_difference(this.hits, other.hits),
+        top5=_difference(this.hits_in_five, other.hits_in_five),
         ece_difference=calibrated[run].error - calibrated[against].error,
         ece_interval=difference_interval(calibrated[run], calibrated[against]),
-        same_best=_same_best(ours, theirs),
+        same_best=_same_best(this, other),
     )
 
 
-def _difference(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> Difference:
+def _difference(this: NDArray[np.bool_], other: NDArray[np.bool_]) -> Difference:
     both, gained, lost = (
-        int(np.count_nonzero(which)) for which in (ours & theirs, ours & ~theirs, theirs & ~ours)
+        int(np.count_nonzero(right)) for right in (this & other, this & ~other, other & ~this)
     )
-    of = len(ours)
+    images = len(this)
     return Difference(
-        (gained - lost) / of,
-        paired_difference(both, gained, lost, of - both - gained - lost),
+        (gained - lost) / images,
+        paired_difference(both, gained, lost, images - both - gained - lost),
         gained,
         lost,
         mcnemar(gained, lost),
     )
 
 
-def _same_best(ours: Answers, theirs: Answers) -> float:
+def _same_best(this: Predictions, other: Predictions) -> float:
     """By what the classes are called: two models may number them differently."""
-    if ours.model.labels == theirs.model.labels:
-        return float(np.mean(ours.best[:, 0] == theirs.best[:, 0]))
-    called = [
-        [_key(one.model.labels[index]) for index in one.best[:, 0].tolist()]
-        for one in (ours, theirs)
-    ]
-    return float(np.mean([one == other for one, other in zip(*called, strict=True)]))
+    if this.model.labels == other.model.labels:
+        return float(np.mean(this.best[:, 0] == other.best[:, 0]))
+    names, others = (
+        [_key(run.model.labels[index]) for index in run.best[:, 0].tolist()]
+        for run in (this, other)
+    )
+    return float(np.mean([name == other for name, other in zip(names, others, strict=True)]))
 
 
 def _key(label: Label) -> str:

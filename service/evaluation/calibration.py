@@ -31,10 +31,12 @@ from service.evaluation.intervals import Interval, wilson
 
 BINS: Final = 15
 RESAMPLES: Final = 1000
-SEED: Final = 2012  # fixed, so that the same answers have the same interval
+SEED: Final = 2012  # fixed, so that the same predictions have the same interval
 
 Floats = NDArray[np.float64]
-Sure = tuple[NDArray[np.float32], NDArray[np.bool_]]  # (N,): the best class's probability; if right
+Confidence = tuple[
+    NDArray[np.float32], NDArray[np.bool_]
+]  # (N,): the best class's probability; whether it is right
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def expected_error(confidence: NDArray[np.float32], hits: NDArray[np.bool_]) -> 
     return _error(_places(confidence), _excess(confidence, hits))
 
 
-def measured(each: Sequence[Sure]) -> list[Calibration]:
+def measured(each: Sequence[Confidence]) -> list[Calibration]:
     """The calibration of each candidate, on the same images."""
     again = _resampled(each)
     return [
@@ -92,10 +94,10 @@ def measured(each: Sequence[Sure]) -> list[Calibration]:
     ]
 
 
-def difference_interval(one: Calibration, other: Calibration) -> Interval:
-    """The basic interval of one error less the other, from the same resamples."""
-    difference = one.error - other.error
-    low, high = np.quantile(one.resampled - other.resampled, (0.025, 0.975))
+def difference_interval(this: Calibration, other: Calibration) -> Interval:
+    """The basic interval of this error less the other, from the same resamples."""
+    difference = this.error - other.error
+    low, high = np.quantile(this.resampled - other.resampled, (0.025, 0.975))
     return 2 * difference - float(high), 2 * difference - float(low)
 
 
@@ -110,9 +112,9 @@ def _calibration(confidence: NDArray[np.float32], error: float, again: Floats) -
     return Calibration(error, interval, float(by_chance.mean()), again)
 
 
-def _resampled(each: Sequence[Sure]) -> Floats:
+def _resampled(each: Sequence[Confidence]) -> Floats:
     """The errors in resamples of the images, `(RESAMPLES, candidates)`."""
-    excesses = [(_places(sure), _excess(sure, hits)) for sure, hits in each]
+    excesses = [(_places(confidence), _excess(confidence, hits)) for confidence, hits in each]
     images = len(each[0][0])
     random = np.random.default_rng(SEED)
     errors = np.empty((RESAMPLES, len(each)))
@@ -141,7 +143,7 @@ def _places(confidence: NDArray[np.float32]) -> NDArray[np.intp]:
 
 
 def _excess(confidence: NDArray[np.float32], hits: NDArray[np.bool_]) -> Floats:
-    """How much more was said than came true."""
+    """Each image's probability less 1 if it is right, less 0 if it is wrong."""
     return confidence.astype(np.float64) - hits
 
 

@@ -1,5 +1,5 @@
 """
-What a class is called: its WordNet id, its name, its index.
+How a class can be named: by its WordNet id, its name, its index.
 
 ImageNet's names are lists of synonyms ("tench, Tinca tinca"), each of which will do; some of them
 belong to several classes ("crane").  Names of classes without a WordNet id are taken whole.
@@ -38,12 +38,12 @@ class Classes:
         unless a class is called so.
         """
         text = text.strip()
-        found = self._ids.get(text) or self._names.get(plain(text)) or []
-        if not found and or_index and text.isascii() and text.isdecimal():
+        indices = self._ids.get(text) or self._names.get(plain(text)) or []
+        if not indices and or_index and text.isascii() and text.isdecimal():
             # No index has more digits; int() refuses numbers of thousands.
             index = int(text) if len(text) < len(str(len(self.labels))) + 1 else len(self.labels)
             return [index] if index < len(self.labels) else []
-        return found
+        return indices
 
 
 def plain(name: str) -> str:

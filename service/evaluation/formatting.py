@@ -1,5 +1,5 @@
 """
-Figures as people read them: shares in percent, differences in points, one decimal.
+Metrics as people read them: shares in percent, differences in points, one decimal.
 """
 
 from service.evaluation.intervals import Interval
@@ -26,5 +26,5 @@ def from_to(interval: Interval) -> str:
 
 
 def probability(p: float) -> str:
-    """Of a test; small ones are not told apart."""
+    """Of a test; small ones all read alike."""
     return f"{p:.2g}" if p >= 0.001 else "<0.001"

@@ -29,14 +29,13 @@ def wilson(right: int, of: int) -> Interval:
 
 def paired_difference(both: int, gained: int, lost: int, neither: int) -> Interval:
     """
-    Of the share that one is right less the other's.
+    Of the share of right predictions of one model less that of another.
 
-    So many times both were right, only the one (`gained`), only the other (`lost`), neither.
+    Numbers of images: both are right, only the first (`gained`), only the second (`lost`), neither.
     """
     of = both + gained + lost + neither
-    one, other = both + gained, both + lost
-    p, q = one / of, other / of
-    (p_low, p_high), (q_low, q_high) = wilson(one, of), wilson(other, of)
+    p, q = (both + gained) / of, (both + lost) / of
+    (p_low, p_high), (q_low, q_high) = wilson(both + gained, of), wilson(both + lost, of)
     phi = _correlation(both, gained, lost, neither)
 
     def apart(a: float, b: float) -> float:

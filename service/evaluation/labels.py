@@ -1,12 +1,12 @@
 """
 The images in a folder, and what each of them shows.
 
-A table says it, if there is one: CSV with the columns `file`, a path below the folder, and
-`label`, a WordNet id, a name or an index.  Else the folders between do, the outermost one that is
-called like a class; else the file's name, if it begins with a WordNet id.
+The label comes from a table, if there is one: CSV with the columns `file`, a path below the folder,
+and `label`, a WordNet id, a name or an index.  Else it is the outermost folder that is called like
+a class; else the WordNet id that the file's name begins with.
 
-Only images whose class every model knows are asked about, so that all are compared on the same
-ones; the others are counted, with the reason.
+Models are compared on the same images: those whose class every model knows.  The others are
+counted, with the reason.
 """
 
 import csv
@@ -36,8 +36,8 @@ class EvaluationFailed(ServiceError):
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What is known of the images before any model is asked."""
+class LabelledImages:
+    """The images of a folder that have a label, before any model has run."""
 
     base: bytes  # the folder that names are relative to
     names: list[bytes]  # of the images, in the order of their bytes
@@ -50,9 +50,13 @@ class _Ambiguous(Exception):
     """A label means several classes; the arguments are the label and how to call each of them."""
 
 
-def read_truth(folder: Path, models: Sequence[Classes], table: Path | None) -> Truth:
-    """Raises `SettingsInvalid` where nothing can be made of it, and `EvaluationFailed` where no
-    image has a label."""
+def read_labels(folder: Path, models: Sequence[Classes], table: Path | None) -> LabelledImages:
+    """
+    The images in `folder` and the class of each, for each model.
+
+    Raises `SettingsInvalid` for a folder, a table or names that cannot be used, and
+    `EvaluationFailed` where no image has a label.
+    """
     if not folder.is_dir():
         raise SettingsInvalid(f"{folder}: there is no such folder")
     images = Images([str(folder)])
@@ -61,88 +65,91 @@ def read_truth(folder: Path, models: Sequence[Classes], table: Path | None) -> T
     left_out: list[Skipped] = []
     ambiguous: dict[str, str] = {}
     for name in sorted(_names(images, labels, left_out)):
-        said = _said(name, labels)
+        candidates = _candidates(name, labels)
         try:
-            found = [_meant(said, classes, or_index=labels is not None) for classes in models]
+            indices = [
+                _class_of(candidates, model, or_index=labels is not None) for model in models
+            ]
         except _Ambiguous as error:
             ambiguous.setdefault(*error.args)
             continue
-        places = [index for index in found if index is not None]
-        if len(places) == len(models):
-            known.append((name, places))
+        known_to = [index for index in indices if index is not None]
+        if len(known_to) == len(models):
+            known.append((name, known_to))
         else:
-            left_out.append(_without_class(name, said))
+            left_out.append(_without_class(name, candidates))
     if ambiguous:
-        raise SettingsInvalid(_which(ambiguous, labels is None))
+        raise SettingsInvalid(_ambiguity(ambiguous, labels is None))
     if not known:
-        raise EvaluationFailed(_nothing(folder, images, left_out))
-    classes = np.array([places for _, places in known], np.int32).T
-    return Truth(images.base, [name for name, _ in known], classes, left_out, images.others)
+        raise EvaluationFailed(_no_label(folder, images, left_out))
+    classes = np.array([indices for _, indices in known], np.int32).T
+    names = [name for name, _ in known]
+    return LabelledImages(images.base, names, classes, left_out, images.others)
 
 
 def _names(images: Images, labels: Table | None, left_out: list[Skipped]) -> Iterator[bytes]:
     """The images in the folder, and those in the table wherever they are, each once."""
-    found = set(labels or ())
-    for one in images:
-        if isinstance(one, Skipped):
-            left_out.append(one)
+    names = set(labels or ())
+    for name in images:
+        if isinstance(name, Skipped):
+            left_out.append(name)
         else:
-            found.add(one)
-    yield from found
+            names.add(name)
+    yield from names
 
 
-def _said(name: bytes, labels: Table | None) -> list[str]:
-    """What an image is called, the most trusted first."""
+def _candidates(name: bytes, labels: Table | None) -> list[str]:
+    """What may be the label of an image, the most trusted first."""
     if labels is not None:
         return [labels[name]] if labels.get(name) else []
     *folders, file = map(text, name.split(b"/"))
-    begins = WORDNET_ID.match(file)
-    return [*folders, *([begins[0]] if begins else [])]
+    wordnet_id = WORDNET_ID.match(file)
+    return [*folders, *([wordnet_id[0]] if wordnet_id else [])]
 
 
-def _meant(said: Sequence[str], classes: Classes, *, or_index: bool) -> int | None:
-    """The first class that is named beyond doubt; `_Ambiguous` if there is none but a doubt."""
-    doubt = None
-    for label in said:
-        found = classes.called(label, or_index=or_index)
-        if len(found) == 1:
-            return found[0]
-        if found and doubt is None:
-            calls = " or ".join(unmistakable(classes.labels[index], index) for index in found)
-            doubt = _Ambiguous(label, calls)
-    if doubt is not None:
-        raise doubt
+def _class_of(candidates: Sequence[str], classes: Classes, *, or_index: bool) -> int | None:
+    """The first label that names one class; `_Ambiguous` if some name several and none only one."""
+    ambiguous = None
+    for label in candidates:
+        indices = classes.called(label, or_index=or_index)
+        if len(indices) == 1:
+            return indices[0]
+        if indices and ambiguous is None:
+            calls = " or ".join(unmistakable(classes.labels[index], index) for index in indices)
+            ambiguous = _Ambiguous(label, calls)
+    if ambiguous is not None:
+        raise ambiguous
     return None
 
 
-def _without_class(name: bytes, said: Sequence[str]) -> Skipped:
-    if not said:
+def _without_class(name: bytes, candidates: Sequence[str]) -> Skipped:
+    if not candidates:
         return Skipped(name, "unlabelled", "Nothing says what it shows.")
-    called = " or ".join(repr(label) for label in said)
+    called = " or ".join(map(repr, candidates))
     return Skipped(name, "label_unknown", f"No class of the model is called {called}.")
 
 
-def _which(ambiguous: Mapping[str, str], by_folder: bool) -> str:
+def _ambiguity(ambiguous: Mapping[str, str], by_folder: bool) -> str:
     """What to do about names of several classes."""
     names = "; ".join(f"{label!r} is {calls}" for label, calls in list(ambiguous.items())[:FEW])
     more = ", and more like these" if len(ambiguous) > FEW else ""
-    what = (
+    remedy = (
         "rename the folder to the WordNet id, or give the labels in a table with --labels"
         if by_folder
         else "write that into the table instead of the name"
     )
-    return f"names of several classes: {names}{more}; {what}"
+    return f"names of several classes: {names}{more}; {remedy}"
 
 
-def _nothing(folder: Path, images: Images, left_out: Sequence[Skipped]) -> str:
+def _no_label(folder: Path, images: Images, left_out: Sequence[Skipped]) -> str:
     """Why there is nothing to measure."""
     if not left_out:
         endings = ", ".join(map(text, SUFFIXES))
         return f"there is no image in {folder}; their names end in {endings}"
-    one = left_out[0]
+    first = left_out[0]
     return (
         f"none of the {len(left_out)} images in {folder} is of a class that is known "
-        f"({text(one.name)}: {one.error}); put them into folders called like the classes "
+        f"({text(first.name)}: {first.error}); put them into folders called like the classes "
         "(WordNet ids or names), begin the files' names with the id, or give --labels with the "
         f"columns {','.join(COLUMNS)}"
     )

@@ -1,8 +1,8 @@
 """
-Images -> what each candidate says of them: a model with a choice of crops.
+Images -> what each candidate, a model with a choice of crops, predicts for them.
 
-Each image is read and decoded once; each batch goes through all candidates.  What is in memory at
-any time does not depend on the number of images, but for the five best classes of each.
+Each image is read and decoded once; each batch goes through all candidates.  Of each image only the
+five best classes stay in memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from service.batch.files import Skipped
 from service.errors import SettingsInvalid
 from service.evaluation.decoding import Square, decoded
-from service.evaluation.labels import EvaluationFailed, Truth
+from service.evaluation.labels import EvaluationFailed, LabelledImages
 from service.inference.engine import Engine, Model, gist
 
 BEST = 5  # classes
@@ -38,7 +38,8 @@ class Candidate:
 def candidates(
     engines: Sequence[Engine], choices: Sequence[str] | None
 ) -> list[tuple[int, Candidate]]:
-    """Each model, by its number, with each choice of crops: `choices`, or all that it offers.
+    """
+    Each model, by its number, with each choice of crops: `choices`, or all that it offers.
 
     Raises `SettingsInvalid` for a choice that a model does not offer.
     """
@@ -57,100 +58,99 @@ def candidates(
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What one candidate said of the images; k is 5, or less where there are fewer classes."""
+class Predictions:
+    """Those of one candidate; k is 5, or less where there are fewer classes."""
 
     model: Model
     crops: str
-    truth: NDArray[np.int32]  # (N,): the right classes
+    labels: NDArray[np.int32]  # (N,): the right classes
     best: NDArray[np.int32]  # (N, k): the best classes, the most probable first
     probabilities: NDArray[np.float32]  # (N, k): theirs
-    of_truth: NDArray[np.float32]  # (N,): the right class's probability
+    label_probabilities: NDArray[np.float32]  # (N,): the right class's
 
     @property
     def hits(self) -> NDArray[np.bool_]:
         """Whether the best class is the right one, `(N,)`."""
-        right: NDArray[np.bool_] = self.best[:, 0] == self.truth
+        right: NDArray[np.bool_] = self.best[:, 0] == self.labels
         return right
 
     @property
     def hits_in_five(self) -> NDArray[np.bool_]:
         """Whether the right class is one of the best, `(N,)`."""
-        right: NDArray[np.bool_] = np.any(self.best == self.truth[:, None], axis=1)
+        right: NDArray[np.bool_] = np.any(self.best == self.labels[:, None], axis=1)
         return right
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The answers of all candidates on the same images, and which images these are."""
+class Predicted:
+    """The predictions of all candidates for the same images, and which images these are."""
 
     base: bytes
     names: list[bytes]
-    answers: list[Answers]  # each one's rows are those of `names`
+    predictions: list[Predictions]  # of each candidate; the rows are those of `names`
     left_out: list[Skipped]  # could not be read
 
 
-def ask(
-    truth: Truth,
+def predict(
+    labelled: LabelledImages,
     candidates: Sequence[tuple[int, Candidate]],
     decode: Callable[[bytes], Square | Skipped],
     *,
     batch: int,
     progress: Callable[[int, int], None],
-) -> Asked:
+) -> Predicted:
     """
-    Ask each candidate, with the number of its model in `truth`, about each image.
+    Run each candidate, with the number of its model in `labelled`, on each image.
 
-    `batch` is the most images in one run; `progress` is told how many are done, and how many of
-    these could not be read.  Raises `EvaluationFailed` if a run fails, or if no image is left.
+    `batch` limits the images in one run; `progress` is called with how many are done, and how many
+    of these could not be read.  Raises `EvaluationFailed` if a run fails, or if no image is left.
     """
     rows: list[int] = []
-    parts: list[list[tuple[NDArray[np.generic], ...]]] = [[] for _ in candidates]
+    columns: list[list[tuple[NDArray[np.generic], ...]]] = [[] for _ in candidates]
     left_out: list[Skipped] = []
-    with decoded(truth.names, decode, AHEAD * batch) as squares:
-        numbered = enumerate(squares)
-        while together := list(islice(numbered, batch)):
-            left_out += [square for _, square in together if isinstance(square, Skipped)]
-            read_ones = [(row, one) for row, one in together if not isinstance(one, Skipped)]
-            if read_ones:
-                at = [row for row, _ in read_ones]
-                images = np.stack([square for _, square in read_ones])
-                rows += at
-                for (model, candidate), its in zip(candidates, parts, strict=True):
-                    its.append(_answer(candidate, images, truth.classes[model, at]))
+    with decoded(labelled.names, decode, AHEAD * batch) as outcomes:
+        numbered = enumerate(outcomes)
+        while group := list(islice(numbered, batch)):
+            left_out += [outcome for _, outcome in group if isinstance(outcome, Skipped)]
+            squares = {row: square for row, square in group if not isinstance(square, Skipped)}
+            if squares:
+                rows += squares
+                images = np.stack([*squares.values()])
+                for (model, candidate), parts in zip(candidates, columns, strict=True):
+                    parts.append(_run(candidate, images, labelled.classes[model, [*squares]]))
             progress(len(rows) + len(left_out), len(left_out))
     if not rows:
         raise EvaluationFailed(
             f"none of the {len(left_out)} images could be read ({left_out[0].error})"
         )
-    answers = [
-        Answers(
+    predictions = [
+        Predictions(
             candidate.model,
             candidate.crops,
-            truth.classes[model, rows],
-            *(np.concatenate(columns) for columns in zip(*its, strict=True)),
+            labelled.classes[model, rows],
+            *(np.concatenate(column) for column in zip(*parts, strict=True)),
         )
-        for (model, candidate), its in zip(candidates, parts, strict=True)
+        for (model, candidate), parts in zip(candidates, columns, strict=True)
     ]
-    return Asked(truth.base, [truth.names[row] for row in rows], answers, left_out)
+    return Predicted(labelled.base, [labelled.names[row] for row in rows], predictions, left_out)
 
 
-def _answer(
-    candidate: Candidate, images: NDArray[np.uint8], truth: NDArray[np.int32]
+def _run(
+    candidate: Candidate, images: NDArray[np.uint8], labels: NDArray[np.int32]
 ) -> tuple[NDArray[np.generic], ...]:
-    """The columns `best`, `probabilities` and `of_truth` of a batch."""
+    """The columns `best`, `probabilities` and `label_probabilities` of a batch."""
     crops = candidate.model.crops[candidate.crops]
     try:
-        said = candidate.engine.run(images, crops)
+        probabilities = candidate.engine.run(images, crops)
     except Exception as error:  # the runtime's own classes have no common base
         raise EvaluationFailed(
             f"{candidate.model.path} failed on a batch of {len(images)} ({gist(error)}); try a "
             "smaller ALEXNET_MAX_BATCH"
         ) from error
     # Equal ones in the order of the classes, as in the service's answers.
-    best = np.argsort(-said, axis=1, kind="stable")[:, :BEST]
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :BEST]
     return (
         best.astype(np.int32),
-        np.take_along_axis(said, best, axis=1),
-        said[np.arange(len(said)), truth],
+        np.take_along_axis(probabilities, best, axis=1),
+        probabilities[np.arange(len(images)), labels],
     )

@@ -26,16 +26,16 @@ KEYS: Final = (
 
 def entries(results: Results) -> list[dict[str, Any]]:
     """One for each choice of crops."""
-    told = as_json(results)
+    document = as_json(results)
     by = f"alexnet evaluate {results.service} on this {results.runs[0].precision} model"
     return [
-        {"data": told["data"]} | {key: run[key] for key in KEYS} | {"by": by}
-        for run in told["runs"]
+        {"data": document["data"]} | {key: run[key] for key in KEYS} | {"by": by}
+        for run in document["runs"]
     ]
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The record that is there, or an empty one; `SettingsInvalid` if something else is there."""
+    """The record in the file, empty if there is none; `SettingsInvalid` if it is not a record."""
     try:
         record = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:

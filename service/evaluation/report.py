@@ -1,7 +1,7 @@
 """
 Results -> one HTML file that needs nothing else: no network, no script, no other file.
 
-Names of files and classes are strangers' text; the template escapes them all, and the page forbids
+Names of files and classes are untrusted text: the template escapes them all, and the page forbids
 itself to load anything.
 """
 
@@ -23,7 +23,7 @@ from service.evaluation.summary import name_of, notes
 
 THUMBNAIL: Final = 160  # pixels of either side
 QUALITY: Final = 80  # of JPEG; 6 KB each
-MOST_ROWS: Final = 2000  # of one table; JSON has them all
+MAX_ROWS: Final = 2000  # of one table; JSON has them all
 
 
 def write(
@@ -39,21 +39,21 @@ def write(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for words in (between, from_to, name_of, percent, points, probability):
-        environment.filters[words.__name__] = words
+    for function in (between, from_to, name_of, percent, points, probability):
+        environment.filters[function.__name__] = function
     page = environment.get_template("report.html").render(
         results=results,
         notes=notes(results),
         thumbnails=thumbnails,
         reach=_reach(results),
-        most_rows=MOST_ROWS,
+        max_rows=MAX_ROWS,
     )
     with replacing(path) as beside:
         beside.write_text(page, "utf-8")
 
 
 def _thumbnail(square: Square | Skipped) -> str | None:
-    """What the network saw, small, as a data URI; None if the image is gone meanwhile."""
+    """What the network saw, small, as a data URI; None if the image has gone meanwhile."""
     if isinstance(square, Skipped):
         return None
     encoded = io.BytesIO()
@@ -66,8 +66,12 @@ def _reach(results: Results) -> float:
     """The furthest end of any difference's interval, so that all are drawn to one scale."""
     ends = [
         abs(end)
-        for one in results.comparisons
-        for interval in (one.top1.interval, one.top5.interval, one.ece_interval)
+        for comparison in results.comparisons
+        for interval in (
+            comparison.top1.interval,
+            comparison.top5.interval,
+            comparison.ece_interval,
+        )
         for end in interval
     ]
     return max(ends, default=0.0) or 1.0

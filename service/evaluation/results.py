@@ -1,8 +1,8 @@
 """
-Answers -> all that is known of them, as JSON has it.
+Predictions -> everything that is measured, as JSON has it.
 
-What is printed, reported and recorded is taken from here, so that all say the same numbers: JSON
-and record round them to six digits, tables and report to what they show.
+Summary, report and record take their numbers from here: JSON and record round them to six digits,
+summary and report to what they show.
 """
 
 import json
@@ -14,32 +14,34 @@ from typing import Any
 
 from service.batch.files import Skipped, text
 from service.batch.tables import replacing
-from service.evaluation.accuracy import Comparison, Figures, calibrations, comparisons, figures
+from service.evaluation.accuracy import Comparison, Metrics, calibrations, comparisons, metrics
 from service.evaluation.calibration import Bin, bins
 from service.evaluation.confusion import (
     Class,
-    ClassFigures,
+    ClassMetrics,
     Confusion,
     Mistake,
-    class_figures,
+    class_metrics,
     confusions,
     without_images,
     worst,
 )
-from service.evaluation.labels import Truth
-from service.evaluation.predicted import Answers, Asked
+from service.evaluation.labels import LabelledImages
+from service.evaluation.predicted import Predicted, Predictions
 
 DIGITS = 6
 JSON_KEYS = {  # of fields whose names in JSON, which others read, are older
     "images": "pictures",
-    "said_most_images": "said_most_pictures",
+    "predicted": "said",
+    "confused_with": "said_most",
+    "confused_images": "said_most_pictures",
     "classes_without_images": "classes_without_pictures",
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """One candidate and all of its figures."""
+    """One candidate and everything measured about it."""
 
     name: str  # as people see it
     file: str
@@ -49,9 +51,9 @@ class Run:
     version: str
     number_of_classes: int
     crops: str
-    figures: Figures
+    metrics: Metrics
     calibration: list[Bin]
-    classes: list[ClassFigures]
+    classes: list[ClassMetrics]
     confusions: list[Confusion]
     mistakes: list[Mistake]
     classes_without_images: list[Class]
@@ -74,21 +76,26 @@ class Results:
 
     def reasons(self) -> dict[str, int]:
         """How many images were left out for which reason, the most frequent first."""
-        return dict(Counter(one.code for one in self.left_out).most_common())
+        return dict(Counter(skipped.code for skipped in self.left_out).most_common())
 
 
 def gather(
-    truth: Truth, asked: Asked, *, service: str, data: str | None, folder: str, labels: str | None
+    labelled: LabelledImages,
+    predicted: Predicted,
+    *,
+    service: str,
+    data: str | None,
+    folder: str,
+    labels: str | None,
 ) -> Results:
     """All of it; `data` says what the images are, and has a default."""
-    each = asked.answers
+    each = predicted.predictions
     calibrated = calibrations(each)
-    names = run_names(each)
     runs = [
-        _run(name, answers, figures(answers, its), asked.names)
-        for name, answers, its in zip(names, each, calibrated, strict=True)
+        _run(name, predictions, metrics(predictions, calibration), predicted.names)
+        for name, predictions, calibration in zip(run_names(each), each, calibrated, strict=True)
     ]
-    images = len(asked.names)
+    images = len(predicted.names)
     return Results(
         service=service,
         data=data or f"{images} labelled images in {Path(folder).resolve().name or folder}",
@@ -96,37 +103,37 @@ def gather(
         labels=labels,
         images=images,
         classes=len(runs[0].classes),
-        others=truth.others,
-        left_out=[*truth.left_out, *asked.left_out],
+        others=labelled.others,
+        left_out=[*labelled.left_out, *predicted.left_out],
         runs=runs,
         comparisons=comparisons(each, calibrated),
     )
 
 
-def run_names(each: Sequence[Answers]) -> list[str]:
+def run_names(each: Sequence[Predictions]) -> list[str]:
     """A name for each candidate that tells it from the others, and no longer than that needs."""
-    paths = {answers.model.path for answers in each}
+    paths = {predictions.model.path for predictions in each}
     if len(paths) == 1:
-        return [answers.crops for answers in each]
+        return [predictions.crops for predictions in each]
     alike = len({path.stem for path in paths}) < len(paths)
     return [
-        f"{answers.model.path if alike else answers.model.path.stem}, {answers.crops}"
-        for answers in each
+        f"{predictions.model.path if alike else predictions.model.path.stem}, {predictions.crops}"
+        for predictions in each
     ]
 
 
 def as_json(results: Results) -> dict[str, Any]:
     """What is written to a file, for programs; `docs/evaluation.md` describes it."""
-    told = asdict(results)
-    told["left_out"] = {
+    document = asdict(results)
+    document["left_out"] = {
         "reasons": results.reasons(),
         "files": [
-            {"file": text(one.name), "code": one.code, "error": one.error}
-            for one in results.left_out
+            {"file": text(skipped.name), "code": skipped.code, "error": skipped.error}
+            for skipped in results.left_out
         ],
     }
-    told["runs"] = [_run_as_json(run) for run in told["runs"]]
-    values: dict[str, Any] = _json_value(told)
+    document["runs"] = [_run_as_json(run) for run in document["runs"]]
+    values: dict[str, Any] = _json_value(document)
     return values
 
 
@@ -141,8 +148,8 @@ def write(path: Path, results: Results) -> None:
         beside.write_text(dumps(results) + "\n", "utf-8")
 
 
-def _run(name: str, answers: Answers, its: Figures, names: Sequence[bytes]) -> Run:
-    model, confused = answers.model, confusions(answers)
+def _run(name: str, predictions: Predictions, metrics: Metrics, names: Sequence[bytes]) -> Run:
+    model, confused = predictions.model, confusions(predictions)
     return Run(
         name=name,
         file=str(model.path),
@@ -151,33 +158,33 @@ def _run(name: str, answers: Answers, its: Figures, names: Sequence[bytes]) -> R
         precision=model.precision,
         version=model.version,
         number_of_classes=len(model.labels),
-        crops=answers.crops,
-        figures=its,
-        calibration=bins(answers.probabilities[:, 0], answers.hits),
-        classes=class_figures(answers, confused),
+        crops=predictions.crops,
+        metrics=metrics,
+        calibration=bins(predictions.probabilities[:, 0], predictions.hits),
+        classes=class_metrics(predictions, confused),
         confusions=confused,
-        mistakes=worst(answers, names),
-        classes_without_images=without_images(answers),
+        mistakes=worst(predictions, names),
+        classes_without_images=without_images(predictions),
     )
 
 
 def _run_as_json(run: dict[str, Any]) -> dict[str, Any]:
-    """The figures beside the model's facts; what is of use inside only is left out."""
-    told: dict[str, Any] = {}
+    """The metrics beside the model's facts; without what is only of use inside."""
+    document: dict[str, Any] = {}
     for name, value in run.items():
-        told |= value if name == "figures" else {name: value}
-    told["mistakes"] = [
+        document |= value if name == "metrics" else {name: value}
+    document["mistakes"] = [
         {key: value for key, value in mistake.items() if key != "row"}
         for mistake in run["mistakes"]
     ]
-    return told
+    return document
 
 
 def _json_value(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}")
     if isinstance(value, dict):
-        return {JSON_KEYS.get(key, key): _json_value(one) for key, one in value.items()}
+        return {JSON_KEYS.get(key, key): _json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_json_value(one) for one in value]
+        return [_json_value(item) for item in value]
     return value

@@ -1,5 +1,5 @@
 """
-Results -> tables for people; the first candidate's classes and confusions stand for all.
+Results -> tables for people; classes and confusions are those of the first candidate.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FEW: Final = 10  # rows of a table that would have hundreds
-SKIPPED: Final = 5
+SKIPPED: Final = 5  # images
 
 
 def show(results: Results, *, per_class: bool) -> None:
@@ -32,7 +32,7 @@ def show(results: Results, *, per_class: bool) -> None:
 
 
 def notes(results: Results) -> list[str]:
-    """What a reader must know of the images."""
+    """What a reader must know about the images."""
     lines = [f"{results.data}: {results.images} images of {results.classes} classes."]
     run = results.runs[0]
     if missing := len(run.classes_without_images):
@@ -46,7 +46,9 @@ def notes(results: Results) -> list[str]:
     if results.left_out:
         reasons = ", ".join(f"{number} {code}" for code, number in results.reasons().items())
         lines.append(f"{len(results.left_out)} left out: {reasons}.")
-        lines += [f"  {text(one.name)}: {one.error}" for one in results.left_out[:SKIPPED]]
+        lines += [
+            f"  {text(skipped.name)}: {skipped.error}" for skipped in results.left_out[:SKIPPED]
+        ]
         if len(results.left_out) > SKIPPED:
             lines.append("  ...")
     if results.others:
@@ -62,14 +64,14 @@ def _runs(results: Results) -> "Table":
     for heading in ("top-1", "top-5", "calibration", "says", "NLL"):
         table.add_column(heading, justify="right")
     for run in results.runs:
-        its = run.figures
+        metrics = run.metrics
         table.add_row(
             run.name,
-            f"{percent(its.top1)} ({between(its.top1_interval)})",
-            f"{percent(its.top5)} ({between(its.top5_interval)})",
-            f"{percent(its.ece)} ({between(its.ece_interval)})",
-            percent(its.confidence),
-            f"{its.nll:.3f}",
+            f"{percent(metrics.top1)} ({between(metrics.top1_interval)})",
+            f"{percent(metrics.top5)} ({between(metrics.top5_interval)})",
+            f"{percent(metrics.ece)} ({between(metrics.ece_interval)})",
+            percent(metrics.confidence),
+            f"{metrics.nll:.3f}",
         )
     return table
 
@@ -79,39 +81,41 @@ def _comparisons(results: Results) -> "Table":
     table.add_column("")
     for heading in ("", "difference", "gained", "lost", "p"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for one in results.comparisons:
-        name = f"{results.runs[one.run].name} against {results.runs[one.against].name}"
-        for heading, its in (("top-1", one.top1), ("top-5", one.top5)):
+    for comparison in results.comparisons:
+        name = (
+            f"{results.runs[comparison.run].name} against {results.runs[comparison.against].name}"
+        )
+        for heading, metric in (("top-1", comparison.top1), ("top-5", comparison.top5)):
             table.add_row(
                 name,
                 heading,
-                f"{points(its.difference)} ({from_to(its.interval)})",
-                str(its.gained),
-                str(its.lost),
-                probability(its.p),
+                f"{points(metric.difference)} ({from_to(metric.interval)})",
+                str(metric.gained),
+                str(metric.lost),
+                probability(metric.p),
             )
             name = ""
-        difference = f"{points(one.ece_difference)} ({from_to(one.ece_interval)})"
+        difference = f"{points(comparison.ece_difference)} ({from_to(comparison.ece_interval)})"
         table.add_row("", "calibration", difference)
-        table.add_row("", "same best", f"{percent(one.same_best)}%")
+        table.add_row("", "same best", f"{percent(comparison.same_best)}%")
     return table
 
 
-def _classes(run: Run, most: int) -> "Table":
-    shown = run.classes[:most]
+def _classes(run: Run, limit: int) -> "Table":
+    shown = run.classes[:limit]
     which = "All classes" if len(shown) == len(run.classes) else "The worst classes"
     table = _table(f"{which}, {run.name}: percent")
     for heading in ("class", "pictures", "top-1", "top-5", "most often taken for"):
         number = heading in ("pictures", "top-1", "top-5")
         table.add_column(heading, justify="right" if number else "left", no_wrap=number)
-    for one in shown:
-        said = one.said_most
+    for metrics in shown:
+        confused_with = metrics.confused_with
         table.add_row(
-            name_of(one.true),
-            str(one.images),
-            percent(one.top1),
-            percent(one.top5),
-            f"{name_of(said)} ({one.said_most_images})" if said else "",
+            name_of(metrics.true),
+            str(metrics.images),
+            percent(metrics.top1),
+            percent(metrics.top5),
+            f"{name_of(confused_with)} ({metrics.confused_images})" if confused_with else "",
         )
     return table
 
@@ -121,16 +125,16 @@ def _confusions(run: Run) -> "Table":
     table.add_column("pictures", justify="right")
     for heading in ("of", "were taken for"):
         table.add_column(heading)
-    for one in run.confusions[:FEW]:
-        table.add_row(str(one.images), name_of(one.true), name_of(one.said))
+    for confusion in run.confusions[:FEW]:
+        table.add_row(str(confusion.images), name_of(confusion.true), name_of(confusion.predicted))
     return table
 
 
-def name_of(one: Class) -> str:
+def name_of(of: Class) -> str:
     """The first of its names, and the WordNet id, which tells it from others of that name."""
-    if one.wordnet_id is None:
-        return one.label
-    return f"{one.label.split(',')[0]} {one.wordnet_id}"
+    if of.wordnet_id is None:
+        return of.label
+    return f"{of.label.split(',')[0]} {of.wordnet_id}"
 
 
 def _table(title: str) -> "Table":

@@ -24,8 +24,8 @@ from service.errors import ServiceError, SettingsInvalid
 from service.evaluation.classes import Classes
 from service.evaluation.decoding import Decoder
 from service.evaluation.intervals import wilson
-from service.evaluation.labels import EvaluationFailed, read_truth
-from service.evaluation.predicted import Answers, Candidate, ask
+from service.evaluation.labels import EvaluationFailed, read_labels
+from service.evaluation.predicted import Candidate, Predictions, predict
 from service.evaluation.summary import FEW
 from service.inference.classifier import Classifier
 from service.inference.engine import Engine
@@ -147,18 +147,19 @@ def test_the_same_model_twice_differs_by_nothing(
 
 def test_the_figures_do_not_depend_on_the_batch(folder: Path, tiny_model: Path) -> None:
     engine = Engine.load(tiny_model, device="cpu")
-    truth = read_truth(folder, [Classes(engine.model.labels)], None)
-    decode = Decoder(truth.base, limits(Settings()), 2**20)
+    labelled = read_labels(folder, [Classes(engine.model.labels)], None)
+    decode = Decoder(labelled.base, limits(Settings()), 2**20)
 
-    def asked(batch: int) -> Answers:
+    def predictions(batch: int) -> Predictions:
         candidates = [(0, Candidate(engine, "ten"))]
-        return ask(truth, candidates, decode, batch=batch, progress=lambda *_: None).answers[0]
+        predicted = predict(labelled, candidates, decode, batch=batch, progress=lambda *_: None)
+        return predicted.predictions[0]
 
-    one, seven = asked(1), asked(7)
+    one, seven = predictions(1), predictions(7)
 
     assert np.array_equal(one.best, seven.best)
     assert np.allclose(one.probabilities, seven.probabilities, atol=1e-6)
-    assert np.allclose(one.of_truth, seven.of_truth, atol=1e-6)
+    assert np.allclose(one.label_probabilities, seven.label_probabilities, atol=1e-6)
 
 
 def test_the_same_command_says_the_same(folder: Path, tiny_model: Path) -> None:

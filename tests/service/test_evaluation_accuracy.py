@@ -6,19 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.evaluation.accuracy import calibrations, comparisons, figures
+from service.evaluation.accuracy import calibrations, comparisons
+from service.evaluation.accuracy import metrics as metrics_of
 from service.evaluation.calibration import (
     BINS,
-    Sure,
+    Confidence,
     bins,
     difference_interval,
     expected_error,
     measured,
 )
-from service.evaluation.confusion import class_figures, confusions, without_images, worst
+from service.evaluation.confusion import class_metrics, confusions, without_images, worst
 from service.evaluation.formatting import between, from_to, percent, points, probability
 from service.evaluation.intervals import mcnemar, paired_difference, wilson
-from service.evaluation.predicted import Answers
+from service.evaluation.predicted import Predictions
 from service.inference.model_file import Label, Model
 
 stats = pytest.importorskip("scipy.stats", reason="needs scipy, which scikit-learn brings")
@@ -44,21 +45,23 @@ def model(*names: str, path: str = "a.onnx") -> Model:
     )
 
 
-def answers(said: list[list[float]], truth: list[int], of: Model, crops: str = "ten") -> Answers:
+def answers(
+    probabilities: list[list[float]], labels: list[int], of: Model, crops: str = "ten"
+) -> Predictions:
     """Probabilities of all classes, `(N, classes)`, as a candidate's answers."""
-    table = np.array(said, np.float32)
+    table = np.array(probabilities, np.float32)
     best = np.argsort(-table, axis=1, kind="stable")[:, :5]
-    return Answers(
+    return Predictions(
         of,
         crops,
-        np.array(truth, np.int32),
+        np.array(labels, np.int32),
         best.astype(np.int32),
         np.take_along_axis(table, best, axis=1),
-        table[np.arange(len(table)), truth],
+        table[np.arange(len(table)), labels],
     )
 
 
-def spread(images: int, *, power: float, seed: int = 0) -> Sure:
+def spread(images: int, *, power: float, seed: int = 0) -> Confidence:
     """Probabilities p, and answers that are right in p ** power of the cases."""
     random = np.random.default_rng(seed)
     sure = random.beta(1.3, 2.0, images).astype(np.float32)
@@ -243,7 +246,7 @@ def test_figures_are_those_of_scikit_learn() -> None:
     truth = random.integers(6, size=200).tolist()
     each = [answers(said, truth, SIX)]
 
-    found = figures(each[0], calibrations(each)[0])
+    found = metrics_of(each[0], calibrations(each)[0])
 
     assert found.images == 200
     assert found.top1 == metrics.top_k_accuracy_score(truth, said, k=1, labels=range(6))
@@ -257,13 +260,13 @@ def test_figures_are_those_of_scikit_learn() -> None:
 def test_a_probability_of_nothing_is_a_large_surprise_and_not_an_infinite_one() -> None:
     each = [answers([[1, 0]], [1], model("a", "b"))]
 
-    assert figures(each[0], calibrations(each)[0]).nll == pytest.approx(87.3, abs=0.1)
+    assert metrics_of(each[0], calibrations(each)[0]).nll == pytest.approx(87.3, abs=0.1)
 
 
 def test_with_three_classes_the_right_one_is_among_five() -> None:
     each = [answers([[0.5, 0.3, 0.2], [0.6, 0.3, 0.1]], [2, 0], model("a", "b", "c"))]
 
-    found = figures(each[0], calibrations(each)[0])
+    found = metrics_of(each[0], calibrations(each)[0])
 
     assert (found.top1, found.top5) == (0.5, 1.0)
 
@@ -309,7 +312,7 @@ def test_the_same_class_at_another_index_is_the_same_best_class() -> None:
     assert found.same_best == 1.0
 
 
-def confused() -> Answers:
+def confused() -> Predictions:
     """Three images of a, two of them taken for c; one of b, taken for a; one of d, right."""
     return answers(
         [
@@ -327,21 +330,23 @@ def confused() -> Answers:
 def test_confusions_are_counted_by_pair_and_the_frequent_ones_come_first() -> None:
     found = confusions(confused())
 
-    told = [(one.true.label, one.said.label, one.images, round(one.confidence, 3)) for one in found]
+    told = [
+        (one.true.label, one.predicted.label, one.images, round(one.confidence, 3)) for one in found
+    ]
     assert told == [("a", "c", 2, 0.6), ("b", "a", 1, 0.9)]
 
 
 def test_each_class_with_images_has_its_figures_and_the_surest_failure_comes_first() -> None:
     each = confused()
 
-    found = class_figures(each, confusions(each))
+    found = class_metrics(each, confusions(each))
 
     told = [(one.true.label, one.images, round(one.top1, 3), one.top5) for one in found]
     # a: 1 of 3, b: 0 of 1, d: 1 of 1; the intervals end at 0.79, 0.79 and 1.
     assert sorted(told) == [("a", 3, 0.333, 1.0), ("b", 1, 0.0, 1.0), ("d", 1, 1.0, 1.0)]
     assert [one.top1_interval[1] for one in found] == sorted(one.top1_interval[1] for one in found)
     taken = {
-        one.true.label: (one.said_most and one.said_most.label, one.said_most_images)
+        one.true.label: (one.confused_with and one.confused_with.label, one.confused_images)
         for one in found
     }
     assert taken == {"a": ("c", 2), "b": ("a", 1), "d": (None, 0)}
@@ -351,7 +356,7 @@ def test_a_class_that_fails_often_stands_above_one_that_failed_once() -> None:
     often, once = [[0.1, 0.9, 0.0]] * 50, [[0.9, 0.1, 0.0]]
     each = answers(often + once + [[0.1, 0.8, 0.1]], [0] * 50 + [2] + [0], model("a", "b", "c"))
 
-    assert [one.true.label for one in class_figures(each, confusions(each))] == ["a", "c"]
+    assert [one.true.label for one in class_metrics(each, confusions(each))] == ["a", "c"]
 
 
 def test_classes_without_images_are_named() -> None:
@@ -365,11 +370,11 @@ def test_the_worst_mistakes_are_the_surest_wrong_answers() -> None:
 
     assert [one.file for one in (first, *rest)] == ["3.jpg", "1.jpg", "2.jpg"]
     assert (first.true.label, round(first.probability, 3), first.row) == ("b", 0.1, 3)
-    assert [(one.said.label, round(one.probability, 3)) for one in first.classes[:2]] == [
+    assert [(one.predicted.label, round(one.probability, 3)) for one in first.classes[:2]] == [
         ("a", 0.9),
         ("b", 0.1),
     ]
-    assert len(worst(confused(), names, most=1)) == 1
+    assert len(worst(confused(), names, limit=1)) == 1
 
 
 def test_shares_are_told_in_percent_and_differences_with_their_sign() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from service.errors import SettingsInvalid
 from service.evaluation.classes import Classes
-from service.evaluation.labels import EvaluationFailed, Truth, read_truth
+from service.evaluation.labels import EvaluationFailed, LabelledImages, read_labels
 from service.inference.model_file import Label
 
 TENCH, GOLDFISH, CRANE_BIRD, CRANE, SUIT = (
@@ -30,31 +30,31 @@ def folder(top: Path, *names: str) -> Path:
     return top
 
 
-def found(truth: Truth, model: int = 0) -> dict[str, int]:
+def found(labelled: LabelledImages, model: int = 0) -> dict[str, int]:
     """The class of each image."""
-    names = (os.fsdecode(name) for name in truth.names)
-    return dict(zip(names, truth.classes[model].tolist(), strict=True))
+    names = (os.fsdecode(name) for name in labelled.names)
+    return dict(zip(names, labelled.classes[model].tolist(), strict=True))
 
 
-def out(truth: Truth) -> dict[str, str]:
+def out(labelled: LabelledImages) -> dict[str, str]:
     """Why the others were left out."""
-    return {os.fsdecode(one.name): one.code for one in truth.left_out}
+    return {os.fsdecode(one.name): one.code for one in labelled.left_out}
 
 
-def read(top: Path, *classes: Classes, table: str | None = None) -> Truth:
+def read(top: Path, *classes: Classes, table: str | None = None) -> LabelledImages:
     """With the models' classes, and the text of a table."""
     path = None
     if table is not None:
         path = top.parent / "truth.csv"
         path.write_text(table, "utf-8")
-    return read_truth(top, classes or (IMAGENET,), path)
+    return read_labels(top, classes or (IMAGENET,), path)
 
 
 def test_folders_called_by_the_wordnet_id_say_the_class(tmp_path: Path) -> None:
-    truth = read(folder(tmp_path, "n01443537/a.jpg", "n01440764/deep/er/b.PNG"))
+    labelled = read(folder(tmp_path, "n01443537/a.jpg", "n01440764/deep/er/b.PNG"))
 
-    assert found(truth) == {"n01443537/a.jpg": 1, "n01440764/deep/er/b.PNG": 0}
-    assert out(truth) == {}
+    assert found(labelled) == {"n01443537/a.jpg": 1, "n01440764/deep/er/b.PNG": 0}
+    assert out(labelled) == {}
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,14 @@ def test_folders_called_by_one_of_a_classs_names_say_the_class(name: str, tmp_pa
 
 
 def test_the_outermost_folder_that_is_called_like_a_class_says_it(tmp_path: Path) -> None:
-    truth = read(folder(tmp_path, "val/tench/goldfish/n03126707.jpg", "n01443537/n01440764_1.jpg"))
+    labelled = read(
+        folder(tmp_path, "val/tench/goldfish/n03126707.jpg", "n01443537/n01440764_1.jpg")
+    )
 
-    assert found(truth) == {"val/tench/goldfish/n03126707.jpg": 0, "n01443537/n01440764_1.jpg": 1}
+    assert found(labelled) == {
+        "val/tench/goldfish/n03126707.jpg": 0,
+        "n01443537/n01440764_1.jpg": 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -79,39 +84,39 @@ def test_files_whose_names_begin_with_the_id_say_the_class(name: str, tmp_path: 
 
 
 def test_a_longer_number_is_no_wordnet_id(tmp_path: Path) -> None:
-    truth = read(folder(tmp_path, "n014435370.jpg", "n01443537.jpg"))
+    labelled = read(folder(tmp_path, "n014435370.jpg", "n01443537.jpg"))
 
-    assert out(truth) == {"n014435370.jpg": "unlabelled"}
+    assert out(labelled) == {"n014435370.jpg": "unlabelled"}
 
 
 def test_classes_of_ones_own_are_known_by_their_names(tmp_path: Path) -> None:
-    truth = read(folder(tmp_path, "T-shirt_top/a.jpg", "ankle_boot/b.jpg", "3/c.jpg"), OWN)
+    labelled = read(folder(tmp_path, "T-shirt_top/a.jpg", "ankle_boot/b.jpg", "3/c.jpg"), OWN)
 
-    assert found(truth) == {"3/c.jpg": 2, "T-shirt_top/a.jpg": 0, "ankle_boot/b.jpg": 1}
+    assert found(labelled) == {"3/c.jpg": 2, "T-shirt_top/a.jpg": 0, "ankle_boot/b.jpg": 1}
 
 
 def test_what_has_no_class_of_the_model_is_left_out_with_the_reason(tmp_path: Path) -> None:
     names = ("tench/a.jpg", "unicorn/b.jpg", "n99999999.jpg", "c.jpg")
-    truth = read(folder(tmp_path, *names, "notes.txt", ".hidden.jpg"))
+    labelled = read(folder(tmp_path, *names, "notes.txt", ".hidden.jpg"))
 
-    assert found(truth) == {"tench/a.jpg": 0}
-    assert out(truth) == {
+    assert found(labelled) == {"tench/a.jpg": 0}
+    assert out(labelled) == {
         "c.jpg": "unlabelled",
         "n99999999.jpg": "label_unknown",
         "unicorn/b.jpg": "label_unknown",
     }
-    assert truth.others == 2
+    assert labelled.others == 2
 
 
 def test_only_images_that_every_model_knows_are_asked_about(tmp_path: Path) -> None:
     few = Classes([GOLDFISH, TENCH])
-    truth = read(
+    labelled = read(
         folder(tmp_path, "tench/a.jpg", "goldfish/b.jpg", "n02012849/c.jpg"), IMAGENET, few
     )
 
-    assert found(truth, 0) == {"goldfish/b.jpg": 1, "tench/a.jpg": 0}
-    assert found(truth, 1) == {"goldfish/b.jpg": 0, "tench/a.jpg": 1}
-    assert out(truth) == {"n02012849/c.jpg": "label_unknown"}
+    assert found(labelled, 0) == {"goldfish/b.jpg": 1, "tench/a.jpg": 0}
+    assert found(labelled, 1) == {"goldfish/b.jpg": 0, "tench/a.jpg": 1}
+    assert out(labelled) == {"n02012849/c.jpg": "label_unknown"}
 
 
 @pytest.mark.parametrize(("name", "ids"), [("crane", (CRANE_BIRD, CRANE)), ("maillot", (SUIT,))])
@@ -132,10 +137,10 @@ def test_a_table_says_the_class_by_id_name_or_index(tmp_path: Path) -> None:
     top = folder(tmp_path / "p", "a.jpg", "b.jpg", "deep/c.jpg", "d.jpg")
     table = "label,by,file\nn01443537,me,a.jpg\nTinca tinca,me,./b.jpg\n3,me,deep/c.jpg\n\n"
 
-    truth = read(top, table="\ufeff" + table)
+    labelled = read(top, table="\ufeff" + table)
 
-    assert found(truth) == {"a.jpg": 1, "b.jpg": 0, "deep/c.jpg": 3}
-    assert out(truth) == {"d.jpg": "unlabelled"}
+    assert found(labelled) == {"a.jpg": 1, "b.jpg": 0, "deep/c.jpg": 3}
+    assert out(labelled) == {"d.jpg": "unlabelled"}
 
 
 def test_a_table_wins_over_folders(tmp_path: Path) -> None:
@@ -149,10 +154,10 @@ def test_a_table_wins_over_folders(tmp_path: Path) -> None:
 def test_a_number_is_a_classs_name_before_it_is_an_index(tmp_path: Path) -> None:
     top = folder(tmp_path / "p", "a.jpg", "b.jpg", "c.jpg")
 
-    truth = read(top, OWN, table=f"file,label\na.jpg,3\nb.jpg,1\nc.jpg,{'9' * 5000}\n")
+    labelled = read(top, OWN, table=f"file,label\na.jpg,3\nb.jpg,1\nc.jpg,{'9' * 5000}\n")
 
-    assert found(truth) == {"a.jpg": 2, "b.jpg": 1}
-    assert out(truth) == {"c.jpg": "label_unknown"}
+    assert found(labelled) == {"a.jpg": 2, "b.jpg": 1}
+    assert out(labelled) == {"c.jpg": "label_unknown"}
 
 
 def test_folders_are_not_taken_for_indices(tmp_path: Path) -> None:
@@ -160,9 +165,9 @@ def test_folders_are_not_taken_for_indices(tmp_path: Path) -> None:
 
 
 def test_an_image_in_the_table_that_is_nowhere_is_asked_for(tmp_path: Path) -> None:
-    truth = read(folder(tmp_path / "p", "a.jpg"), table="file,label\na.jpg,tench\nb.jpg,tench\n")
+    labelled = read(folder(tmp_path / "p", "a.jpg"), table="file,label\na.jpg,tench\nb.jpg,tench\n")
 
-    assert found(truth) == {"a.jpg": 0, "b.jpg": 0}  # and reported when it cannot be read
+    assert found(labelled) == {"a.jpg": 0, "b.jpg": 0}  # and reported when it cannot be read
 
 
 @pytest.mark.parametrize(
@@ -186,9 +191,9 @@ def test_a_table_that_is_no_text_or_not_there_is_refused(tmp_path: Path) -> None
     (tmp_path / "latin.csv").write_bytes(b"file,label\na.jpg,\xe9\n")
 
     with pytest.raises(SettingsInvalid, match="is not CSV in UTF-8"):
-        read_truth(top, [IMAGENET], tmp_path / "latin.csv")
+        read_labels(top, [IMAGENET], tmp_path / "latin.csv")
     with pytest.raises(SettingsInvalid, match="No such file"):
-        read_truth(top, [IMAGENET], tmp_path / "none.csv")
+        read_labels(top, [IMAGENET], tmp_path / "none.csv")
 
 
 @pytest.mark.parametrize(
