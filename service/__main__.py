@@ -1,5 +1,5 @@
 """
-The `alexnet` command, also `python -m service`: `commands` has its parts.
+The `alexnet` command, also `python -m service`; its parts are in `cli`.
 """
 
 from service.cli.application import app, main
