@@ -28,7 +28,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.cgroups import usable_cores
+from service.cgroups import cpu_quota
 from service.inference.engine import Engine
 from service.inference.image import decode
 from service.inference.limits import DecodeLimits
@@ -100,7 +100,7 @@ def decoding(typical: Path, large: Path, seconds: float) -> dict[str, float]:
         "large_ms": _alone(prepare, [f.read_bytes() for f in sorted(large.iterdir())], seconds / 2),
     }
     number = max(len(images), int(1000 * seconds / answer["typical_ms"]))
-    with ThreadPoolExecutor(usable_cores()) as pool:
+    with ThreadPoolExecutor(cpu_quota()) as pool:
         began = time.perf_counter()
         for _ in pool.map(prepare, islice(cycle(images), number)):
             pass
@@ -122,7 +122,7 @@ def main() -> None:
     model, device = Path(sys.argv[1]), sys.argv[2]
     engine = Engine.load(model, device=device)  # type: ignore[arg-type]  # it says what it takes
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = usable_cores()
+    options.intra_op_num_threads = cpu_quota()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=[engine.provider])
 

@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.cgroups import usable_cores
+from service.cgroups import cpu_quota
 from service.inference.engine import CPU, CUDA, Engine, cuda_options, gist, session_options
 from service.inference.image import decode
 from service.inference.limits import DecodeLimits
@@ -301,7 +301,7 @@ def session(
     """A session that is on the device or raises, with the service's options and these."""
     import onnxruntime
 
-    made = session_options(onnxruntime, threads=1 if bench.cuda else usable_cores())
+    made = session_options(onnxruntime, threads=1 if bench.cuda else cpu_quota())
     if profile is not None:
         made.enable_profiling = True
         made.profile_file_prefix = str(profile)
@@ -468,7 +468,7 @@ def facts(device: str) -> dict[str, str]:
     return {
         "measured": device,
         "gpu": gpu,
-        "cpu": f"{cpu}, {usable_cores()} cores",
+        "cpu": f"{cpu}, {cpu_quota()} cores",
         "onnxruntime": f"{onnxruntime.__version__}, "
         f"CUDA {getattr(onnxruntime, 'cuda_version', None) or 'not built in'}",
         "wheels": ", ".join(sorted(wheels)) or "none of NVIDIA's",

@@ -27,7 +27,7 @@ from model_export import checkpoints, crops, export
 from model_export.graph import CROPS, serving_graph
 from model_export.precision import PRECISIONS
 from model_export.variants import VARIANTS
-from service.cgroups import usable_cores
+from service.cgroups import cpu_quota
 
 from . import machine, models
 
@@ -73,7 +73,7 @@ def runs(
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
 
-    cores = usable_cores()
+    cores = cpu_quota()
     together, single = session(cores), session(1)
 
     def one() -> None:
@@ -93,13 +93,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     images = crops.load_images()[: given.batch]
-    with ThreadPoolExecutor(usable_cores()) as pool:
+    with ThreadPoolExecutor(cpu_quota()) as pool:
         cases: dict[str, tuple[Run, int]] = {}
         for name, graph in graphs(given.weights).items():
             precision, form = name.split()
             for choice in FORMS[form]:
                 for suffix, run in runs(graph, CROPS[choice], images, pool).items():
-                    number = given.batch * (usable_cores() if suffix else 1)
+                    number = given.batch * (cpu_quota() if suffix else 1)
                     cases[f"{precision} {choice}, {form}{suffix}"] = run, number
         rates: dict[str, list[float]] = {name: [] for name in cases}
         for turn in range(given.rounds + 1):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from service.cgroups import usable_cores
+from service.cgroups import cpu_quota
 
 # The extensions of x86 and Arm that decide how quick the kernels of each precision are.
 TELLING = (
@@ -33,7 +33,7 @@ def describe(provider: str) -> dict[str, object]:
     flags = re.search(r"(?:flags|Features)\s*: (.+)", text)
     return {
         "cpu": name[1] if name else platform.processor() or platform.machine(),
-        "cores": usable_cores(),
+        "cores": cpu_quota(),
         "flags": [flag for flag in TELLING if flags and flag in flags[1].split()],
         "onnxruntime": onnxruntime.__version__,
         "provider": provider,

@@ -1,5 +1,7 @@
 """
-How many cores this process may really use: a container's quota, not its host's processors.
+What this process's control groups allow: a container's CPU quota and memory limit, not its host's.
+
+`cgroups` is where the control groups are mounted, `own` the file that names this process's in them.
 """
 
 import math
@@ -9,14 +11,11 @@ from pathlib import Path, PurePosixPath
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
+UNLIMITED = 2**60  # bytes; version 1 writes nearly 2**63 for no limit
 
 
-def usable_cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
-    """
-    Cores that this process may really use: its CPU affinity, or its containers' quota if less.
-
-    `cgroups` is where the control groups are mounted, `own` the file that names ours in them.
-    """
+def cpu_quota(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
+    """Cores that this process may use: its CPU affinity, or its containers' quota if less."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
@@ -24,17 +23,32 @@ def usable_cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
     return max(1, min([cores, *_quotas(cgroups, own)]))
 
 
+def memory_limit(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int | None:
+    """The least of the limits on this process's memory, in bytes; None if there is none."""
+    return min(
+        (limit for limit in _memory_limits(cgroups, own) if 0 < limit < UNLIMITED), default=None
+    )
+
+
+def _memory_limits(cgroups: Path, own: Path) -> Iterator[int]:
+    for second, group in _groups("memory", cgroups, own):
+        try:
+            yield int((group / ("memory.max" if second else "memory.limit_in_bytes")).read_text())
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+
+
 def _quotas(cgroups: Path, own: Path) -> Iterator[int]:
-    """Cores that our control group and each of those around it allow; only limits are given."""
-    for second, group in groups("cpu", cgroups, own):
+    """Cores that this process's group and each of those around it allow, where they limit them."""
+    for second, group in _groups("cpu", cgroups, own):
         files = ("cpu.max",) if second else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         quota, period = _numbers(*(group / file for file in files))
         if quota > 0 and period > 0:
             yield math.ceil(quota / period)
 
 
-def groups(controller: str, cgroups: Path, own: Path) -> Iterator[tuple[bool, Path]]:
-    """The folders that may limit us, ours and those around it, and whether they are version 2's."""
+def _groups(controller: str, cgroups: Path, own: Path) -> Iterator[tuple[bool, Path]]:
+    """The folders of this process's group and those around it; whether they are version 2's."""
     try:
         lines = own.read_text().splitlines()
     except OSError:  # not on Linux

@@ -164,7 +164,7 @@ def objects(build: tuple[str, tuple[str, ...]]) -> list[Object]:
 
 @cache
 def validate(text: str, version: str) -> None:
-    """Against the OpenAPI schemas of that Kubernetes; unknown fields are refused.  Reading those
+    """Against the OpenAPI schemas of that Kubernetes; unknown fields are refused.  Snapshot those
     takes its time, and most objects are the same in every build."""
     kubernetes_validate.validate(json.loads(text), version, strict=True)
 

@@ -24,13 +24,12 @@ from typing import TYPE_CHECKING, Final
 
 from rich.filesize import decimal
 
-from service.cgroups import usable_cores
+from service.cgroups import cpu_quota, memory_limit
 from service.cli.addresses import in_url, listener
 from service.cli.installed import DISTRIBUTION, RUNTIMES, installed
 from service.cli.settings_options import warn_of_unknown_settings
 from service.errors import RuntimeMissing, SettingsInvalid, StartError
 from service.http.access import Keys
-from service.memory import memory_limit
 from service.settings import PREFIX, Settings, load_engine, load_settings, spelled
 
 if TYPE_CHECKING:
@@ -172,8 +171,8 @@ def tracing(settings: Settings) -> str | None:
 
 def cores(settings: Settings) -> str | None:
     """What the network may use."""
-    found = f"{usable_cores()} may be used"
-    if settings.threads <= usable_cores():
+    found = f"{cpu_quota()} may be used"
+    if settings.threads <= cpu_quota():
         return found
     found += f", and {spelled('threads')} is {settings.threads}: they will wait for each other"
     log.warning("%s; leave it at 0, which takes what there is", found)

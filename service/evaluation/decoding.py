@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.batch.files import Skipped, read
 from service.batch.reader import read_ahead, whole
-from service.cgroups import usable_cores
+from service.cgroups import cpu_quota
 from service.errors import ServiceError
 from service.inference.image import LARGE, open_image
 from service.inference.limits import Limits
@@ -66,6 +66,6 @@ def decoded(
 
     with asyncio.Runner() as runner:  # at its end it waits for the images begun, not for others
         runner.get_loop().set_default_executor(
-            ThreadPoolExecutor(usable_cores(), thread_name_prefix="alexnet-decode")
+            ThreadPoolExecutor(cpu_quota(), thread_name_prefix="alexnet-decode")
         )
         yield outcomes()

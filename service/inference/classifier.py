@@ -15,7 +15,7 @@ from typing import Self
 
 import numpy as np
 
-from service.cgroups import usable_cores
+from service.cgroups import cpu_quota
 from service.errors import ImageError, RequestError, RunFailed, ServiceError
 from service.inference import occlusion
 from service.inference.batching import Batcher, Reservation
@@ -66,7 +66,7 @@ class Classifier:
             on_run=on_run,
             on_death=on_death,
         )
-        self._max_queue, self._cores = limits.max_queue, usable_cores()
+        self._max_queue, self._cores = limits.max_queue, cpu_quota()
         self._pool = DecodingPool(limits.decoding, self._cores, limits.max_decoding_pixels)
 
     async def start(self) -> Self:

@@ -27,7 +27,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from service.cgroups import usable_cores
+from service.cgroups import cpu_quota
 from service.errors import ModelUnusable, ProviderUnusable, RuntimeMissing
 from service.inference import model_file
 from service.inference.model_file import Label, Model
@@ -127,7 +127,7 @@ class Engine:
                 # Without a driver and without the GPU runtime nobody expected a GPU.
                 if CUDA in runtime.get_available_providers() or NVIDIA_DRIVER.exists():
                     warning = str(error)
-        options = session_options(runtime, threads or usable_cores())
+        options = session_options(runtime, threads or cpu_quota())
         session = _session(runtime, path, options, [CPU])
         model = _model(path, sha256, session)
         engine = cls(session, model, device=device, failures=_failures(runtime), warning=warning)

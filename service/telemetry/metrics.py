@@ -1,29 +1,29 @@
 """
-What Prometheus reads: requests and runs counted as they pass, the rest read when it is asked for.
+Prometheus metrics: requests and runs are counted as they pass, gauges are read on demand.
 
-The parts that are measured do not know of it: `Metrics.count` is told of requests that went by,
-`Metrics.ran` of runs of the network, and `read` tells how the service is at the moment.  Beside our
-own names stand Triton's, for dashboards that ask for them.
+The parts that are measured do not know of it: `Metrics.count` gets each request that was answered,
+`Metrics.ran` each run of the network, and `read` returns the state of the service.  Triton's names
+are there too, for dashboards that ask for them.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Histogram, Metric, ProcessCollector
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
 from service.telemetry import triton_metrics
-from service.telemetry.gauges import Reading, gauges
 from service.telemetry.request_record import IMAGE_MODEL, TENSOR_MODEL, RequestRecord
 from service.telemetry.triton_metrics import Statistics
 
 OPEN_METRICS: Final = "application/openmetrics-text"
 
-# Labels are for ever: whatever else strangers think of is counted under one name.
+# Labels are kept for good: any other method is counted under one name.
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER: Final = "other"
 
@@ -36,15 +36,61 @@ SECONDS: Final = (
 )
 BATCHES: Final = tuple(float(2**power) for power in range(11))  # to 1024, as ALEXNET_MAX_BATCH
 
-# Whose fault it is that there is no answer; whatever is in neither was refused.
+# Why there is no answer; every code that is in neither set is a refusal.
 ABANDONED: Final = frozenset({"client_left"})
 FAILED: Final = frozenset({"internal_error", "deadline_exceeded", "not_ready"})
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of the service at one moment, for the gauges."""
+
+    pending: int  # images
+    limit: int  # images
+    batch_limit: int  # images
+    in_flight: int  # requests
+    held: int  # bytes
+    held_limit: int  # bytes
+    memory_limit: int | None  # bytes, of the container
+    ready: bool
+    degraded: bool  # on the CPU, though there is a GPU
+    reloads: Mapping[str, bool]  # what SIGHUP reads again: whether that failed
+    facts: Mapping[str, str]  # provider, device requested, model
+
+
+def _gauges(now: Snapshot) -> Iterator[Metric]:
+    """The gauges of a snapshot, one family after the other."""
+    for name, text, value in (
+        ("alexnet_images_pending", "Images accepted and unanswered.", now.pending),
+        ("alexnet_images_limit", "Images that may be pending.", now.limit),
+        ("alexnet_batch_images_limit", "Images that may share a run.", now.batch_limit),
+        ("alexnet_requests_in_flight", "Requests accepted and unanswered.", now.in_flight),
+        ("alexnet_uploads_held_bytes", "Bodies in memory.", now.held),
+        ("alexnet_uploads_limit_bytes", "What bodies may take together.", now.held_limit),
+        ("alexnet_memory_limit_bytes", "What the container may take.", now.memory_limit),
+        ("alexnet_ready", "1 if an image sent now would be classified.", now.ready),
+        ("alexnet_degraded", "1 if the CPU computes though there is a GPU.", now.degraded),
+    ):
+        if value is not None:
+            yield GaugeMetricFamily(name, text, value=float(value))
+    reloads = GaugeMetricFamily(
+        "alexnet_reload_failed", "1 if the last SIGHUP could not read it again.", labels=["what"]
+    )
+    for what, failed in now.reloads.items():
+        reloads.add_metric([what], float(failed))
+    yield reloads
+    provider = GaugeMetricFamily(
+        "alexnet_provider", "1 for what computes.", labels=["provider", "requested"]
+    )
+    provider.add_metric([now.facts["provider"], now.facts["device_requested"]], 1.0)
+    yield provider
+    yield InfoMetricFamily("alexnet", "What computes, and with which model.", value=dict(now.facts))
 
 
 class Metrics(Collector):
     """The metrics of one application, in a registry of its own."""
 
-    def __init__(self, read: Callable[[], Reading], routes: Collection[str] = ()) -> None:
+    def __init__(self, read: Callable[[], Snapshot], routes: Collection[str] = ()) -> None:
         """`routes` are paths that may be answered before the router has named them: those that
         classify, which a full queue refuses early."""
         self._read = read
@@ -96,7 +142,7 @@ class Metrics(Collector):
         if record.code is not None:
             self._errors[label, record.code] += 1
         model = record.model
-        if model is None and record.status == 503:  # at the threshold
+        if model is None and record.status == 503:  # refused at admission
             model = self._routes.get(path)
         if model is not None:
             triton_metrics.count(self.statistics, record, model)
@@ -106,29 +152,29 @@ class Metrics(Collector):
             self._request_seconds.labels(label).observe(record.ended - record.began)
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
-        """Everything, and its media type: OpenMetrics 1.0.0 for who accepts it, or 0.0.4."""
-        # Not the header itself: who asks does not choose what is parsed as a version, or echoed.
+        """All metrics and their media type: OpenMetrics 1.0.0 if it is accepted, or 0.0.4."""
+        # Not the header itself: a client does not choose what is parsed as a version, or echoed.
         encode, media_type = choose_encoder(OPEN_METRICS if OPEN_METRICS in accept else "")
         return encode(self._registry), media_type
 
     def collect(self) -> Iterator[Metric]:
-        """What the registry asks us for each time."""
+        """What the registry asks for each time."""
         yield from self._counters()
         yield from self._histograms()
-        yield from gauges(now := self._read())
-        yield from triton_metrics.tritons(self.statistics, now.pending)
+        yield from _gauges(now := self._read())
+        yield from triton_metrics.families(self.statistics, now.pending)
 
     def _count_images(self, record: RequestRecord) -> None:
         for code in record.outcomes or [record.code] * len(record.images):
             # Of v2's rows that are well none is answered if one is not.
             self._images[code or record.code] += 1
-        for steps in record.images:
-            if steps.decoded is None:
+        for timings in record.images:
+            if timings.decoded is None:
                 continue
-            if steps.began is not None and record.model == IMAGE_MODEL:
-                self._decode_seconds.observe(steps.decoded - steps.began)
-            if steps.running is not None:
-                self._queue_seconds.observe(steps.running - steps.decoded)
+            if timings.began is not None and record.model == IMAGE_MODEL:
+                self._decode_seconds.observe(timings.decoded - timings.began)
+            if timings.running is not None:
+                self._queue_seconds.observe(timings.running - timings.decoded)
 
     def _histograms(self) -> Iterator[Metric]:
         for histogram in (
@@ -139,7 +185,7 @@ class Metrics(Collector):
             self._batches,
         ):
             for metric in histogram.collect():
-                # One more series for each, which would be stored and which nobody reads.
+                # One more series for each, which would be stored and never read.
                 metric.samples = [
                     sample for sample in metric.samples if not sample.name.endswith("_created")
                 ]

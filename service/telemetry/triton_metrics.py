@@ -1,9 +1,9 @@
 """
-What each of the two models has done, in Triton's terms: for its counters, and for `/stats`.
+Statistics of the two models in Triton's terms, for its counters and for `/stats`.
 
-As in an ensemble of Triton's, `alexnet_image` is the road, which decodes and then asks `alexnet`,
-the network: a request of the road is one of the network too, which begins there when its image
-is decoded.  A request that is not answered counts for the model that it asked for alone.
+As in an ensemble of Triton's, `alexnet_image` decodes and then asks `alexnet`: a request to the
+first is one to the second too, where it begins when its image is decoded.  A request that is not
+answered counts only for the model that it asked for.
 """
 
 import time
@@ -31,7 +31,7 @@ class Statistics:
     failure: int = 0  # other requests that asked for it
     failure_ns: int = 0
     inferences: int = 0  # images answered
-    executions: int = 0  # runs of the network; of the road, requests
+    executions: int = 0  # runs of the network; of alexnet_image, requests
     input_ns: int = 0  # reading and decoding
     queue_ns: int = 0
     infer_ns: int = 0
@@ -73,20 +73,23 @@ class Statistics:
 
 # Triton's names are those of counters, but without the ending that the formats demand of these.
 TRITON: Final[Mapping[str, tuple[str, Callable[[Statistics], float]]]] = {
-    "request_success": ("Requests answered.", lambda its: its.success),
-    "request_failure": ("Requests that asked for it and got no answer.", lambda its: its.failure),
-    "count": ("Images answered.", lambda its: its.inferences),
-    "exec_count": ("Runs; of alexnet_image, requests.", lambda its: its.executions),
-    "request_duration_us": ("Of requests answered.", lambda its: its.success_ns // 1000),
-    "queue_duration_us": ("In the queue.", lambda its: its.queue_ns // 1000),
-    "compute_input_duration_us": ("Reading and decoding.", lambda its: its.input_ns // 1000),
-    "compute_infer_duration_us": ("In the network.", lambda its: its.infer_ns // 1000),
-    "compute_output_duration_us": ("From run to answer.", lambda its: its.output_ns // 1000),
+    "request_success": ("Requests answered.", lambda model: model.success),
+    "request_failure": (
+        "Requests that asked for it and got no answer.",
+        lambda model: model.failure,
+    ),
+    "count": ("Images answered.", lambda model: model.inferences),
+    "exec_count": ("Runs; of alexnet_image, requests.", lambda model: model.executions),
+    "request_duration_us": ("Of requests answered.", lambda model: model.success_ns // 1000),
+    "queue_duration_us": ("In the queue.", lambda model: model.queue_ns // 1000),
+    "compute_input_duration_us": ("Reading and decoding.", lambda model: model.input_ns // 1000),
+    "compute_infer_duration_us": ("In the network.", lambda model: model.infer_ns // 1000),
+    "compute_output_duration_us": ("From run to answer.", lambda model: model.output_ns // 1000),
 }
 
 
 def count(statistics: dict[str, Statistics], record: RequestRecord, model: str) -> None:
-    """Tell the two of a request for one of them."""
+    """Count a request to `model`, one of the two."""
     if record.status != OK:
         statistics[model].failed(record)
         return
@@ -96,13 +99,13 @@ def count(statistics: dict[str, Statistics], record: RequestRecord, model: str) 
     statistics[TENSOR_MODEL].succeeded(record, from_pixels=model == IMAGE_MODEL)
 
 
-def tritons(statistics: Mapping[str, Statistics], pending: int) -> Iterator[Metric]:
-    """Triton's counters, and its gauge of what waits, in our images `pending`."""
+def families(statistics: Mapping[str, Statistics], pending: int) -> Iterator[Metric]:
+    """Triton's counters, and its gauge of pending requests, which counts `pending` images here."""
     labels = ["model", "version"]
     for name, (text, value) in TRITON.items():
         sums = UnknownMetricFamily(f"nv_inference_{name}", text, labels=labels)
-        for model, its in statistics.items():
-            sums.add_metric([model, VERSION], value(its))
+        for model, own in statistics.items():
+            sums.add_metric([model, VERSION], value(own))
         yield sums
     waiting = GaugeMetricFamily(
         "nv_inference_pending_request_count", "Images accepted and unanswered.", labels=labels

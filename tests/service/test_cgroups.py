@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cgroups import usable_cores
+from service.cgroups import cpu_quota
 
 
 def control_groups(folder: Path, own: str | None, files: dict[str, str]) -> tuple[Path, Path]:
@@ -52,7 +52,7 @@ def test_a_containers_quota_bounds_the_cores(
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8), raising=False)
 
-    assert usable_cores(*control_groups(tmp_path, own, files)) == 1
+    assert cpu_quota(*control_groups(tmp_path, own, files)) == 1
 
 
 def test_a_part_of_a_core_is_rounded_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_a_part_of_a_core_is_rounded_up(tmp_path: Path, monkeypatch: pytest.Monk
 
     groups = control_groups(tmp_path, V2_LINE, {"ours/cpu.max": "250000 100000\n"})
 
-    assert usable_cores(*groups) == 3
+    assert cpu_quota(*groups) == 3
 
 
 @pytest.mark.parametrize("text", ["max 100000\n", "100000000 100000\n", "rubbish"])
@@ -70,7 +70,7 @@ def test_no_quota_or_a_larger_one_leaves_all_cores(
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8), raising=False)
 
-    assert usable_cores(*control_groups(tmp_path, own, {"ours/cpu.max": text})) == 8
+    assert cpu_quota(*control_groups(tmp_path, own, {"ours/cpu.max": text})) == 8
 
 
 def test_another_groups_quota_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,4 +78,4 @@ def test_another_groups_quota_is_not_ours(tmp_path: Path, monkeypatch: pytest.Mo
 
     groups = control_groups(tmp_path, V2_LINE, {"theirs/cpu.max": "100000 100000\n"})
 
-    assert usable_cores(*groups) == 8
+    assert cpu_quota(*groups) == 8

@@ -240,7 +240,7 @@ def test_who_leaves_before_its_image_is_decoded_costs_no_decoding(
         await classify(classifier, CAT)
 
     monkeypatch.setattr(EncodedImage, "decode", decode_at_the_gate)
-    monkeypatch.setattr("service.inference.classifier.usable_cores", lambda: 2)
+    monkeypatch.setattr("service.inference.classifier.cpu_quota", lambda: 2)
     play(tiny_model, scene)
 
     assert len(decoded) == 4  # those that had begun, and the cat

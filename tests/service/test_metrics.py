@@ -16,12 +16,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from service.app import create_app
+from service.cgroups import memory_limit
 from service.inference.engine import Engine
 from service.inference.timings import StageTimings
-from service.memory import memory_limit
 from service.settings import load_settings
-from service.telemetry.gauges import Reading
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import Metrics, Snapshot
 from service.telemetry.request_record import IMAGE_MODEL, TENSOR_MODEL, RequestRecord
 from tests.support.images import image
 from tests.support.servers import Live, serving, until
@@ -434,7 +433,7 @@ class Route:
 def counting(routes: Sequence[str] = ()) -> Metrics:
     """Metrics of a service that stands still."""
     facts = {"provider": "CPUExecutionProvider", "device_requested": "cpu"}
-    still = Reading(
+    still = Snapshot(
         pending=0,
         limit=256,
         batch_limit=16,

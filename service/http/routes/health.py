@@ -13,12 +13,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from service.cgroups import memory_limit
 from service.http.middleware.errors import ErrorAnswer, documented
 from service.http.routes.v1 import ModelAnswer
 from service.http.state import ServiceState, state_of
-from service.memory import memory_limit
-from service.telemetry.gauges import Reading
-from service.telemetry.metrics import OPEN_METRICS, Metrics
+from service.telemetry.metrics import OPEN_METRICS, Metrics, Snapshot
 
 EXPOSITIONS: Final = ("text/plain", OPEN_METRICS)
 RELOADED: Final = ("model", "key file", "certificate")  # the names in `ServiceState.stale`
@@ -125,10 +124,10 @@ async def metrics(request: Request) -> Response:
     return Response(text, media_type=media_type, headers=headers)
 
 
-def reading(state: ServiceState) -> Reading:
+def reading(state: ServiceState) -> Snapshot:
     """What the metrics tell of a service, read when they are asked for."""
     engine, batcher, settings = state.engine, state.classifier.batcher, state.settings
-    return Reading(
+    return Snapshot(
         pending=batcher.pending,
         limit=settings.max_queue,
         batch_limit=settings.max_batch,

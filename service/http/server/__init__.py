@@ -23,7 +23,12 @@ Nothing here waits without a deadline: one timer for what the client sends, one 
 from collections.abc import Sequence
 
 from service.http.server.connection import Connection
-from service.http.server.limits import REFUSED, ConnectionLimiter, Limits, within_file_limit
+from service.http.server.connection_limits import (
+    REFUSED,
+    ConnectionLimiter,
+    Limits,
+    within_file_limit,
+)
 from service.http.server.pipeline import PIPELINE
 from service.http.server.tls import accept_tls_within_limits
 

@@ -19,8 +19,8 @@ from uvicorn.server import ServerState
 
 from service.errors import HeadersTooSlow, Overloaded, RequestMalformed, ServiceError
 from service.http.access import network_of
+from service.http.server.connection_limits import ConnectionLimiter, Limits
 from service.http.server.flow import Flow
-from service.http.server.limits import ConnectionLimiter, Limits
 from service.http.server.parser import Phase, Request, Requests
 from service.http.server.pipeline import Pipeline
 from service.http.server.response import Cycle, Headers, error_response
