@@ -1,5 +1,5 @@
 """
-The roof: what the runtime alone, and decoding alone, can do on this machine.
+The baseline: what the runtime alone, and decoding alone, can do on this machine.
 
     python -m benchmarks.baseline MODEL DEVICE
 

@@ -1,7 +1,7 @@
 """
 Images in, labels out: AlexNet behind HTTP, from one ONNX file and without torch.
 
-Read `classifier` first: the whole road stands there on one page.
+Read `inference/classifier.py` first: the whole pipeline is there.
 """
 
 from importlib.metadata import PackageNotFoundError, version

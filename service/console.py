@@ -1,5 +1,5 @@
 """
-What people read: consoles that know whether somebody looks, and names that no terminal obeys.
+Consoles for people, colour and bars only on terminals; control characters made visible.
 
 Colours and bars are for terminals.  rich decides: NO_COLOR takes colours away, TERM=dumb every
 escape sequence, FORCE_COLOR takes a pipe for a terminal.

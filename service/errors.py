@@ -1,5 +1,5 @@
 """
-Everything that can go wrong, drawn once.  Whose fault it is is the first fork.
+Every error of the service as a tree, divided first by whose fault it is.
 
 * ServiceError
   + RequestError               the client's request is at fault
@@ -18,21 +18,21 @@ Everything that can go wrong, drawn once.  Whose fault it is is the first fork.
     - ImageTooElongated
     - ImageTooCostly
     - ImageUnreadable
-  + Unauthorized               the client has no key to this door
+  + Unauthorized               the client has no valid key
   + RateLimited                the client asks more often than it may; come back later
-  + Overloaded                 nobody is at fault; come back later
-  + RunFailed                  we are at fault, with this image
-  + NotReady                   we are starting, or stopping
+  + Overloaded                 no client is at fault; come back later
+  + RunFailed                  the service is at fault, with this image
+  + NotReady                   the service is starting or stopping
   + DeadlineExceeded           the answer would come too late
   + FileUnreadable             a command was given a file that cannot be read; no client meets it
-  + StartError                 our installation is at fault; raised at start-up only
+  + StartError                 the installation is at fault; raised at start-up only
     - RuntimeMissing
     - ModelUnusable
     - ProviderUnusable
     - SettingsInvalid
 
 Each class carries the `code` that clients read.  Messages say what is wrong and what to do.
-HTTP statuses are not here: they stand in one table at the edge.
+HTTP statuses are in one table, in http/middleware/errors.py.
 """
 
 from collections.abc import Collection

@@ -1,9 +1,8 @@
 """
-What an operator can choose: `ALEXNET_*` in the environment, or the flag of the same name.
+All settings: `ALEXNET_*` in the environment, or the flag of the same name.
 
-Read once, at the door; the inside gets plain values.  Every setting has a default that works,
-a range, a unit and a reason.  What the rules need of the inside is imported when they are applied,
-so that `--help` comes at once.
+They are read once, at the start; inner modules get plain values.  Every setting has a default that
+works, a range, a unit and a reason.
 """
 
 from collections.abc import Mapping

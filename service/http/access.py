@@ -1,5 +1,5 @@
 """
-Who may ask, and how often: API keys and rate limits.
+API keys and rate limits.
 
 Keys are kept as SHA-256 digests only, and what is offered is compared with every one of them
 in constant time.  No message shows a key.

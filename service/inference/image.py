@@ -1,5 +1,5 @@
 """
-Bytes -> uint8 RGB, 256 x 256.
+Encoded images to uint8 `(256, 256, 3)` RGB pixels.
 
 The paper's own preparation (section 2): scale the shorter side to 256, keep the central square.
 The arithmetic is that of torchvision's classification preset, since the published weights were
@@ -11,7 +11,7 @@ Large JPEGs may be decoded scaled, if the caller wants: three times as fast at 1
 up to 11 grey levels away, and one top-1 answer in a hundred is another one (500 photographs scaled
 up to 12 megapixels, the bundled network in fp32, one crop; 1 in 36 at 2048 pixels, the worst).
 
-Images come from strangers.  Only the formats of one table are ever opened, each by its own
+Images come from untrusted clients.  Only the formats of one table are ever opened, each by its own
 decoder; the size in the header is judged before a pixel is decoded, and before a decoder that
 wants memory at once gets any.  `PIL.Image.open` is avoided on purpose: it applies Pillow's own
 limit, a process-wide global that others may rely on, while opening a decoder's class directly

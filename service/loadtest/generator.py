@@ -1,5 +1,5 @@
 """
-Images and a server's address -> load on it, and what became of every request.
+The load generator: images to a server, in a closed or an open loop.
 
     closed_loop     so many requests in flight, each answer sends the next: what can it do?
     open_loop       requests at times of their own, whatever is answered: what does a client
@@ -9,10 +9,10 @@ A request of the open loop has an intended time, and its latency counts from the
 server stalls, or too much is outstanding to send more, those that had to wait tell of it.  (A
 generator that sends late and measures from then on omits exactly the slow part.)
 
-The client is aiohttp on uvloop, since we share the cores of the server that we measure: 0.08 ms
+The client is aiohttp on uvloop, since it shares the cores of the server that it measures: 0.08 ms
 of CPU a request of 60 kB.  (With asyncio's own loop 0.12, http.client in threads 0.16, httpx 0.52;
-libcurl's 0.04 would take a loop of our own.)  Whether there is anything to measure, our own client
-asks.
+libcurl's 0.04 would take an event loop of its own.)  Whether there is anything to measure, the
+service's client asks.
 """
 
 import asyncio

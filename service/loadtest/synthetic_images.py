@@ -1,5 +1,5 @@
 """
-A seed -> JPEGs that cost what photographs cost, for those who have none at hand.
+Synthetic JPEGs that cost what photographs cost to send and decode.
 
 What a photograph costs to send and to decode is its size and its entropy.  Photographs have
 spectra that fall with the frequency (Field 1987: amplitude ~ 1/f, out of focus steeper), so noise

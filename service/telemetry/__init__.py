@@ -1,1 +1,1 @@
-"""What the service tells of itself: metrics, logs, and the record of each request."""
+"""Metrics, logs, and the record of each request."""

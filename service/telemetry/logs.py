@@ -1,8 +1,8 @@
 """
-A log record -> a line: for people on a terminal, or an object of JSON for programs.
+Log records to lines: text for people, or JSON for programs.
 
-What is logged while a request is handled carries its `request_id`.  Whatever strangers send, it
-ends no line, and no terminal takes it for a command.
+What is logged while a request is handled carries its `request_id`.  What clients send cannot end a
+line, and a terminal does not take it for a command.
 """
 
 import logging

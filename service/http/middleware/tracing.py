@@ -1,8 +1,8 @@
 """
-Spans of requests and of their steps, sent to an OpenTelemetry collector; off by default.
+Spans of requests and of their stages, sent to an OpenTelemetry collector; off by default.
 
     POST /v1/predict      FastAPI's, from the headers to the answer; `traceparent` is honoured
-    +-- decode            of each image, made afterwards of the moments in the record
+    +-- decode            of each image, made afterwards from the request record
     +-- queue
     +-- run
 

@@ -1,9 +1,8 @@
 """
-GET /health, /livez, /readyz: for people, for Docker, for an orchestrator; /metrics: for
-Prometheus.
+GET /health, /livez and /readyz, and /metrics for Prometheus.
 
-Live means that the dispatcher's heart beats; ready, that an image sent now would be
-classified.  Never behind a key and never refused under load: they touch no queue.
+Live means that the dispatcher runs; ready, that an image sent now would be classified.  They need
+no key and are not refused under load, since they touch no queue.
 """
 
 import re

@@ -1,5 +1,5 @@
 """
-What a query may say, at every door that takes encoded images.
+Query parameters of the endpoints that take encoded images.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """
-A body -> the encoded images in it.
+A body to the encoded images in it.
 
-The raw body is one image, and the fast way; a multipart form carries one or more, and is the
-convenient one.  Both stay in memory: nothing is written to disk.
+The raw body is one image and fast; a multipart form carries one or more and is convenient.  Both
+stay in memory: nothing is written to disk.
 """
 
 import math

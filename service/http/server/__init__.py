@@ -1,7 +1,7 @@
 """
-Bytes from strangers -> requests for the application, within limits.
+The HTTP/1.1 protocol below the routes: bytes from untrusted clients to requests, within limits.
 
-uvicorn's HTTP protocol, written anew where it trusts its clients: it waits for ever for headers,
+uvicorn's HTTP protocol, rewritten where it trusts its clients: it waits for ever for headers,
 for the rest of a body that was answered early, and for a client that does not read; it holds any
 number of connections and of pipelined requests; and it answers what is not HTTP in plain text.
 
@@ -11,13 +11,14 @@ number of connections and of pipelined requests; and it answers what is not HTTP
 
 Nothing here waits without a deadline: one timer for what the client sends, one for what it reads.
 
-* limits        what all may take together: connections, open files
-* tls           from the accept to the end of the TLS handshake
-* connection    one client: its deadlines and its end
-* requests      bytes -> requests, or an error
-* pipeline      its requests, in turn
-* answers       the application's answer, or ours
-* flow          reading held, writing watched
+* connection_limits   what all may take together: connections, open files
+* tls                 from the accept to the end of the TLS handshake
+* connection          one client: its deadlines and its end
+* parser              bytes to requests, or an error
+* pipeline            its requests, in turn
+* response            the application's answer, or an error response
+* flow                reading paused, writing watched
+* reload              SIGHUP
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
 """
-One client's connection: its requests in turn, its deadlines, its end.
+One connection: its requests in turn, its deadlines, its end.
 
 A connection whose request waits, or is not answered and has not asked for its body, holds up to
 314 KiB of that, 320 KiB on asyncio's own loop, outside of ALEXNET_MAX_UPLOADS: reading stops after

@@ -1,5 +1,5 @@
 """
-How fast bytes come and go: reading can be held, and what is written must be read in time.
+Flow control: reading can be paused, and what is written must be read in time.
 """
 
 import asyncio

@@ -1,9 +1,9 @@
 """
-The bytes of one connection -> its requests, each in parts, or an error to refuse it with.
+The bytes of one connection to its requests, or to the error that refuses one.
 
-httptools finds the parts.  Here is what it lets through and we do not: headers, or what surrounds
-the chunks of a body, beyond a size or a number; first lines of other protocols; hosts that are
-none; targets that are no paths; bodies in codings that we do not undo.  Range is ignored, as a
+httptools finds the parts.  Refused here is what it lets through: headers, or what surrounds the
+chunks of a body, beyond a size or a number; first lines of other protocols; invalid hosts; targets
+that are not paths; bodies in codings that are not decoded.  Range is ignored, as a
 server may (RFC 9110, section 14.2): files are sent whole.  tests/service/test_rfc_9112.py has the
 cases.
 """

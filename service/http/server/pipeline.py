@@ -1,5 +1,5 @@
 """
-The requests of one connection, in turn: one that the application works on, few that wait.
+Pipelined requests of one connection: one that the application works on, a few that wait.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """
-The answer to one request, by the application; and what is answered here for want of one: refusals
-of what is no request, and 500.  These have the one shape, and the headers that all answers carry.
+The response to one request: the application's, or an error response for what is not a request.
+
+Error responses have the shape and the headers of all other answers.
 """
 
 import asyncio

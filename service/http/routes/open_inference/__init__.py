@@ -1,14 +1,13 @@
 """
 The Open Inference Protocol, version 2, over REST, as Triton's clients speak it.
 
-    infer       POST /v2/models/{model}/infer, in these steps:
-      encodings   a body as it was before gzip or deflate
-      wire        a body -> the rows in it; JSON, or JSON and bytes; `tensors` has the latter
-                  (`road`: rows -> probabilities, in the batches of all doors)
-      answers     probabilities -> JSON, or JSON and bytes
-    metadata    GET /v2 and below: the server, the models, what they have done
-    models      the two models, as the protocol and Triton describe them
-    schema      requests and answers, as OpenAPI does
+    infer               POST /v2/models/{model}/infer, in these steps:
+      compression         the body before gzip or deflate
+      infer_request       the body to its images: JSON, or JSON and bytes, which `tensors` reads
+      infer_response      probabilities to JSON, or JSON and bytes
+    metadata            GET /v2 and below: the server, the models, their statistics
+    served_models       the two models, as the protocol and Triton describe them
+    schema              requests and answers, as OpenAPI describes them
 
 Content types are not looked at: the stock client sends none.
 """

@@ -1,11 +1,11 @@
 """
-The body of a request -> the rows in it, and how they are to be answered.
+The body of an inference request to its images, and how they are to be answered.
 
     JSON                                  tensors in it, as `data`
     JSON | bytes                          Inference-Header-Content-Length says where the JSON ends
     bytes                                 that header is 0: one row of the only input
 
-Whatever is wrong is a `RequestError`.  Pixels are views of the body, not copies.
+What is wrong is a `RequestError`.  Pixels are views of the body, not copies.
 
 JSON is read while every other request waits: the parser keeps Python's lock, so a thread would
 not help.  So there is a limit to what it may cost, some 50 ms, told by its punctuation; measured,

@@ -1,5 +1,5 @@
 """
-Probabilities -> the body of an answer: JSON, or JSON and then bytes.
+Probabilities to the body of an answer: JSON, or JSON and then bytes.
 """
 
 import struct

@@ -1,5 +1,5 @@
 """
-What the protocol tells of the server and its models, open to all: GET /v2 and below.
+GET /v2 and below: metadata of the server and its models, without a key.
 """
 
 from typing import Annotated, Any, Final

@@ -1,5 +1,5 @@
 """
-What OpenAPI is told of the protocol's requests and answers.
+OpenAPI schemas of the protocol's requests and answers.
 """
 
 from typing import Any, Final

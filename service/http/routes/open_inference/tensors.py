@@ -1,5 +1,6 @@
 """
-The data of one tensor, in binary or in JSON -> its rows.  What does not fit is `RequestMalformed`.
+The data of one tensor, in binary or in JSON, to its rows.  What does not fit is
+`RequestMalformed`.
 """
 
 import base64

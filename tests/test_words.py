@@ -1,0 +1,60 @@
+"""Modules, classes and functions are named in the words of the field."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("service", "model_export", "model_training", "benchmarks", "robustness")
+PRIVATE_MODULES = {
+    *(
+        "access_keys",
+        "awaiting",
+        "bare",
+        "blocking",
+        "bodies",
+        "budget",
+        "cores",
+        "doors",
+        "gauges",
+    ),
+    *("harvest", "ingredients", "journal", "leaving", "lessons", "memory", "mix", "observing"),
+    *(
+        "outcome",
+        "place",
+        "prober",
+        "questions",
+        "replies",
+        "reloading",
+        "road",
+        "scenery",
+        "scorer",
+    ),
+    *("spans", "squares", "steps", "stopping", "tally", "tritons", "truth", "views", "waiting"),
+    *("watch", "wire", "words"),
+}
+PRIVATE_NAMES = {
+    *("Asker", "Budget", "Crowd", "Doors", "Greeter", "Greeting", "Harvest", "Journal", "Lessons"),
+    *("OtherOrigins", "Places", "Place", "Said", "Steps", "Truth", "Waiting", "Way", "Wishes"),
+    *("beside", "drop_the_gone", "journal", "last_words", "lesson", "road", "stretches", "tritons"),
+    *("with_a_key", "without_keys"),
+}
+
+
+def test_no_module_has_a_private_name() -> None:
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+
+    assert len(paths) > 100
+    assert {path.stem for path in paths} & PRIVATE_MODULES == set()
+
+
+def test_no_class_or_function_has_a_private_name() -> None:
+    names = {
+        node.name: str(path)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+    assert len(names) > 1000
+    assert {name: path for name, path in names.items() if name in PRIVATE_NAMES} == {}
