@@ -3,7 +3,6 @@ Scoring on many machines: Ray Data gives blocks of names to actors, each with an
 and their outcomes come back, as they are made, to the one result store.
 
 The images are read where they are scored, so the folder must have the same path on every machine.
-The model is sent along.  Ray gives the blocks of a machine that dies to another.
 """
 
 import logging
@@ -19,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from service.batch.files import FolderMissing
 from service.batch.job import Score
 from service.batch.progress import Progress
 from service.batch.reader import Outcome, Record, Scorer, ScoringOptions, window
@@ -169,7 +169,7 @@ class _Worker:
         self, model: Any, engine: EngineOptions, limits: Limits, options: ScoringOptions
     ) -> None:
         if not os.path.isdir(options.base):
-            raise ClusterFailed(
+            raise FolderMissing(
                 f"there is no folder {os.fsdecode(options.base)} on {socket.gethostname()}; all "
                 "machines of the cluster must have it under this path, as on a shared file system"
             )

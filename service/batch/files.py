@@ -14,12 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Final
 
-from service.errors import FileUnreadable
+from service.errors import FileUnreadable, ServiceError
 
 SUFFIXES: Final = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".gif", b".bmp")
 HIDDEN: Final = b"."
 
 Identity = tuple[int, int]  # device and inode
+
+
+class FolderMissing(ServiceError):
+    """A machine of a cluster does not have the folder."""
+
+    code = "folder_missing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +55,10 @@ class Images:
 
     def __post_init__(self) -> None:
         # Each once, without `./` and `//`; what `link/..` is, the system knows.
-        given = tuple(dict.fromkeys(os.fsencode(PurePath(place)) for place in self.places))
-        alone = len(given) == 1 and os.path.isdir(given[0])
-        self.base = os.path.join(os.getcwdb(), given[0]) if alone else os.getcwdb()
-        self.roots = (b".",) if alone else given
+        names = tuple(dict.fromkeys(os.fsencode(PurePath(place)) for place in self.places))
+        alone = len(names) == 1 and os.path.isdir(names[0])
+        self.base = os.path.join(os.getcwdb(), names[0]) if alone else os.getcwdb()
+        self.roots = (b".",) if alone else names
 
     def __iter__(self) -> Iterator[bytes | Skipped]:
         """Names, in the order in which the system lists them if no other was asked for, and folders
@@ -72,8 +78,8 @@ class Images:
             name, above = folders.pop()
             path = os.path.join(self.base, name)
             try:
-                found = os.stat(path)
-                identity = found.st_dev, found.st_ino
+                status = os.stat(path)
+                identity = status.st_dev, status.st_ino
                 is_link = name != top and os.path.islink(path)
                 if identity in above or (is_link and identity in linked):
                     continue
