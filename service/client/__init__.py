@@ -8,12 +8,14 @@ A client of the service: images in, predictions out, from another process or mac
 
 It needs httpx2, pydantic and stamina, and nothing of the server.
 
-    blocking, awaiting      Client and AsyncClient: the only two places that send
-    questions, replies      what is sent and what to ask next; what its answer means
-    images, answers       what goes in, what comes out
-    place                   a server's address, and what goes wrong on the way to it
-    waiting                 deadlines, tries and the pauses between them
-    errors                  everything that can go wrong
+    sync_client, async_client   Client and AsyncClient: what each takes and returns
+    core                        what both do, step by step
+    sending                     the only two places that send
+    requests, responses         what is sent; what its answer means
+    inputs, response_types      what goes in, what comes out
+    transport                   a server's address, and what goes wrong on the way to it
+    retry                       deadlines, tries and the pauses between them
+    errors                      everything that can go wrong
 """
 
 from service.client.async_client import AsyncClient

@@ -3,43 +3,28 @@
 """
 
 import asyncio
-import ssl
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
-from typing import Self, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
+from typing import Self
 
 import httpx2
 
-from service.client import requests
-from service.client.errors import ClientError, Refused
-from service.client.inputs import Batch, ImageInput, read, read_or_error
-from service.client.requests import Ask, Parts, Question
+from service.client.core import BaseClient, Batches, Operation
+from service.client.inputs import ImageInput, each, read, read_or_error
 from service.client.response_types import Health, Model, Prediction
-from service.client.responses import Outcome, Reply
-from service.client.retry import Deadline, attempts
-from service.client.transport import LOOK, Place, may_become_ready, timeouts
+from service.client.responses import Outcome
+from service.client.sending import run_on_asyncio
 
-T = TypeVar("T")
+Images = Iterable[ImageInput] | AsyncIterable[ImageInput]
 
 
-class AsyncClient:
+class AsyncClient(BaseClient):
     """`Client` for asyncio: the same arguments and methods, to be awaited; files are read beside
     the event loop.  One event loop and all its tasks may share one."""
 
-    def __init__(
-        self,
-        url: str = "http://127.0.0.1:8000",
-        *,
-        api_key: str | None = None,
-        timeout: float | None = 60.0,
-        retries: int = 5,
-        verify: bool | ssl.SSLContext = True,
-    ) -> None:
-        self._place = Place(url, api_key=api_key, timeout=timeout, retries=retries, verify=verify)
-        self._http = httpx2.AsyncClient(**self._place.options)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._place.url!r})"
+    _connect = httpx2.AsyncClient
+    _http: httpx2.AsyncClient
 
     async def __aenter__(self) -> Self:
         return self
@@ -48,25 +33,19 @@ class AsyncClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections; nothing can be asked afterwards."""
+        """Close the connections; no request can be sent afterwards."""
         await self._http.aclose()
 
     async def classify(
-        self,
-        image: ImageInput,
-        *,
-        top: int = 5,
-        crops: str = "ten",
-        details: Sequence[str] = (),
+        self, image: ImageInput, *, top: int = 5, crops: str = "ten", details: Sequence[str] = ()
     ) -> Prediction:
         """As `Client.classify`."""
-        ask = requests.predict(top, crops, details)
         upload = await asyncio.to_thread(read, image)
-        return requests.only(await self._ask(ask([upload])))
+        return await run_on_asyncio(self._http, self._classify(upload, top, crops, details))
 
     def classify_many(
         self,
-        images: Iterable[ImageInput] | AsyncIterable[ImageInput],
+        images: Images,
         *,
         top: int = 5,
         crops: str = "ten",
@@ -77,95 +56,48 @@ class AsyncClient:
         """As `Client.classify_many`, with `in_flight` batches on their way at a time."""
         if in_flight < 1:
             raise ValueError(f"in_flight={in_flight}: must be at least 1")
-        gathered = Batch.of(batch, details)
-        return self._many(images, requests.predict(top, crops, details), gathered, in_flight)
+        batches = Batches(self, top, crops, details, batch)
+        return self._many(images, batches, in_flight)
 
     async def health(self) -> Health:
         """As `Client.health`."""
-        return await self._ask(requests.health())
+        return await run_on_asyncio(self._http, self._health())
 
     async def model(self) -> Model:
-        """Which model answers there."""
-        return (await self.health()).model
+        """As `Client.model`."""
+        return await run_on_asyncio(self._http, self._model())
 
     async def ready(self) -> bool:
         """As `Client.ready`."""
-        return await self._look(self._place.deadline(LOOK)) is None
+        return await run_on_asyncio(self._http, self._ready())
 
     async def wait_until_ready(self, timeout: float | None = 60.0, *, every: float = 0.1) -> None:
         """As `Client.wait_until_ready`."""
-        deadline = self._place.deadline(timeout)
-        while last := await self._look(deadline):
-            self._place.check_that(deadline, allows=every, after=last)
-            await asyncio.sleep(every)
-
-    async def _look(self, deadline: Deadline) -> ClientError | None:
-        """Nothing if it is ready, or why it is not yet."""
-        try:
-            await self._ask(requests.readiness(), deadline.at_most(LOOK), retries=0)
-        except ClientError as error:
-            if not may_become_ready(error):
-                raise
-            return error
-        return None
+        await run_on_asyncio(self._http, self._wait_until_ready(timeout, every))
 
     async def _many(
-        self,
-        images: Iterable[ImageInput] | AsyncIterable[ImageInput],
-        ask: Ask,
-        batch: Batch,
-        in_flight: int,
+        self, images: Images, batches: Batches, in_flight: int
     ) -> AsyncIterator[Outcome]:
-        asked: deque[asyncio.Task[list[Outcome]]] = deque()
+        under_way: deque[asyncio.Task[list[Outcome]]] = deque()
         try:
-            async for image in _each(images):
-                if entries := batch.add(await asyncio.to_thread(read_or_error, image)):
-                    asked.append(asyncio.create_task(self._answered(Parts(batch, entries), ask)))
-                if len(asked) >= in_flight:
-                    for outcome in await asked[0]:
-                        yield outcome
-                    asked.popleft()
-            asked.append(asyncio.create_task(self._answered(Parts(batch, batch.rest()), ask)))
-            while asked:
-                for outcome in await asked[0]:
+            async with aclosing(_operations(images, batches)) as operations:
+                async for operation in operations:
+                    under_way.append(asyncio.create_task(run_on_asyncio(self._http, operation)))
+                    if len(under_way) >= in_flight:
+                        for outcome in await under_way.popleft():
+                            yield outcome
+            while under_way:
+                for outcome in await under_way.popleft():
                     yield outcome
-                asked.popleft()
         finally:
-            for task in asked:
+            for task in under_way:
                 task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
-
-    async def _answered(self, parts: Parts, ask: Ask) -> list[Outcome]:
-        for part in parts:
-            try:
-                parts.answered(await self._ask(ask(part)))
-            except Refused as refused:
-                parts.refused(part, refused)
-        return parts.outcomes()
-
-    async def _ask(
-        self, question: Question[T], deadline: Deadline | None = None, retries: int | None = None
-    ) -> T:
-        """The only place where something is sent."""
-        deadline = deadline or self._place.deadline(self._place.timeout)
-        retries = self._place.retries if retries is None else retries
-        async for attempt in attempts(deadline, retries):
-            with attempt, self._place.translated(deadline):
-                async with asyncio.timeout(deadline.left()):
-                    answer = await self._http.request(
-                        question.method, question.path, timeout=timeouts(deadline), **question.sent
-                    )
-                reply = Reply(self._place.url, answer.status_code, answer.headers, answer.content)
-                return question.read(reply)
-        raise AssertionError("attempts end with an answer or an error")
+            await asyncio.gather(*under_way, return_exceptions=True)
 
 
-async def _each(
-    images: Iterable[ImageInput] | AsyncIterable[ImageInput],
-) -> AsyncIterator[ImageInput]:
-    if isinstance(images, AsyncIterable):
-        async for image in images:
-            yield image
-    else:
-        for image in images:
-            yield image
+async def _operations(images: Images, batches: Batches) -> AsyncGenerator[Operation[list[Outcome]]]:
+    async with aclosing(each(images)) as source:
+        async for image in source:
+            if operation := batches.add(await asyncio.to_thread(read_or_error, image)):
+                yield operation
+    yield batches.rest()

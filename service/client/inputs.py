@@ -1,26 +1,20 @@
 """
-Images as callers have them -> bytes with a name, gathered into batches for one request each.
+Images as callers have them -> bytes with a name.
 
 A file or file object is read once and whole, so that a request can be sent again.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Final, Protocol, Self
+from typing import Protocol
 
 from service.client.errors import ClientError, FileUnreadable
 
-# Within the server's limits as it comes: 64 images, 20 MiB.  Two batches of 32 on their way keep
-# its engine, which takes 16 at a time, busy, and leave most of its queue of 256 to others.
-MOST_IMAGES: Final = 32
-MOST_WITH_HEATMAP: Final = 1  # it takes 65 places of the queue
-MOST_BYTES: Final = 16 * 2**20
-
 
 class Readable(Protocol):
-    """A file opened in binary mode, or whatever else gives bytes."""
+    """A file opened in binary mode, or anything else that gives bytes."""
 
     def read(self) -> bytes: ...
 
@@ -49,8 +43,8 @@ def read(image: ImageInput) -> Upload:
     if not hasattr(image, "read"):
         kind = type(image).__name__
         raise TypeError(f"an image is a path, bytes or a file opened in binary mode, not {kind}")
-    given = getattr(image, "name", None)  # of a file from a descriptor it is a number
-    filename = PurePath(given).name if isinstance(given, str) else None
+    path = getattr(image, "name", None)  # of a file from a descriptor it is a number
+    filename = PurePath(path).name if isinstance(path, str) else None
     try:
         data = image.read()
     except OSError as error:
@@ -68,6 +62,18 @@ def read_or_error(image: ImageInput) -> Entry:
         return error
 
 
+async def each(
+    images: Iterable[ImageInput] | AsyncIterable[ImageInput],
+) -> AsyncGenerator[ImageInput]:
+    """The images one by one, whichever kind of iterable they are."""
+    if isinstance(images, AsyncIterable):
+        async for image in images:
+            yield image
+    else:
+        for image in images:
+            yield image
+
+
 def _contents(name: str) -> bytes:
     try:
         with open(name, "rb") as file:
@@ -78,40 +84,3 @@ def _contents(name: str) -> bytes:
 
 def _unreadable(name: str, error: OSError, filename: str | None) -> FileUnreadable:
     return FileUnreadable(f"{name} cannot be read: {error.strerror or error}", filename=filename)
-
-
-class Batch:
-    """Gathers what fits into one request; an image too large for any goes by itself."""
-
-    def __init__(self, most: int, most_bytes: int = MOST_BYTES) -> None:
-        if most < 1:
-            raise ValueError(f"batch={most}: must be at least 1")
-        self._most = most
-        self._most_bytes = most_bytes
-        self._entries: list[Entry] = []
-        self._bytes = 0
-
-    @classmethod
-    def of(cls, most: int | None, details: Sequence[str]) -> Self:
-        """Of `most` images, or of as many as are fitting for these details."""
-        if most is None:
-            most = MOST_WITH_HEATMAP if "heatmap" in details else MOST_IMAGES
-        return cls(most)
-
-    def add(self, entry: Entry) -> list[Entry]:
-        """Take one more; what it returns, if anything, is to be sent now."""
-        size = len(entry.data) if isinstance(entry, Upload) else 0
-        full = len(self._entries) >= self._most or self._bytes + size > self._most_bytes
-        ready = self.rest() if full else []
-        self._entries.append(entry)
-        self._bytes += size
-        return ready
-
-    def rest(self) -> list[Entry]:
-        """All that is gathered; the next batch begins."""
-        entries, self._entries, self._bytes = self._entries, [], 0
-        return entries
-
-    def at_most(self, images: int) -> None:
-        """The server takes fewer at once than we thought."""
-        self._most = min(self._most, images)

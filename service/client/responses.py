@@ -1,15 +1,15 @@
 """
 An answer as it came -> values, or the error that it is.
 
-pydantic checks it against our own dataclasses; fields that we do not know are let be, so that a
-later server can tell more.
+pydantic checks it against the client's own dataclasses.  Unknown fields are ignored: a later server
+may add some.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,11 +19,12 @@ from service.client.response_types import ClassProbability, Health, Heatmap, Mod
 from service.client.retry import seconds_until
 
 Outcome = Prediction | ClientError
+T = TypeVar("T")
 
 TIMING: Final = re.compile(r"([\w-]+);dur=(\d+(?:\.\d+)?)")
 
 
-class Reply(NamedTuple):
+class Response(NamedTuple):
     """An answer as it came."""
 
     url: str  # of the server
@@ -33,7 +34,7 @@ class Reply(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Classified:
     classes: tuple[ClassProbability, ...]
     views: tuple[View, ...] = ()
     heatmap: Heatmap | None = None
@@ -49,104 +50,98 @@ class _Refusal:
 class _Body:
     model: Model
     crops: str
-    predictions: tuple[_Found | _Refusal, ...]
+    predictions: tuple[_Classified | _Refusal, ...]
 
 
-@cache
-def _body() -> TypeAdapter[_Body]:
-    return TypeAdapter(_Body)
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
-@cache
-def _refusal() -> TypeAdapter[_Refusal]:
-    return TypeAdapter(_Refusal)
+def _parsed(kind: type[T], body: bytes) -> T:
+    value: T = _adapter(kind).validate_json(body)
+    return value
 
 
-@cache
-def _health() -> TypeAdapter[Health]:
-    return TypeAdapter(Health)
-
-
-def outcomes(reply: Reply, uploads: Sequence[Upload]) -> list[Outcome]:
+def outcomes(response: Response, uploads: Sequence[Upload]) -> list[Outcome]:
     """What became of each upload, in order."""
-    if reply.status != 200:
-        raise _refused(reply, uploads[0].filename if len(uploads) == 1 else None)
+    if response.status != 200:
+        raise _refused(response, uploads[0].filename if len(uploads) == 1 else None)
     try:
-        body = _body().validate_json(reply.body)
+        body = _parsed(_Body, response.body)
     except ValidationError as error:
-        raise _stranger(reply) from error
+        raise _unreadable(response) from error
     if len(body.predictions) != len(uploads):
-        raise _stranger(reply)
-    request_id = reply.headers.get("x-request-id")
+        raise _unreadable(response)
+    request_id = response.headers.get("x-request-id")
     timing = {
-        name: float(ms) for name, ms in TIMING.findall(reply.headers.get("server-timing", ""))
+        name: float(ms) for name, ms in TIMING.findall(response.headers.get("server-timing", ""))
     }
     return [
-        refusal_of(it.code, None)(
-            it.error, code=it.code, request_id=request_id, filename=upload.filename
+        refusal_of(result.code, None)(
+            result.error, code=result.code, request_id=request_id, filename=upload.filename
         )
-        if isinstance(it, _Refusal)
+        if isinstance(result, _Refusal)
         else Prediction(
             filename=upload.filename,
-            classes=it.classes,
-            views=it.views,
-            heatmap=it.heatmap,
+            classes=result.classes,
+            views=result.views,
+            heatmap=result.heatmap,
             model=body.model,
             crops=body.crops,
             request_id=request_id,
             timing=timing,
         )
-        for it, upload in zip(body.predictions, uploads, strict=True)
+        for result, upload in zip(body.predictions, uploads, strict=True)
     ]
 
 
-def health(reply: Reply) -> Health:
+def health(response: Response) -> Health:
     """Ready or not, both are answers."""
     try:
-        if reply.status in (200, 503):
-            return _health().validate_json(reply.body)
+        if response.status in (200, 503):
+            return _parsed(Health, response.body)
     except ValidationError as error:
-        if reply.status == 200:
-            raise _stranger(reply) from error
-    raise _refused(reply)
+        if response.status == 200:
+            raise _unreadable(response) from error
+    raise _refused(response)
 
 
-def readiness(reply: Reply) -> None:
+def readiness(response: Response) -> None:
     """`NotReady` is raised where an image sent now would not be classified."""
-    if reply.status == 503:
-        raise NotReady(f"{reply.url} is not ready", code="not_ready", status=503)
-    if reply.status != 200:
-        raise _refused(reply)
+    if response.status == 503:
+        raise NotReady(f"{response.url} is not ready", code="not_ready", status=503)
+    if response.status != 200:
+        raise _refused(response)
 
 
-def _refused(reply: Reply, filename: str | None = None) -> ClientError:
+def _refused(response: Response, filename: str | None = None) -> ClientError:
     """The error for a status other than 200."""
+    status, headers = response.status, response.headers
     try:
-        said = _refusal().validate_json(reply.body)
+        refusal = _parsed(_Refusal, response.body)
     except ValidationError:  # a proxy's own page
-        said = None
-    if said is None and reply.status < 400:
-        return _stranger(reply)
-    kind = refusal_of(said.code if said else None, reply.status)
-    return kind(
-        said.error if said else _strange(reply),
-        code=said.code if said else None,
-        status=reply.status,
-        retry_after=seconds_until(reply.headers.get("retry-after"), reply.headers.get("date")),
-        request_id=reply.headers.get("x-request-id"),
+        if status < 400:
+            return _unreadable(response)
+        refusal = None
+    code = refusal.code if refusal else None
+    return refusal_of(code, status)(
+        refusal.error if refusal else _description(response),
+        code=code,
+        status=status,
+        retry_after=seconds_until(headers.get("retry-after"), headers.get("date")),
+        request_id=headers.get("x-request-id"),
         filename=filename,
     )
 
 
-def _stranger(reply: Reply) -> AnswerUnreadable:
-    request_id = reply.headers.get("x-request-id")
-    return AnswerUnreadable(_strange(reply), status=reply.status, request_id=request_id)
+def _unreadable(response: Response) -> AnswerUnreadable:
+    request_id = response.headers.get("x-request-id")
+    return AnswerUnreadable(_description(response), status=response.status, request_id=request_id)
 
 
-def _strange(reply: Reply) -> str:
-    if place := reply.headers.get("location"):
-        return f"{reply.url} says that it is now at {place}; use that address"
+def _description(response: Response) -> str:
+    if address := response.headers.get("location"):
+        return f"{response.url} says that it is now at {address}; use that address"
     return (
-        f"{reply.url} answered {reply.status}, not in our server's words; is a proxy between, or "
-        "is it another server?"
+        f"{response.url} answered {response.status}, not in our server's words; is a proxy "
+        "between, or is it another server?"
     )

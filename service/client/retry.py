@@ -3,8 +3,8 @@ How long to wait: for an answer, and between two tries.
 
 What is tried again is `ClientError.retried`, since to classify twice harms nobody: a lost
 connection, 429, 502 and 503.  The pause is what the server asks for in Retry-After, and a little
-more, lest all whom it sent away come back at once; where it says nothing, a random one below 0.1 s
-that doubles with each try.  A pause that would not end in time is not begun: the error is raised.
+more, so that not all clients come back at once; without it, a random one below 0.1 s that doubles
+with each try.  A pause that would not end in time is not begun: the error is raised.
 """
 
 import email.utils
@@ -13,8 +13,8 @@ import logging
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import stamina
 
@@ -34,7 +34,7 @@ class Deadline:
     """A time for all the tries together; without `seconds`, none."""
 
     def __init__(self, url: str, seconds: float | None) -> None:
-        self._url = url
+        self.url = url
         self.seconds = seconds
         self._until = None if seconds is None else time.monotonic() + seconds
 
@@ -53,7 +53,7 @@ class Deadline:
     def at_most(self, seconds: float) -> "Deadline":
         """This one, or one in so many seconds if that is sooner."""
         left = self.left()
-        return Deadline(self._url, seconds if left is None else min(seconds, left))
+        return Deadline(self.url, seconds if left is None else min(seconds, left))
 
     def watch(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """The chunks as they come; `TimedOut` if they still come when the time is over."""
@@ -64,21 +64,14 @@ class Deadline:
     def passed(self) -> TimedOut:
         """The error to raise."""
         return TimedOut(
-            f"{self._url} did not answer within {self.seconds:g} s; allow more with timeout=, "
+            f"{self.url} did not answer within {self.seconds:g} s; allow more with timeout=, "
             "or send less at once"
         )
 
 
-class Attempts(Protocol):
-    """Blocks to try one after the other, with the pauses between them; stamina's."""
-
-    def __iter__(self) -> Iterator[stamina.Attempt]: ...
-
-    def __aiter__(self) -> AsyncIterator[stamina.Attempt]: ...
-
-
-def attempts(deadline: Deadline, retries: int) -> Attempts:
-    """Try until it succeeds, `retries` times again at most; then the last error is raised."""
+def attempts(deadline: Deadline, retries: int) -> Any:
+    """Blocks to try, with the pauses between them, until one succeeds, `retries` times again at
+    most; then the last error is raised.  To be iterated over as stamina's, `async` or not."""
     rising = (random.uniform(0, min(LONGEST, FIRST * 2**n)) for n in itertools.count())
 
     def again(error: Exception) -> bool | float:

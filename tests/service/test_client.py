@@ -32,6 +32,7 @@ from service.client import (
     FileUnreadable,
     ImageInput,
     ImageRefused,
+    NotReady,
     Outcome,
     Overloaded,
     Prediction,
@@ -42,6 +43,7 @@ from service.client import (
     TimedOut,
     Unauthorized,
 )
+from service.client.core import BaseClient, Pause, Send
 from service.client.errors import REFUSALS, STATUSES
 from service.client.retry import seconds_until
 from service.http.middleware import errors as at_the_edge
@@ -914,6 +916,26 @@ def everything_under(kind: type[Exception]) -> Iterable[type[Exception]]:
     yield kind
     for child in kind.__subclasses__():
         yield from everything_under(child)
+
+
+def test_an_operation_is_steps_that_anything_can_carry_out() -> None:
+    """Requests and pauses come out, answers go in; nothing is sent and no time passes."""
+
+    class Unconnected(BaseClient):
+        _connect = dict
+
+    operation = Unconnected(NOTHING)._wait_until_ready(None, every=3600)
+
+    first = next(operation)
+    pause = operation.send(NotReady("starting"))
+    second = operation.send(None)
+
+    assert isinstance(first, Send)
+    assert first.request.path == "readyz"
+    assert pause == Pause(3600)
+    assert isinstance(second, Send)
+    with pytest.raises(StopIteration):
+        operation.send(None)
 
 
 def test_the_two_clients_take_the_same_arguments() -> None:
