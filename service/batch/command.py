@@ -43,7 +43,7 @@ def score(
     if crops not in model.crops:
         raise SettingsInvalid(f"--crops {crops}: this model offers {', '.join(model.crops)}")
     images = Images(places)
-    question = ScoringOptions(
+    options = ScoringOptions(
         base=images.base,
         crops=crops,
         top=min(top, len(model.labels)),
@@ -52,14 +52,14 @@ def score(
     )
     work = job.Job(
         images=images,
-        question=question,
+        options=options,
         model=model,
         scaled_decoding=settings.scaled_decoding,
         output=output,
     )
     try:
         if engine is not None:
-            job.run(work, job.on_this_machine(engine, limits(settings), question))
+            job.run(work, job.on_this_machine(engine, limits(settings), options))
         else:
             _on_ray(str(ray), settings, work)
     except Stopped as stopped:
@@ -71,9 +71,9 @@ def score(
 def _on_ray(address: str, settings: Settings, work: job.Job) -> None:
     from service.batch import cluster
 
-    options = cluster.EngineOptions(**engine_arguments(settings))
+    engine = cluster.EngineOptions(**engine_arguments(settings))
     with cluster.connected(address):
         job.run(
             work,
-            cluster.on_the_cluster(settings.model, options, limits(settings), work.question),
+            cluster.on_the_cluster(settings.model, engine, limits(settings), work.options),
         )

@@ -1,7 +1,7 @@
 """
 One scoring job from its beginning to its end: walk, score, write down, make the table.
 
-    FILE.partial       the journal, while the job is under way
+    FILE.partial       the result store, while the job is under way
     FILE               the scores, all at once at the end
     FILE.skipped.csv   what has none; only if there is any
 
@@ -12,17 +12,17 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from service import __version__
 from service.batch import tables
 from service.batch.files import SUFFIXES, Images, Skipped, text
 from service.batch.progress import Progress, counted, say, shown
 from service.batch.reader import Outcome, Record, Scorer, ScoringOptions, window
 from service.batch.signals import Stopped, interrupted_by_signals
-from service.batch.store import Journal, opened
+from service.batch.store import ResultStore, opened
 from service.errors import NotReady, ServiceError, SettingsInvalid
 from service.inference.classifier import Classifier
 from service.inference.engine import Engine, Model
@@ -45,13 +45,13 @@ class Job:
     """What is scored, with which model, and where the scores go."""
 
     images: Images
-    question: ScoringOptions
+    options: ScoringOptions
     model: Model
     scaled_decoding: bool
     output: Path
 
     @property
-    def journal(self) -> Path:
+    def partial(self) -> Path:
         """What is kept until the job is done."""
         return self.output.with_name(self.output.name + ".partial")
 
@@ -64,10 +64,10 @@ class Job:
         """What may not change between two runs of one job."""
         return {
             "model": self.model.version,
-            "crops": self.question.crops,
-            "top": self.question.top,
+            "crops": self.options.crops,
+            "top": self.options.top,
             "scaled decoding": self.scaled_decoding,
-            "folder": text(self.question.base),
+            "folder": text(self.options.base),
             "places": [text(name) for name in self.images.roots],
         }
 
@@ -78,9 +78,9 @@ class Job:
             "variant": self.model.variant,
             "precision": self.model.precision,
             "version": self.model.version,
-            "crops": self.question.crops,
-            "top": str(self.question.top),
-            "service": _service(),
+            "crops": self.options.crops,
+            "top": str(self.options.top),
+            "service": __version__,
         }
         return {f"alexnet.{name}": fact for name, fact in facts.items()}
 
@@ -102,13 +102,13 @@ def run(job: Job, score: Score) -> None:
     Do the job, or what is left of it; `score` scores names, records each one's outcome, and may
     say to the progress what it waits for.
 
-    Raises `ScoringFailed` with a sentence, `JournalUnusable`, or `Stopped`.
+    Raises `ScoringFailed` with a sentence, `StoreUnusable`, or `Stopped`.
     """
     try:
-        with interrupted_by_signals(), opened(job.journal, job.depends_on()) as journal:
-            with shown(journal.scored) as progress, counted(job.images, progress):
-                score(*_work(job, journal, progress), progress)
-            _finish(job, journal)
+        with interrupted_by_signals(), opened(job.partial, job.depends_on()) as store:
+            with shown(store.scored) as progress, counted(job.images, progress):
+                score(*_work(job, store, progress), progress)
+            _finish(job, store)
     except KeyboardInterrupt as interrupt:
         (number,) = interrupt.args
         raise Stopped(_to_be_continued("Stopped.", job), 128 + number) from interrupt
@@ -119,11 +119,11 @@ def run(job: Job, score: Score) -> None:
     except (sqlite3.Error, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ScoringFailed(
-            _to_be_continued(f"{job.output} or its journal cannot be written: {reason}.", job)
+            _to_be_continued(f"{job.output} or its result store cannot be written: {reason}.", job)
         ) from error
 
 
-def on_this_machine(engine: Engine, limits: Limits, question: ScoringOptions) -> Score:
+def on_this_machine(engine: Engine, limits: Limits, options: ScoringOptions) -> Score:
     """Score with one engine, in this process."""
 
     def score(names: Iterable[bytes], record: Record, progress: Progress) -> None:
@@ -134,77 +134,70 @@ def on_this_machine(engine: Engine, limits: Limits, question: ScoringOptions) ->
         classifier = Classifier(engine, limits, on_death=reasons.append)
         try:
             async with classifier:
-                await Scorer(classifier, question, window=window(limits)).score(names, record)
+                await Scorer(classifier, options, window=window(limits)).score(names, record)
         except NotReady as error:
             raise NotReady("; ".join(reasons)) from error
 
     return score
 
 
-def _work(job: Job, journal: Journal, progress: Progress) -> tuple[Iterator[bytes], Record]:
-    """The names that are not in the journal, and what writes outcomes into it."""
+def _work(job: Job, store: ResultStore, progress: Progress) -> tuple[Iterator[bytes], Record]:
+    """The names that are not in the store, and what writes outcomes into it."""
 
     def record(outcome: Outcome) -> None:
-        journal.add(outcome)
-        progress.update(journal.scored + journal.skipped, journal.skipped)
+        store.add(outcome)
+        progress.update(store.scored + store.skipped, store.skipped)
 
     def names() -> Iterator[bytes]:
-        for found in job.images:
-            if isinstance(found, Skipped):
-                record(found)
-            elif found not in journal:
-                yield found
+        for entry in job.images:
+            if isinstance(entry, Skipped):
+                record(entry)
+            elif entry not in store:
+                yield entry
 
     return names(), record
 
 
-def _finish(job: Job, journal: Journal) -> None:
-    """The tables, in place of the journal; then the report."""
-    journal.commit()
-    if journal.scored:
-        tables.write(job.output, journal.rows(), job.model.labels, job.about())
-    if journal.skipped:
-        tables.write_skipped(job.skipped, journal.without_scores())
+def _finish(job: Job, store: ResultStore) -> None:
+    """The tables, in place of the store; then the report."""
+    store.commit()
+    if store.scored:
+        tables.write(job.output, store.rows(), job.model.labels, job.about())
+    if store.skipped:
+        tables.write_skipped(job.skipped, store.without_scores())
     else:
         job.skipped.unlink(missing_ok=True)  # of an earlier job
-    job.journal.unlink()
-    _report(job, journal)
-    if not journal.scored:
+    job.partial.unlink()
+    _report(job, store)
+    if not store.scored:
         places = ", ".join(map(str, job.images.places))
         raise ScoringFailed(
-            f"none of the {journal.skipped} images in {places} could be scored"
-            if journal.skipped
+            f"none of the {store.skipped} images in {places} could be scored"
+            if store.skipped
             else f"there is no image in {places}; their names end in "
             f"{', '.join(map(text, SUFFIXES))}"
         )
 
 
-def _report(job: Job, journal: Journal) -> None:
+def _report(job: Job, store: ResultStore) -> None:
     """What was done, for people."""
-    before = f", {journal.before} of them before" if journal.before else ""
+    before = f", {store.before} of them before" if store.before else ""
     files = "file" if job.images.others == 1 else "files"
     lines = [
-        f"{job.output}: {journal.scored} images scored{before}; {journal.skipped} skipped; "
+        f"{job.output}: {store.scored} images scored{before}; {store.skipped} skipped; "
         f"{job.images.others} other {files} passed over"
     ]
-    if journal.skipped:
-        reasons = ", ".join(f"{number} {code}" for code, number in journal.reasons().items())
+    if store.skipped:
+        reasons = ", ".join(f"{number} {code}" for code, number in store.reasons().items())
         lines.append(f"{job.skipped}: {reasons}")
         lines += [
-            f"  {text(one.name)}: {one.error}" for one in islice(journal.without_scores(), FEW)
+            f"  {text(image.name)}: {image.error}" for image in islice(store.without_scores(), FEW)
         ]
-        if journal.skipped > FEW:
+        if store.skipped > FEW:
             lines.append("  ...")
     for line in lines:
         say(line)
 
 
 def _to_be_continued(what: str, job: Job) -> str:
-    return f"{what} What was scored is kept in {job.journal}: the same command goes on from there."
-
-
-def _service() -> str:
-    try:
-        return version("alexnet-service")
-    except PackageNotFoundError:  # a checkout that is not installed
-        return "unknown"
+    return f"{what} What was scored is kept in {job.partial}: the same command goes on from there."

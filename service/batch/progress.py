@@ -22,7 +22,7 @@ MINUTES: Final = 100.0  # seconds from which on minutes are easier to read
 
 
 class Progress:
-    """How far it is, for people; written by whoever works, and read by another thread."""
+    """How far it is, for people; written by the thread that works, read by another."""
 
     def __init__(self, done: int) -> None:
         """`done` images were done in runs before this one."""

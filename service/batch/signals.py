@@ -21,7 +21,7 @@ def interrupted_by_signals() -> Iterator[None]:
     """
     SIGTERM ends the block as Ctrl-C does: with a `KeyboardInterrupt`, whose argument is the signal.
 
-    Whoever treats Ctrl-C in a way of his own meanwhile, as asyncio does, treats SIGTERM so too.
+    A handler that is set for Ctrl-C meanwhile, as by asyncio, is called for SIGTERM too.
     """
     terminated = False
 

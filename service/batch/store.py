@@ -1,5 +1,5 @@
 """
-What has been scored so far, on the disk, in `FILE.partial`: a database of SQLite's.
+What has been scored so far, on the disk, in `FILE.partial`: an SQLite database.
 
 It has what resuming needs, in memory that does not grow: what was written is whole after a crash
 or a power cut, a name is found at once, rows that came in any order are read in that of their
@@ -32,13 +32,13 @@ TABLES: Final = (
 )
 
 
-class JournalUnusable(ServiceError):
-    """The journal is in use, is another question's, or is no journal."""
+class StoreUnusable(ServiceError):
+    """The result store is in use, belongs to other options, or is another kind of file."""
 
     code = "journal_unusable"
 
 
-class Journal:
+class ResultStore:
     """Outcomes by name; `opened` makes one, or goes on with the one that is there."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
@@ -53,8 +53,8 @@ class Journal:
         return int(number)
 
     def __contains__(self, name: bytes) -> bool:
-        found = self._database.execute("SELECT 1 FROM images WHERE name = ?", (name,))
-        return found.fetchone() is not None
+        rows = self._database.execute("SELECT 1 FROM images WHERE name = ?", (name,))
+        return rows.fetchone() is not None
 
     def add(self, outcome: Outcome) -> None:
         """Write an outcome down; it is on the disk within `COMMIT_EVERY` of the next one."""
@@ -103,33 +103,34 @@ class Journal:
 
 
 @contextmanager
-def opened(path: Path, about: Mapping[str, object]) -> Iterator[Journal]:
+def opened(path: Path, options: Mapping[str, object]) -> Iterator[ResultStore]:
     """
-    The journal at `path`, empty or as an earlier run left it, with what was skipped forgotten.
+    The store at `path`, empty or as an earlier run left it, with what was skipped forgotten.
 
-    `about` is what scores depend on, fit for JSON.  Raises `JournalUnusable` if the journal is in
-    use, is about something else, or is none.  What the block wrote is kept, however it ends.
+    `options` is what scores depend on, fit for JSON.  Raises `StoreUnusable` if the store is in
+    use, has other options, or is another kind of file.  What the block wrote is kept, however it
+    ends.
     """
     database = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:
         try:
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
             database.execute("BEGIN EXCLUSIVE")
-            found = database.execute("PRAGMA application_id").fetchone()[0]
+            application = database.execute("PRAGMA application_id").fetchone()[0]
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise
-            raise JournalUnusable(
+            raise StoreUnusable(
                 f"Another process is writing {path}; wait for it, or choose another output."
             ) from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
                 raise
-            found = None
-        _begin_or_compare(database, found, path, dict(about))
-        journal = Journal(database)
+            application = None
+        _begin_or_compare(database, application, path, dict(options))
+        store = ResultStore(database)
         try:
-            yield journal
+            yield store
         finally:
             if database.in_transaction:
                 database.execute("COMMIT")
@@ -138,25 +139,25 @@ def opened(path: Path, about: Mapping[str, object]) -> Iterator[Journal]:
 
 
 def _begin_or_compare(
-    database: sqlite3.Connection, application: int | None, path: Path, about: dict[str, object]
+    database: sqlite3.Connection, application: int | None, path: Path, options: dict[str, object]
 ) -> None:
-    """Make the tables, or see that they are about the same."""
+    """Make the tables, or check that they have the same options."""
     if application == 0 and not database.execute("SELECT 1 FROM sqlite_master").fetchone():
         database.execute(f"PRAGMA application_id = {APPLICATION}")
         for table in TABLES:
             database.execute(table)
-        database.execute("INSERT INTO about VALUES (?)", (json.dumps(about),))
+        database.execute("INSERT INTO about VALUES (?)", (json.dumps(options),))
         return
     if application != APPLICATION:
-        raise JournalUnusable(
+        raise StoreUnusable(
             f"{path} is not what this command writes there; move it away, or choose another output."
         )
     before = json.loads(database.execute("SELECT facts FROM about").fetchone()[0])
-    differ = [key for key in about if before.get(key) != about[key]]
-    if differ:
-        changes = ", ".join(f"{key} {before.get(key)}, now {about[key]}" for key in differ)
-        raise JournalUnusable(
-            f"{path} was begun with another question ({changes}); ask the same, or delete it to "
-            "begin anew."
+    changed = [key for key in options if before.get(key) != options[key]]
+    if changed:
+        changes = ", ".join(f"{key} {before.get(key)}, now {options[key]}" for key in changed)
+        raise StoreUnusable(
+            f"{path} was begun with other options ({changes}); use the same, or delete it to "
+            "begin again."
         )
     database.execute("DELETE FROM images WHERE code IS NOT NULL")

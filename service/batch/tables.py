@@ -1,5 +1,5 @@
 """
-The journal's rows -> the table that was asked for, whole or not at all.
+The rows of the result store -> the table that was asked for, whole or not at all.
 
 Rows are in the order of their names' bytes; no more than a group of them is ever in memory.
 """
@@ -126,7 +126,7 @@ def write_skipped(output: Path, skipped: Iterable[Skipped]) -> None:
     with replacing(output) as path, path.open("w", encoding="utf-8", newline="") as file:
         table = _csv(file)
         table.writerow(("path", "code", "error"))
-        table.writerows((text(one.name), one.code, one.error) for one in skipped)
+        table.writerows((text(image.name), image.code, image.error) for image in skipped)
         _to_disk(file)
 
 
@@ -165,8 +165,8 @@ def _record(row: Scored, labels: Labels) -> dict[str, Any]:
 def _groups(rows: Rows) -> Iterator[list[Scored]]:
     rest = iter(rows)
     for first in rest:
-        most = min(GROUP_ROWS, max(1, GROUP_CLASSES // len(first.indices)))
-        yield [first, *islice(rest, most - 1)]
+        size = min(GROUP_ROWS, max(1, GROUP_CLASSES // len(first.indices)))
+        yield [first, *islice(rest, size - 1)]
 
 
 def _to_disk(file: IO[Any]) -> None:
@@ -176,7 +176,7 @@ def _to_disk(file: IO[Any]) -> None:
 
 
 def _folder_to_disk(folder: Path) -> None:
-    """A new name survives a power cut: the journal, which could make it again, is deleted next."""
+    """A new name survives a power cut: the store, which could make it again, is deleted next."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)

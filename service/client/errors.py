@@ -4,13 +4,13 @@ Everything that can go wrong at a client's side, drawn once.  Whose fault it is 
 * ClientError                the root; `code`, `status`, `retry_after`, `request_id`, `filename`
   + FileUnreadable           an image's file cannot be read here; nothing was sent
   + ConnectionFailed         nothing answers there, or the connection was lost; retried
-    - CertificateRefused     somebody answers, but we cannot tell that it is the server; not retried
+    - CertificateRefused     something answers, but its certificate is not trusted; not retried
   + TimedOut                 no answer in the time that we allow
   + AnswerUnreadable         an answer, but not as our server writes it
   + Refused                  the server says no; `status` and `code` say why
     - RequestRefused         the request is at fault: a parameter, its size, its address
     - ImageRefused         the image is at fault
-    - Unauthorized           the key is missing, or is none of the server's
+    - Unauthorized           the key is missing, or is not one of the server's
     - DeadlineExceeded       the server had not enough time
     - ServerFailed           the server is at fault
     - Unavailable            not now; retried

@@ -34,9 +34,9 @@ def address(url: str) -> httpx2.URL:
     try:
         parsed = httpx2.URL(url if "://" in url else f"http://{url}")
     except httpx2.InvalidURL as error:
-        raise ValueError(f"{url!r} is no address ({error}); try http://HOST:PORT") from error
+        raise ValueError(f"{url!r} is not an address ({error}); try http://HOST:PORT") from error
     if parsed.scheme not in ("http", "https") or not parsed.host or "%20" in parsed.host:
-        raise ValueError(f"{url!r} is no address; try http://HOST:PORT")
+        raise ValueError(f"{url!r} is not an address; try http://HOST:PORT")
     if parsed.userinfo or parsed.query or parsed.fragment:
         raise ValueError("the address holds more than http://HOST:PORT/PATH; a key is api_key=")
     return parsed

@@ -26,7 +26,7 @@ from service.batch import progress
 from service.batch.files import Images, Skipped
 from service.batch.progress import Progress, counted
 from service.batch.reader import Outcome, Scored
-from service.batch.store import Journal, opened
+from service.batch.store import ResultStore, opened
 from service.inference.engine import Engine, inspect
 from tests.support.batch import make_crowd, predict, rows, signalled, struck, went_on
 from tests.support.commands import Done
@@ -328,7 +328,7 @@ def check_stopped(status: int, said: str, number: int) -> None:
 
 
 def scored_so_far(output: Path) -> int:
-    """By the journal."""
+    """By the store."""
     with closing(sqlite3.connect(f"{output}.partial")) as database:
         (number,) = database.execute("SELECT count(*) FROM images WHERE code IS NULL").fetchone()
     return int(number)
@@ -385,33 +385,33 @@ def test_it_goes_on_with_the_same_question_only(
     """Scores of two models in one table would mean nothing."""
     output = folder.parent / "scores.csv"
     asked = ["--crops", "one", "--model", str(tiny_model)]
-    journal = begun(output, folder, tiny_model)
-    kept = journal.read_bytes()
+    store = begun(output, folder, tiny_model)
+    kept = store.read_bytes()
     changed = [*change, str(other_model)] if change == ["--model"] else change
 
     text = sentence(predict(folder, "-o", output, *asked, *changed))
 
-    assert str(journal) in text
+    assert str(store) in text
     assert changed[0].strip("-") in text
-    assert journal.read_bytes() == kept
+    assert store.read_bytes() == kept
     assert predict(folder, "-o", output, *asked).returncode == 0
 
 
 def test_it_goes_on_with_the_same_places_only(tiny_model: Path, folder: Path) -> None:
     """A table would have images of both."""
     output = folder.parent / "scores.csv"
-    journal = begun(output, ROOT, tiny_model)
+    store = begun(output, ROOT, tiny_model)
 
     text = sentence(
         predict(folder / "cats", folder, "-o", output, "--crops", "one", model=tiny_model)
     )
 
     assert "places ['.'], now" in text
-    assert journal.exists()
+    assert store.exists()
 
 
 def begun(output: Path, folder: Path, model: Path, *outcomes: Outcome) -> Path:
-    """A journal as a job for these has just begun it, with so much in it."""
+    """A store as a job for these has just begun it, with so much in it."""
     about = {
         "model": inspect(model).version,
         "crops": "one",
@@ -420,15 +420,13 @@ def begun(output: Path, folder: Path, model: Path, *outcomes: Outcome) -> Path:
         "folder": str(folder),
         "places": ["."],
     }
-    with opened(path := Path(f"{output}.partial"), about) as journal:
+    with opened(path := Path(f"{output}.partial"), about) as store:
         for outcome in outcomes:
-            journal.add(outcome)
+            store.add(outcome)
     return path
 
 
-def test_a_strange_file_in_place_of_the_journal_is_left_alone(
-    tiny_model: Path, folder: Path
-) -> None:
+def test_a_strange_file_in_place_of_the_store_is_left_alone(tiny_model: Path, folder: Path) -> None:
     """Somebody may need it."""
     output = folder.parent / "scores.csv"
     strange = Path(f"{output}.partial")
@@ -442,8 +440,8 @@ def test_two_processes_do_not_write_one_table(tiny_model: Path, folder: Path) ->
     """The second one is told so; the lock is the system's, and goes with its process."""
     output = folder.parent / "scores.csv"
 
-    with opened(Path(f"{output}.partial"), {}) as journal:
-        journal.commit()
+    with opened(Path(f"{output}.partial"), {}) as store:
+        store.commit()
         text = sentence(predict(folder, "-o", output, model=tiny_model))
 
     assert "Another process" in text
@@ -564,24 +562,24 @@ def test_a_full_disk_is_one_sentence(
 ) -> None:
     """Here a limit for files; without it the same command goes on from there."""
     output = tmp_path / "scores.csv"
-    journal = Path(f"{output}.partial")
+    store = Path(f"{output}.partial")
     asked = (crowd, "-o", output, "--crops", "one", "--top", 100)
     left = iter(range(PART, -1, -1))
-    add = Journal.add
+    add = ResultStore.add
 
     with no_larger_files() as fill, monkeypatch.context() as patched:
 
-        def counted(self: Journal, outcome: Outcome) -> None:
+        def counted(self: ResultStore, outcome: Outcome) -> None:
             add(self, outcome)
             if next(left, None) == 0:
-                fill(2 * journal.stat().st_size)
+                fill(2 * store.stat().st_size)
 
         patched.setattr("service.batch.store.COMMIT_EVERY", 0.01)
-        patched.setattr(Journal, "add", counted)
+        patched.setattr(ResultStore, "add", counted)
         done = predict(*asked, model=tiny_model)
 
     said = sentence(done)
-    assert said.startswith(f"alexnet: {output} or its journal cannot be written: "), said
+    assert said.startswith(f"alexnet: {output} or its result store cannot be written: "), said
     assert went_on(predict(*asked, model=tiny_model))
     assert len(rows(output)) == SCORED
 
@@ -613,21 +611,21 @@ def test_no_score_is_kept_in_memory(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of those that were written down, and of those that are read for the table."""
-    add, read = Journal.add, Journal.rows
+    add, read = ResultStore.add, ResultStore.rows
     added, found = Living(), Living()
 
-    def adding(self: Journal, outcome: Outcome) -> None:
+    def adding(self: ResultStore, outcome: Outcome) -> None:
         if isinstance(outcome, Scored):
             added.count(outcome.probabilities)
         add(self, outcome)
 
-    def reading(self: Journal) -> Iterator[Scored]:
+    def reading(self: ResultStore) -> Iterator[Scored]:
         for row in read(self):
             found.count(row.probabilities)
             yield row
 
-    monkeypatch.setattr(Journal, "add", adding)
-    monkeypatch.setattr(Journal, "rows", reading)
+    monkeypatch.setattr(ResultStore, "add", adding)
+    monkeypatch.setattr(ResultStore, "rows", reading)
     top, output = make_crowd(tmp_path / "crowd", 90), tmp_path / "scores.csv"
     done = predict(top, "-o", output, "--crops", "one", model=tiny_model, **ONE_AT_ONCE)
 

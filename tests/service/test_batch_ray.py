@@ -67,13 +67,13 @@ def struck(strike: str, cluster: "Cluster", *arguments: object, model: Path) -> 
     code = (
         "import os, signal, sys\n"
         "from service.batch import cluster, store\n"
-        "add = store.Journal.add\n"
+        "add = store.ResultStore.add\n"
         "def first(self, outcome):\n"
         "    add(self, outcome)\n"
         "    if self.scored:\n"
-        "        store.Journal.add = add\n"
+        "        store.ResultStore.add = add\n"
         f"        {strike}\n"
-        "store.Journal.add = first\n"
+        "store.ResultStore.add = first\n"
         "store.COMMIT_EVERY = 0.0\n"
         f"cluster.BLOCK = {BLOCK}\n"
         "import service.__main__ as command; command.main()"
@@ -105,7 +105,7 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(
 def test_a_job_that_is_stopped_there_is_finished_here(
     cluster: "Cluster", tiny_model: Path, crowd: Path, alone: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The journal is the same, and the scores are: bit for bit with one crop."""
+    """The store is the same, and the scores are: bit for bit with one crop."""
     asked = (crowd, "-o", tmp_path / "scores.parquet", "--crops", "one")
 
     status, said = struck("os.kill(os.getpid(), signal.SIGTERM)", cluster, *asked, model=tiny_model)
