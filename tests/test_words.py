@@ -5,39 +5,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("service", "model_export", "model_training", "benchmarks", "robustness")
-PRIVATE_MODULES = {
-    *(
-        "access_keys",
-        "awaiting",
-        "bare",
-        "blocking",
-        "bodies",
-        "budget",
-        "cores",
-        "doors",
-        "gauges",
-    ),
-    *("harvest", "ingredients", "journal", "leaving", "lessons", "memory", "mix", "observing"),
-    *(
-        "outcome",
-        "place",
-        "prober",
-        "questions",
-        "replies",
-        "reloading",
-        "road",
-        "scenery",
-        "scorer",
-    ),
-    *("spans", "squares", "steps", "stopping", "tally", "tritons", "truth", "views", "waiting"),
-    *("watch", "wire", "words"),
-}
-PRIVATE_NAMES = {
-    *("Asker", "Budget", "Crowd", "Doors", "Greeter", "Greeting", "Harvest", "Journal", "Lessons"),
-    *("OtherOrigins", "Places", "Place", "Said", "Steps", "Truth", "Waiting", "Way", "Wishes"),
-    *("beside", "drop_the_gone", "journal", "last_words", "lesson", "road", "stretches", "tritons"),
-    *("with_a_key", "without_keys"),
-}
+PRIVATE_MODULES = set(
+    """awaiting bare blocking bodies budget cores doors gauges harvest ingredients journal leaving
+    lessons memory mix observing outcome place prober questions replies reloading road scenery
+    scorer spans squares steps stopping tally tritons truth views waiting watch wire words""".split()
+)
+PRIVATE_NAMES = set(
+    """Asker Budget Crowd Doors Greeter Greeting Harvest Journal Lessons OtherOrigins Place Places
+    Said Steps Truth Waiting Way Wishes beside drop_the_gone journal last_words lesson road
+    stretches tritons with_a_key without_keys""".split()
+)
 
 
 def test_no_module_has_a_private_name() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from service.batch.reader import SMALL, FileClassifier, read_ahead
 from service.errors import BodyTooLarge, FileUnreadable
-from service.inference.predictions import Probabilities
+from service.inference.predictions import Result
 
 
 class Gates:
@@ -83,7 +83,7 @@ class Classifying:
         self.now: list[int] = []
         self.most_images = self.most_bytes = 0
 
-    async def probabilities(self, images: Sequence[bytes], *, crops: str) -> list[Probabilities]:
+    async def classify(self, images: Sequence[bytes], *, crops: str) -> list[Result]:
         (data,) = images
         self.now.append(len(data))
         self.most_images = max(self.most_images, len(self.now))
@@ -91,7 +91,7 @@ class Classifying:
         for _ in range(20):
             await asyncio.to_thread(int)  # others have their turn
         self.now.remove(len(data))
-        return [np.ones(1, np.float32)]
+        return [Result(np.ones(1, np.float32))]
 
 
 def sizes(number: int, size: int) -> Iterator[int]:
