@@ -61,13 +61,13 @@ class Tried:
         """`ServerDied` if it has ended during `what`."""
         if not self.alive():
             said = f" with status {self.status}" if self.status is not None else ""
-            raise ServerDied(f"the server ended{said} during {what}: {self.last_words()}")
+            raise ServerDied(f"the server ended{said} during {what}: {self.error_output()}")
 
     def errors(self) -> int:
         """Lines of the log that tell of an error."""
         return sum(" ERROR " in line or "Traceback" in line for line in self._lines())
 
-    def last_words(self) -> str:
+    def error_output(self) -> str:
         """The end of the log."""
         return " / ".join(self._lines()[-3:]) or "it said nothing"
 
@@ -86,7 +86,7 @@ def serving(log: Path, arguments: Sequence[str] = ()) -> Iterator[Tried]:
                 time.sleep(0.02)
             server = Tried(url, process.pid, process, log)
             if not url or not server.alive():
-                raise SystemExit(f"the server did not start: {server.last_words()}")
+                raise SystemExit(f"the server did not start: {server.error_output()}")
             yield server
         server.status = process.returncode
 
