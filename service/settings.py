@@ -97,8 +97,9 @@ class Settings(BaseSettings):
         default=0.0,
         ge=0.0,
         le=10.0,
-        description="Seconds to wait for anybody before a batch starts; with 0 only for company "
-        "that is on its way, 25 ms at most, and batches still form while the engine is busy.",
+        description="How long to wait for more images before a batch starts, in seconds; 0 waits, "
+        "25 ms at most, only for images already being decoded, and for clients that usually come "
+        "back at once.",
     )
     max_queue: int = Field(
         default=256,
@@ -126,8 +127,8 @@ class Settings(BaseSettings):
     )
     formats: Formats = Field(
         default=FORMAT_NAMES,
-        description="Image formats that are read, separated by commas; each less is a decoder "
-        "less that strangers can reach.",
+        description="Image formats that are read, separated by commas; each format "
+        "you disable removes a decoder from the attack surface.",
     )
     max_pixels: int = Field(
         default=DecodeLimits.max_pixels,

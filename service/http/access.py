@@ -38,7 +38,7 @@ log = logging.getLogger("service.access")
 
 class Keys:
     """
-    The API keys that open the doors; without any, the doors are open.
+    The API keys that a client must have one of; without any, no client needs one.
 
     `given` come from the environment, others from `file`: one a line, # for comments.
     Raises `SettingsInvalid` for what is no key, and for a file that holds none.
@@ -66,7 +66,7 @@ class Keys:
         return found
 
     def reload(self) -> None:
-        """Read the file anew; the keys stay as they were if `SettingsInvalid` is raised."""
+        """Read the file again; the keys stay as they were if `SettingsInvalid` is raised."""
         if self._file is not None:
             self._digests = self._given | frozenset(_read(self._file))
 

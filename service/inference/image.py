@@ -141,7 +141,7 @@ class _Metered(BytesIO):
         """Raise `ImageTooCostly` when all pieces or all seconds are spent."""
         if self._pieces < 0 or thread_time() > self._end:
             raise ImageTooCostly(
-                "Decoding the image takes longer than we give to one. Open and save it again, "
+                "Decoding the image takes longer than the limit. Open and save it again, "
                 "send it scaled down, or have ALEXNET_DECODE_TIMEOUT raised."
             )
 
@@ -262,7 +262,7 @@ def _format(data: bytes, formats: Collection[str]) -> Format:
             if kind.name.lower() in formats:
                 return kind
             raise ImageTypeUnsupported(f"{kind.name} is not taken here. Send one of {taken}.")
-    raise ImageTypeUnsupported(f"This is not an image of a type we read. Send one of {taken}.")
+    raise ImageTypeUnsupported(f"Unsupported image format. Send one of {taken}.")
 
 
 def _judge(size: tuple[int, int], limits: DecodeLimits) -> None:
@@ -292,7 +292,7 @@ def _bound(
         limit = int(SCANNED_PIXELS * seconds / pixels)
         if (scans := _scans(data, file.tell(), limit)) > limit:
             raise ImageTooCostly(
-                f"The JPEG has {scans} scans, more than the {limit} that we have time for at "
+                f"The JPEG has {scans} scans, more than the {limit} allowed at "
                 f"{image.width} x {image.height} pixels. Save it again, not progressive."
             )
     if kind.pixels_per_second is None:
@@ -301,8 +301,8 @@ def _bound(
         return
     if pixels > (limit := int(kind.pixels_per_second * seconds)):
         raise ImageTooCostly(
-            f"The image is {image.width} x {image.height} pixels, more than the {limit} that we "
-            f"have time for in a {kind.slow_name} file. Send it scaled down, or as JPEG or PNG."
+            f"The image is {image.width} x {image.height} pixels, more than the {limit} "
+            f"allowed in a {kind.slow_name} file. Send it scaled down, or as JPEG or PNG."
         )
 
 

@@ -50,7 +50,7 @@ STATUSES: Final[Mapping[type[errors.ServiceError], int]] = {
 # Refusals by the framework, before any code of ours has run.
 FRAMEWORK: Final[Mapping[int, tuple[str, str]]] = {
     400: (errors.RequestMalformed.code, "the request cannot be read as HTTP should be written"),
-    404: ("not_found", "there is nothing at {path}; /docs, where it is on, lists what there is"),
+    404: ("not_found", "no such path: {path}; /docs, where it is on, lists all paths"),
     405: (
         "method_not_allowed",
         "{path} does not take {method}; it takes {allowed}",
@@ -74,7 +74,7 @@ RESPONSE_HEADERS: Final[Mapping[int, Mapping[str, tuple[str, str]]]] = {
     503: {"Retry-After": ("integer", "Seconds after which there should be room again.")},
 }
 
-INTERNAL: Final = ("internal_error", "something went wrong on our side; the server's log has it")
+INTERNAL: Final = ("internal_error", "internal error; see the server log")
 
 
 class ErrorAnswer(BaseModel):

@@ -34,7 +34,7 @@ async def uploads(
     any_type: bool = False,
 ) -> list[Upload]:
     """
-    Read the images through whichever door the Content-Type names, or raise `RequestError`.
+    Read the images, raw or from a form as the Content-Type says, or raise `RequestError`.
 
     With `any_type` whatever is no form is an image, whatever it is called.
     """

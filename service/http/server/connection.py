@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
         self._entered = False
         self._requests = Requests(self, self.limits.max_headers)
         self._unread: bytes | None = None  # while the pipeline is full
-        self._deaf = False  # nothing more is parsed: refused, or closing
+        self._reading_paused = False  # nothing more is parsed: refused, or closing
         self._ended = False  # the client has stopped sending
         self._resting = False  # between two requests
         self._last_words: bytes | None = None  # a refusal, once the requests before it are answered
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, unless there is too much already."""
-        if self._deaf:
+        if self._reading_paused:
             self._discard(len(data))
         elif self._unread is not None:
             self._unread += data
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
         if not self.transport.can_write_eof():  # TLS knows no half-closed connections
             self._close()
             return False
-        if not self._deaf and self._requests.phase is not Phase.BETWEEN:
+        if not self._reading_paused and self._requests.phase is not Phase.BETWEEN:
             self._refuse(RequestMalformed("the connection ended before the request did"))
         elif self.pipeline.running is None:
             self._close()
@@ -180,7 +180,7 @@ class Connection(asyncio.Protocol):
     def _read(self, data: memoryview) -> None:
         begin = 0
         while begin < len(data):
-            if self._deaf:
+            if self._reading_paused:
                 self._discard(len(data) - begin)
                 return
             if self.flow.held:
@@ -285,7 +285,7 @@ class Connection(asyncio.Protocol):
     def _await_headers(self) -> None:
         """A request has begun: the time of its headers runs, if it does not already."""
         waiting = self._requests.phase is Phase.HEADERS and self._timer is None
-        if waiting and not (self._deaf or self._ended or self.flow.held):
+        if waiting and not (self._reading_paused or self._ended or self.flow.held):
             self._wait(self.limits.header_timeout, self._headers_too_slow)
 
     # Deadlines and departures
@@ -325,7 +325,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: ServiceError) -> None:
         """Answer what cannot become a request, after those before it, and listen no more."""
         logger.debug("%s: refused: %s", self.client, error)
-        self._deaf = True
+        self._reading_paused = True
         self._stop_waiting()
         if self._requests.phase is Phase.BODY:
             if self.pipeline.newest.response_started:
@@ -349,11 +349,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def _lingering(self) -> bool:
-        return self._deaf and self._last_words is None
+        return self._reading_paused and self._last_words is None
 
     def _linger(self) -> None:
-        """Nothing more is written; let the client finish, within bounds, lest it be reset."""
-        self._deaf = True
+        """Nothing more is written; the client may finish, within bounds, so that it is not reset."""
+        self._reading_paused = True
         self._unread = None
         self.flow.held = False
         self.flow.resume_reading()
@@ -369,7 +369,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close, and see to it that what is written is also read."""
-        self._deaf = True
+        self._reading_paused = True
         self._stop_waiting()
         self.transport.close()
         self.flow.watch_draining()

@@ -13,7 +13,7 @@ DRAIN: Final = 16 * 2**10
 
 class Flow(FlowControl):
     """
-    Snapshot that stays paused while `held`, whoever wants to resume it.
+    Reading that stays paused while `held`, whatever asks to resume it.
 
     Writing that ends with the connection if the client does not read: from when more is written
     than it reads, or from `watch_draining()` on, something must be read in every `write_timeout`

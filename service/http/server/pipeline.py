@@ -22,13 +22,13 @@ class Pipeline:
         self, app: Any, loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]]
     ) -> None:
         self.running: Cycle | None = None
-        self._waiting: deque[Cycle] = deque()
+        self._queue: deque[Cycle] = deque()
         self._app = app
         self._loop = loop
         self._tasks = tasks
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._queue)
 
     @property
     def full(self) -> bool:
@@ -39,13 +39,13 @@ class Pipeline:
     def add(self, cycle: Cycle) -> None:
         """Run a request, or let it wait."""
         self.newest = cycle
-        self._waiting.append(cycle)
+        self._queue.append(cycle)
         if self.running is None:
             self.run_next()
 
     def run_next(self) -> None:
         """Run the one that has waited longest."""
-        self.running = self._waiting.popleft()
+        self.running = self._queue.popleft()
         task = self._loop.create_task(self.running.run_asgi(self._app))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -61,8 +61,8 @@ class Pipeline:
         self.newest.leave()
         if self.newest is self.running:
             self.running = None
-        elif self.newest in self._waiting:
-            self._waiting.remove(self.newest)
+        elif self.newest in self._queue:
+            self._queue.remove(self.newest)
 
     def abandon(self) -> None:
         """The running one broke off its answer: nothing can follow that."""
@@ -71,7 +71,7 @@ class Pipeline:
 
     def leave(self) -> None:
         """The client is gone: nobody need work for it."""
-        for cycle in (self.running, *self._waiting):
+        for cycle in (self.running, *self._queue):
             if cycle is not None:
                 cycle.leave()
-        self._waiting.clear()
+        self._queue.clear()
