@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
         self._unread: bytes | None = None  # while the pipeline is full
         self._reading_paused = False  # nothing more is parsed: refused, or closing
         self._ended = False  # the client has stopped sending
-        self._resting = False  # between two requests
+        self._idle = False  # between two requests
         self._last_words: bytes | None = None  # a refusal, once the requests before it are answered
         self._timer: asyncio.TimerHandle | None = None  # for what the client sends
         self._lingered = 0
@@ -193,8 +193,8 @@ class Connection(asyncio.Protocol):
 
     def request_begins(self) -> None:
         """There is an end to the rest."""
-        if self._resting:
-            self._resting = False
+        if self._idle:
+            self._idle = False
             self._stop_waiting()
 
     def request_read(self, request: Request) -> None:
@@ -279,7 +279,7 @@ class Connection(asyncio.Protocol):
     def _rest(self) -> None:
         """Nothing to do: until the client asks again, or long enough."""
         self._lingered = 0
-        self._resting = True
+        self._idle = True
         self._wait(self.limits.keep_alive, self._close)
 
     def _await_headers(self) -> None:
@@ -352,7 +352,7 @@ class Connection(asyncio.Protocol):
         return self._reading_paused and self._last_words is None
 
     def _linger(self) -> None:
-        """Nothing more is written; the client may finish, within bounds, so that it is not reset."""
+        """Write nothing more; the client may finish, within bounds, so that it is not reset."""
         self._reading_paused = True
         self._unread = None
         self.flow.held = False
