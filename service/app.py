@@ -153,8 +153,8 @@ class Server(uvicorn.Server):
                 "another with --port or --admin-port"
             ) from error
         self.reloader = Reloader(self._state, self._load, self._renewable())
-        # Windows has no SIGHUP; and as uvicorn's own signals, it is the main thread's alone.
-        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
+        # As uvicorn's own signals, it is the main thread's alone.
+        if threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
         self._announce()
 

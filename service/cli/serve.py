@@ -48,8 +48,7 @@ def serve(**flags: str | None) -> None:
 
     # Until there is something to stop or to reload: process 1 of a container ignores them else.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     settings = load_settings(**flags)
     as_json = logs.is_json(settings.log_format, sys.stderr)
     logs.install(settings.log_level, as_json=as_json)

@@ -179,7 +179,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """`asyncio.run`, on uvloop where it is installed."""
     try:
         import uvloop
-    except ImportError:  # Windows has none
+    except ImportError:  # not for this interpreter
         return asyncio.run(work)
     return uvloop.run(work)
 
