@@ -1,5 +1,5 @@
 """
-The record inside a model file: what the network is, what its classes are called, what it answers.
+The record inside a model file: what the network is, the names of its classes, what it answers.
 
 `alexnet-export` writes it into the file's metadata, and ends the file with its own checksum: the
 last 78 bytes are one more metadata entry, so that any ONNX reader still accepts the file, and
@@ -45,8 +45,11 @@ class Label:
 
 @dataclass(frozen=True)
 class View:
-    """One of the views: a square of `side` pixels at `left`, `top` of the 256 x 256, mirrored or
-    not.  A file of before the entry `views` names them only: its `side` is 0."""
+    """
+    A square of `side` pixels at `left`, `top` of the 256 x 256, mirrored or not.
+
+    Files older than the entry `views` do not say where it is: `side` is 0.
+    """
 
     name: str
     mirrored: bool
@@ -57,25 +60,25 @@ class View:
 
 @dataclass(frozen=True)
 class Model:
-    """What a model file says about itself."""
+    """The record of a model file, and where the file is."""
 
     name: str
     variant: str
     precision: str
     sha256: str  # the file's checksum, 64 hex digits
     labels: tuple[Label, ...]
-    crops: dict[str, int]  # what a client may ask for -> what the graph's input takes
+    crops: dict[str, int]  # a client's choice -> what the graph's input takes
     weights: dict[str, Any]
     accuracy: list[dict[str, Any]]
     exporter: dict[str, Any]
     golden: dict[str, Any]
-    views: tuple[View, ...]  # ten of them; one crop is the centre's, `CENTRE`
+    views: tuple[View, ...]  # ten; the choice of a single crop is that at `CENTRE`
     path: Path
     size_bytes: int
 
     @property
     def version(self) -> str:
-        """What answers bear: the first 12 digits of the checksum."""
+        """The first 12 digits of the checksum, for answers."""
         return self.sha256[:12]
 
     def crops_number(self, choice: str) -> int:
@@ -107,23 +110,23 @@ def unchanged(path: Path) -> Iterator[None]:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """What tells one state of a file from another; empty where there is none."""
+    """What differs between two states of a file; empty if there is no file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def checksum(path: Path) -> str:
-    """The file's SHA-256, 64 hex digits, if it is the one that the file ends with."""
+    """The file's SHA-256, 64 hex digits; `ModelUnusable` if the file does not end with it."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            left = path.stat().st_size - TAIL
-            while left > 0 and (chunk := file.read(min(CHUNK, left))):
+            remaining = path.stat().st_size - TAIL
+            while remaining > 0 and (chunk := file.read(min(CHUNK, remaining))):
                 digest.update(chunk)
-                left -= len(chunk)
+                remaining -= len(chunk)
             tail = file.read()
     except OSError as error:
         raise ModelUnusable(
@@ -204,7 +207,7 @@ def _labels(path: Path, metadata: Mapping[str, str]) -> tuple[Label, ...]:
 
 
 def _name(path: Path, metadata: Mapping[str, str], key: str) -> str:
-    """An entry that people will see: on terminals, where control characters would be obeyed."""
+    """An entry that terminals will show: they would obey control characters in it."""
     name = _text(path, metadata, key)
     if not name.isprintable():
         raise _bad_entry(path, key)
