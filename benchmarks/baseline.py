@@ -120,7 +120,7 @@ def _alone(prepare: Callable[[bytes], object], images: list[bytes], seconds: flo
 def main() -> None:
     """Answer until nobody asks any more."""
     model, device = Path(sys.argv[1]), sys.argv[2]
-    engine = Engine.load(model, device=device)  # type: ignore[arg-type]  # it says what it takes
+    engine = Engine.load(model, device=device)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cpu_quota()
     options.log_severity_level = 3

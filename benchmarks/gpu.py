@@ -44,9 +44,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.cgroups import cpu_quota
-from service.inference.engine import CPU, CUDA, Engine, cuda_options, gist, session_options
+from service.inference.engine import Engine
 from service.inference.image import decode
 from service.inference.limits import DecodeLimits
+from service.inference.providers import CPU, CUDA, gist, session_options
 
 from .processes import ROOT, load, serving
 
@@ -118,8 +119,7 @@ class Bench:
 
     def engine(self, path: Path) -> Engine:
         """The engine as the service loads it; raises where the device is not in use."""
-        device: Any = self.device
-        return Engine.load(path, device=device, max_batch=self.max_batch)
+        return Engine.load(path, device=self.device, max_batch=self.max_batch)
 
     def batch(self, size: int) -> Pixels:
         """So many images, in order, again from the first where there are too few."""
@@ -144,7 +144,7 @@ def provider(bench: Bench, path: Path) -> Iterator[Row]:
         print(f"  GPU memory: {memory - before} MiB more at max_batch {bench.max_batch}")
     crops = dict(engine.model.crops)
     del engine
-    wanted = CUDA if bench.cuda else CPU
+    wanted = (CUDA if bench.cuda else CPU).name
     nodes = profiled(bench, path, list(crops.values()))
     counts: dict[str, int] = {}
     for _, _, where in nodes:
@@ -301,17 +301,17 @@ def session(
     """A session that is on the device or raises, with the service's options and these."""
     import onnxruntime
 
-    made = session_options(onnxruntime, threads=1 if bench.cuda else cpu_quota())
+    provider = CUDA if bench.cuda else CPU
+    made = session_options(onnxruntime, provider)
     if profile is not None:
         made.enable_profiling = True
         made.profile_file_prefix = str(profile)
-    providers = [(CUDA, cuda_options() | options), CPU] if bench.cuda else [CPU]
+    providers = [(CUDA.name, CUDA.options(0) | options), CPU.name] if bench.cuda else [CPU.name]
     troubles = io.StringIO()  # the runtime prints why it falls back
     with redirect_stdout(troubles):
-        if bench.cuda:
-            onnxruntime.preload_dlls()
+        provider.prepare(onnxruntime)
         result = onnxruntime.InferenceSession(model, made, providers=providers)
-    if result.get_providers()[0] != (CUDA if bench.cuda else CPU):
+    if result.get_providers()[0] != provider.name:
         raise RuntimeError(f"the runtime fell back to the CPU: {gist(troubles.getvalue())}")
     result.disable_fallback()
     return result
@@ -339,7 +339,7 @@ def bound(made: Any, classes: int, copies: bool, images: Pixels) -> Prepared:
     """
     import onnxruntime
 
-    device = "cuda" if made.get_providers()[0] == CUDA else "cpu"
+    device = "cuda" if made.get_providers()[0] == CUDA.name else "cpu"
     source = onnxruntime.OrtValue.ortvalue_from_numpy(images.copy(), device, 0)
     target = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
         (len(images), classes), np.float32, device, 0

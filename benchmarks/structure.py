@@ -8,7 +8,6 @@ thread: every Python call that enters another module of `service` is a change.
 """
 
 import socket
-import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -97,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.app import create_app
 from service.errors import NotReady, SettingsInvalid, StartError
 from service.http.state import ServiceState
+from service.inference.providers import CPU, PROVIDERS, needs_gpu
 from service.settings import SECRETS, Settings, load_engine, load_settings, spelled
 from service.telemetry import logs
 
@@ -155,18 +156,20 @@ def within(settings: Settings, given: Mapping[str, float]) -> Settings:
     """
     The settings that keep a replica to the resources that Ray has given it.
 
-    `threads` are its CPUs and `device` is `cuda` if it has a GPU and `cpu` if it has none, where
-    the operator has not chosen.  Raises `SettingsInvalid` for CUDA without a GPU.
+    Where the operator has not chosen, `threads` are its CPUs, and `device` is the first that
+    computes on a GPU if it has one, else the CPU.  Raises `SettingsInvalid` for such a device
+    without a GPU.
     """
     cpus, gpus = given.get("CPU", 0), given.get("GPU", 0)
-    if settings.device == "cuda" and not gpus:
+    if needs_gpu(settings.device) and not gpus:
         raise SettingsInvalid(
-            f"{spelled('device')} is 'cuda', but Ray has given the replica no GPU; set num_gpus in "
-            "ray_actor_options."
+            f"{spelled('device')} is {settings.device!r}, but Ray has given the replica no GPU; "
+            "set num_gpus in ray_actor_options."
         )
+    automatic = next((each for each in PROVIDERS if each.gpu and gpus), CPU)
     return settings.model_copy(
         update={
             "threads": settings.threads or (max(1, int(cpus)) if cpus else 0),
-            "device": ("cuda" if gpus else "cpu") if settings.device == "auto" else settings.device,
+            "device": automatic.device if settings.device == "auto" else settings.device,
         }
     )

@@ -24,9 +24,14 @@ from service.errors import SettingsInvalid
 from service.http.access import parse_rate
 from service.inference.formats import FORMAT_NAMES
 from service.inference.limits import DecodeLimits, Limits
+from service.inference.providers import CPU, devices
 
 if TYPE_CHECKING:
     from service.inference.engine import Engine
+
+    Device = str
+else:
+    Device = Literal[devices()]
 
 PREFIX = "ALEXNET_"
 BUNDLED = Path(__file__).parent / "bundled" / "alexnet.onnx"
@@ -68,7 +73,7 @@ class Settings(BaseSettings):
         default=BUNDLED,
         description="The model file, as alexnet-export writes it; by default the bundled one.",
     )
-    device: Literal["auto", "cuda", "cpu"] = Field(
+    device: Device = Field(
         default="auto",
         description="Where to compute: cuda refuses to start without a working GPU, auto falls "
         "back to the CPU and says so.",
@@ -352,15 +357,15 @@ def engine_arguments(settings: Settings) -> dict[str, Any]:
 
 def load_engine(settings: Settings, current: "Engine | None" = None) -> "Engine":
     """
-    The engine of these settings; never on the CPU in place of a `current` one on CUDA.
+    The engine of these settings; never on the CPU in place of a `current` one that is not.
 
     Raises what `Engine.load` raises.
     """
-    from service.inference.engine import CUDA, Engine
+    from service.inference.engine import Engine
 
     arguments = engine_arguments(settings)
-    if current is not None and current.provider == CUDA:
-        arguments["device"] = "cuda"
+    if current is not None and current.execution_provider != CPU:
+        arguments["device"] = current.execution_provider.device
     engine = Engine.load(settings.model, **arguments)
     engine.device_requested = settings.device
     return engine

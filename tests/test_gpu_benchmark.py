@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 
 from benchmarks import gpu
-from service.inference.engine import CPU, NVIDIA_DRIVER
+from service.inference.providers import CPU, NVIDIA_DRIVER
 
 ROOT = Path(__file__).parents[1]
 BATCHES = [1, 2]  # of a quick trial
@@ -45,7 +45,7 @@ def report(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 def choices(model: Path) -> set[str]:
     """The choices of crops that a file offers."""
-    session = onnxruntime.InferenceSession(model, providers=[CPU])
+    session = onnxruntime.InferenceSession(model, providers=[CPU.name])
     return set(json.loads(session.get_modelmeta().custom_metadata_map["crops"]))
 
 
@@ -66,8 +66,8 @@ def test_what_only_cuda_has_is_said_to_be_skipped(report: dict[str, Any]) -> Non
 def test_the_provider_is_proved_by_the_nodes_that_ran(report: dict[str, Any]) -> None:
     (row,) = report["provider"]
 
-    assert row["provider"] == CPU
-    assert set(row["nodes"]) == {CPU}
+    assert row["provider"] == CPU.name
+    assert set(row["nodes"]) == {CPU.name}
     assert row["not_on_the_device"] == []
 
 
@@ -183,7 +183,7 @@ def test_fixing_the_crops_removes_the_choice_from_the_graph_that_runs(
     options.enable_profiling = True
     options.profile_file_prefix = str(tmp_path / "profile")
     copy = gpu.with_fixed_crops(tiny_model, 1)
-    session = onnxruntime.InferenceSession(copy, options, providers=[CPU])
+    session = onnxruntime.InferenceSession(copy, options, providers=[CPU.name])
 
     session.run(None, {"images": np.zeros((1, 256, 256, 3), np.uint8)})
 

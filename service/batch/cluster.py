@@ -24,8 +24,9 @@ from service.batch.progress import Progress
 from service.batch.reader import Outcome, Record, Scorer, ScoringOptions, window
 from service.errors import ServiceError, SettingsInvalid
 from service.inference.classifier import Classifier
-from service.inference.engine import Device, Engine
+from service.inference.engine import Engine
 from service.inference.limits import Limits
+from service.inference.providers import needs_gpu
 
 MAX_ACTORS: Final = 64  # that an autoscaler is asked for; more only where there is room already
 BLOCK: Final = 256  # names that one task scores, and that are scored again if its machine dies
@@ -52,7 +53,7 @@ class ClusterFailed(ServiceError):
 class EngineOptions:
     """As `Engine.load` takes them, for each of the actors."""
 
-    device: Device
+    device: str
     threads: int  # 0 is one: there are as many actors as cores
     max_batch: int  # images
     gpu_memory_limit: int  # bytes
@@ -146,7 +147,7 @@ def _needs(engine: EngineOptions, machines: Sequence[Mapping[str, Any]]) -> dict
     without = {"CPU": max(1, engine.threads)}
     with_gpu = without | {"GPU": 1}
     gpu = engine.device == "auto" and any(_room(node, with_gpu) for node in machines)
-    needs = with_gpu if gpu or engine.device == "cuda" else without
+    needs = with_gpu if gpu or needs_gpu(engine.device) else without
     if any(_room(node, needs) or NODE_GROUP in node["Labels"] for node in machines):
         return needs
     amounts = " and ".join(f"{number} {kind}" for kind, number in needs.items())

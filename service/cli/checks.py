@@ -30,6 +30,7 @@ from service.cli.installed import DISTRIBUTION, RUNTIMES, installed
 from service.cli.settings_options import warn_of_unknown_settings
 from service.errors import RuntimeMissing, SettingsInvalid, StartError
 from service.http.access import Keys
+from service.inference.providers import CPU, PROVIDERS
 from service.settings import PREFIX, Settings, load_engine, load_settings, spelled
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def files(settings: Settings) -> str | None:
 
 def runtime() -> str:
     """ONNX Runtime, and whether it can be imported."""
-    from service.inference.engine import load_runtime
+    from service.inference.providers import load_runtime
 
     version = load_runtime().__version__
     build = next((RUNTIMES[name] for name in RUNTIMES if installed(name)), "of another build")
@@ -227,16 +228,14 @@ def network(settings: Settings, on_load: "Callable[[Engine], None]") -> str | No
 
 
 def provider(engine: "Engine") -> str | None:
-    """What computes, and why it is not CUDA."""
-    from service.inference.engine import CUDA, NVIDIA_DRIVER
-
+    """What computes, and if it is the CPU, why."""
     name = f"{engine.provider} (device {engine.device_requested})"
     if engine.warning:
         log.warning("%s: %s", name, engine.warning)
         return None
-    if engine.provider == CUDA:
+    if engine.execution_provider != CPU:
         return name
-    return f"{name}; {'there is a driver' if NVIDIA_DRIVER.exists() else 'no NVIDIA driver here'}"
+    return "; ".join([name, *(each.driver_note() for each in PROVIDERS if each.driver)])
 
 
 def memory(settings: Settings, engine: "Engine | None" = None) -> str | None:

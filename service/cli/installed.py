@@ -5,8 +5,10 @@ Which versions of packages are installed.
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
+from service.inference.providers import runtimes
+
 DISTRIBUTION: Final = "alexnet-service"
-RUNTIMES: Final = {"onnxruntime": "for CPUs", "onnxruntime-gpu": "for NVIDIA GPUs and CPUs"}
+RUNTIMES: Final = runtimes()
 
 
 def installed(distribution: str) -> str | None:

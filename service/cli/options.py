@@ -7,12 +7,14 @@ from typing import Annotated, Final
 
 import typer
 
+from service.inference.providers import devices
+
 QUESTION: Final = "What to ask"
 COMPUTING: Final = "What computes"
 OUTPUT: Final = "What to print and write"
 
 CROPS: Final = ("ten", "one", "dense")
-DEVICES: Final = ("auto", "cuda", "cpu")
+DEVICES: Final = devices()
 
 
 def choices(*words: str) -> Callable[[str], list[str]]:

@@ -16,7 +16,8 @@ from service.batch.files import Skipped
 from service.errors import SettingsInvalid
 from service.evaluation.decoding import Square, decoded
 from service.evaluation.labels import EvaluationFailed, LabelledImages
-from service.inference.engine import Engine, Model, gist
+from service.inference.engine import Engine, Model
+from service.inference.providers import gist
 
 BEST = 5  # classes
 AHEAD = 2  # batches that are decoded while one runs

@@ -9,28 +9,17 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
-from service.errors import ModelUnusable, ProviderUnusable
+from service.errors import ModelUnusable
 from service.inference import engine as inference_engine
-from service.inference.engine import (
-    CPU,
-    CUDA,
-    NVIDIA_DRIVER,
-    Engine,
-    batch_sizes,
-    cuda_options,
-    gist,
-    inspect,
-    padded,
-)
+from service.inference.engine import Engine, batch_sizes, inspect, padded
 from service.inference.model_file import CENTRE, MARK
-from tests.support.engines import Counted, fixed
+from service.inference.providers import CPU
+from tests.support.engines import fixed
 from tests.support.models import altered, entry
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (5, 256, 256, 3), np.uint8)
@@ -50,7 +39,7 @@ def test_every_image_gets_a_distribution_over_the_classes(engine: Engine) -> Non
         np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-4)
 
 
-def test_an_image_is_answered_alike_alone_and_in_company(engine: Engine) -> None:
+def test_an_image_is_answered_alike_alone_and_in_a_batch(engine: Engine) -> None:
     alone = np.concatenate([engine.run(image[np.newaxis], 10) for image in IMAGES])
 
     np.testing.assert_allclose(engine.run(IMAGES, 10), alone, atol=1e-5)
@@ -143,44 +132,35 @@ def test_a_memory_limit_too_small_for_the_warm_up_names_the_settings(tiny_model:
     script = (
         "import sys; from pathlib import Path; import onnxruntime as ort\n"
         "from service.inference.engine import *; from service.errors import ProviderUnusable\n"
-        "from service.inference.engine import _failures\n"
+        "from service.inference.providers import *\n"
         "memory = ort.OrtMemoryInfo('Cpu', ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0,\n"
         "                           ort.OrtMemType.DEFAULT)\n"
         "limit = {'max_mem': 40_000_000, 'arena_extend_strategy': 1,\n"
         "         'initial_chunk_size_bytes': -1, 'max_dead_bytes_per_chunk': -1}\n"
         "ort.create_and_register_allocator(memory, ort.OrtArenaCfg(limit))\n"
-        "path = Path(sys.argv[1]); options = session_options(ort, threads=1)\n"
+        "path = Path(sys.argv[1]); options = session_options(ort, CUDA)\n"
         "options.add_session_config_entry('session.use_env_allocators', '1')\n"
-        "session = ort.InferenceSession(path, options, providers=[CPU])\n"
+        "session = ort.InferenceSession(path, options, providers=[CPU.name])\n"
         "for sizes in (1,), (1, 64):\n"
-        "    try: Engine(session, inspect(path), device='cuda', failures=_failures(ort),\n"
+        "    try: Engine(session, inspect(path), CUDA, device='cuda', failures=failures(ort),\n"
         "                sizes=sizes).warm(); print('fits')\n"
         "    except ProviderUnusable as error: print(error)"
     )
 
-    fits, said = subprocess.run(
+    fits, message = subprocess.run(
         [sys.executable, "-c", script, str(tiny_model)], capture_output=True, text=True, check=True
     ).stdout.splitlines()
 
     assert fits == "fits"
-    assert "a batch of 64 ran out of GPU memory" in said
-    assert "lower ALEXNET_MAX_BATCH" in said
-    assert "raise ALEXNET_GPU_MEMORY_LIMIT" in said
-
-
-def test_cuda_gets_the_heuristic_search_and_the_memory_limit() -> None:
-    options = cuda_options(2**30)
-
-    assert options["cudnn_conv_algo_search"] == "HEURISTIC"
-    assert options["arena_extend_strategy"] == "kSameAsRequested"
-    assert options["gpu_mem_limit"] == str(2**30)
-    assert "gpu_mem_limit" not in cuda_options()
+    assert "a batch of 64 ran out of GPU memory" in message
+    assert "lower ALEXNET_MAX_BATCH" in message
+    assert "raise ALEXNET_GPU_MEMORY_LIMIT" in message
 
 
 def test_an_engine_knows_its_model_and_its_device(engine: Engine, tiny_model: Path) -> None:
     tail = tiny_model.read_bytes()[-64:].decode()
 
-    assert (engine.provider, engine.device_requested, engine.warning) == (CPU, "cpu", None)
+    assert (engine.provider, engine.device_requested, engine.warning) == (CPU.name, "cpu", None)
     assert engine.model.version == tail[:12]
     assert engine.model.crops["ten"] == 10
     assert engine.model.size_bytes == tiny_model.stat().st_size
@@ -195,7 +175,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         Engine.load(tmp_path / "nowhere.onnx")
 
 
-def test_a_folder_is_no_model(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_model(tmp_path: Path) -> None:
     with pytest.raises(ModelUnusable, match="cannot be read"):
         Engine.load(tmp_path)
 
@@ -207,13 +187,13 @@ def test_a_file_that_is_replaced_while_it_is_loaded_is_refused(
     model, new = tmp_path / "model.onnx", tmp_path / "new.onnx"
     for path in (model, new):
         path.write_bytes(tiny_model.read_bytes())
-    session = inference_engine._session
+    create = inference_engine._cpu_session
 
-    def replace_first(*given: Any) -> Any:
+    def replace_first(*arguments: Any) -> Any:
         new.replace(model)
-        return session(*given)
+        return create(*arguments)
 
-    monkeypatch.setattr("service.inference.engine._session", replace_first)
+    monkeypatch.setattr("service.inference.engine._cpu_session", replace_first)
 
     with pytest.raises(ModelUnusable, match="has changed while it was loaded"):
         Engine.load(model, device="cpu", threads=1)
@@ -331,126 +311,6 @@ def test_a_start_up_image_that_cannot_be_read_is_refused(
         Engine.load(other, device="cpu")
 
 
-@pytest.mark.skipif(NVIDIA_DRIVER.exists(), reason="this machine has an NVIDIA driver")
-def test_cuda_without_a_gpu_refuses_to_start_in_one_sentence(tiny_model: Path) -> None:
-    with pytest.raises(ProviderUnusable, match="CUDA is not in use") as caught:
-        Engine.load(tiny_model, device="cuda")
-
-    assert "DEVICE=gpu scripts/install run" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.skipif(NVIDIA_DRIVER.exists(), reason="this machine has an NVIDIA driver")
-def test_auto_without_a_gpu_computes_on_the_cpu(tiny_model: Path) -> None:
-    engine = Engine.load(tiny_model, device="auto")
-
-    assert (engine.provider, engine.device_requested) == (CPU, "auto")
-
-
-@pytest.mark.skipif(not NVIDIA_DRIVER.exists(), reason="needs an NVIDIA GPU and its runtime")
-def test_auto_is_on_cuda_or_says_why_not(tiny_model: Path) -> None:
-    engine = Engine.load(tiny_model, device="auto")
-
-    assert (engine.provider == CUDA) == (engine.warning is None)
-
-
-class OnCuda(Counted):
-    """A session that says it is on CUDA, and when its fallback was switched off."""
-
-    fallback_off_after: int | None = None  # runs
-
-    def get_providers(self) -> list[str]:
-        return [CUDA, CPU]
-
-    def disable_fallback(self) -> None:
-        self.fallback_off_after = len(self.runs)
-
-
-# What onnxruntime-gpu 1.31.1 prints where there is no GPU, shortened in its middle.
-NO_DEVICE = """*************** EP Error ***************
-EP Error /onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 std::conditional_t<T> \
-CUDA failure 100: no CUDA-capable device is detected ; GPU=-1 ; hostname=vm ; file=cuda.cc
- when using [('CUDAExecutionProvider', {}), 'CPUExecutionProvider']
-Falling back to ['CPUExecutionProvider'] and retrying.
-****************************************"""
-
-
-def gpu_runtime(
-    monkeypatch: pytest.MonkeyPatch, wrap: Callable[[onnxruntime.InferenceSession], Any]
-) -> list[Any]:
-    """Let the runtime look like its CUDA build, each session wrapped; the sessions it made."""
-    runtime, made = ModuleType("onnxruntime"), []
-    vars(runtime).update(vars(onnxruntime))
-
-    def create(path: Path, options: Any, *, providers: list[Any]) -> Any:
-        session = onnxruntime.InferenceSession(path, options, providers=[CPU])
-        made.append(session if providers == [CPU] else wrap(session))
-        return made[-1]
-
-    vars(runtime).update(
-        get_available_providers=lambda: [CUDA, CPU],
-        preload_dlls=lambda: None,
-        InferenceSession=create,
-    )
-    monkeypatch.setattr("service.inference.engine.load_runtime", lambda: runtime)
-    return made
-
-
-def test_cuda_is_warmed_up_and_then_checked_with_its_fallback_off(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sessions = gpu_runtime(monkeypatch, OnCuda)
-
-    engine = Engine.load(tiny_model, device="cuda", max_batch=3)
-
-    (session,) = sessions
-    choices = sorted(engine.model.crops.values(), reverse=True)
-    warm_up = [(size, views) for size in (3, 2, 1) for views in choices]
-    assert (engine.provider, engine.sizes) == (CUDA, (1, 2, 3))
-    assert session.fallback_off_after == 0
-    assert session.runs == [*warm_up, (1, 10)]
-
-
-def test_what_the_runtime_prints_before_it_falls_back_becomes_one_sentence(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fall_back(session: onnxruntime.InferenceSession) -> onnxruntime.InferenceSession:
-        print(NO_DEVICE)
-        return session
-
-    gpu_runtime(monkeypatch, fall_back)
-
-    with pytest.raises(ProviderUnusable) as caught:
-        Engine.load(tiny_model, device="cuda")
-    engine = Engine.load(tiny_model, device="auto")
-
-    assert "(CUDA failure 100: no CUDA-capable device is detected)" in str(caught.value)
-    assert (engine.provider, engine.sizes, engine.warning) == (CPU, (), str(caught.value))
-    assert capsys.readouterr().out == ""
-
-
-def test_a_fallback_without_a_word_names_the_missing_driver(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gpu_runtime(monkeypatch, lambda session: session)
-
-    with pytest.raises(ProviderUnusable, match=r"no NVIDIA driver|fell back to the CPU"):
-        Engine.load(tiny_model, device="cuda")
-
-
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
-        (NO_DEVICE, "CUDA failure 100: no CUDA-capable device is detected"),
-        ("Failed to load libcudnn.so.9.\nand more", "Failed to load libcudnn.so.9"),
-        ("***\nEP Error: unknown\n***", "EP Error: unknown"),
-        (ValueError(), "ValueError"),
-    ],
-)
-def test_the_gist_of_a_foreign_message_fits_into_a_sentence(message: object, expected: str) -> None:
-    assert gist(message) == expected
-
-
 def test_a_missing_runtime_is_one_sentence_that_names_the_extras(tiny_model: Path) -> None:
     script = (
         "import sys; sys.modules['onnxruntime'] = None\n"  # as if it were not installed
@@ -460,12 +320,12 @@ def test_a_missing_runtime_is_one_sentence_that_names_the_extras(tiny_model: Pat
         "except RuntimeMissing as error: print(error)"
     )
 
-    said = subprocess.run(
+    message = subprocess.run(
         [sys.executable, "-c", script, str(tiny_model)], capture_output=True, text=True, check=True
     ).stdout
 
-    assert "scripts/install run" in said
-    assert said.count("\n") == 1
+    assert "scripts/install run" in message
+    assert message.count("\n") == 1
 
 
 def test_the_bundled_model_is_smaller_than_16_megabytes(bundled_model: Path) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.inference.engine import CPU, Engine, session_options
+from service.inference.engine import Engine
+from service.inference.providers import CPU, session_options
 
 
 class Counted:
@@ -27,5 +28,5 @@ class Counted:
 def fixed(engine: Engine, path: Path, *sizes: int) -> tuple[Engine, Counted]:
     """An engine of fixed sizes, as on CUDA, but computing here; and what its session was given."""
     options = session_options(onnxruntime, threads=1)
-    session = Counted(onnxruntime.InferenceSession(path, options, providers=[CPU]))
-    return Engine(session, engine.model, device="cpu", failures=(), sizes=sizes), session
+    session = Counted(onnxruntime.InferenceSession(path, options, providers=[CPU.name]))
+    return Engine(session, engine.model, CPU, device="cpu", failures=(), sizes=sizes), session

@@ -68,8 +68,6 @@ SAMPLES: Final = (
     Sample("rocket.jpg", "Rocket"),
 )
 
-PROVIDERS: Final = {"CPUExecutionProvider": "the CPU", "CUDAExecutionProvider": "CUDA"}
-
 router = APIRouter(include_in_schema=False)
 
 _templates = Environment(
@@ -105,7 +103,7 @@ def facts(state: ServiceState) -> dict[str, Any]:
     model = engine.model
     return {
         "model": model,
-        "provider": PROVIDERS.get(engine.provider, engine.provider),
+        "provider": engine.execution_provider.label,
         "choices": choices(model),
         "views": views(model),
         "accuracy": accuracy(model),

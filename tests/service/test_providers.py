@@ -1,0 +1,271 @@
+"""
+The table of execution providers: how each proves that it computes, and that one row is enough.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from service.errors import ProviderUnusable
+from service.inference.engine import Engine
+from service.inference.providers import CPU, CUDA, NVIDIA_DRIVER, Provider, gist
+from service.settings import Settings, load_engine
+from tests.support.engines import Counted
+from tests.support.servers import serving
+
+
+def test_cuda_gets_the_heuristic_search_and_the_memory_limit() -> None:
+    options = CUDA.options(2**30)
+
+    assert options["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert options["arena_extend_strategy"] == "kSameAsRequested"
+    assert options["gpu_mem_limit"] == str(2**30)
+    assert "gpu_mem_limit" not in CUDA.options(0)
+
+
+@pytest.mark.skipif(NVIDIA_DRIVER.exists(), reason="this machine has an NVIDIA driver")
+def test_cuda_without_a_gpu_refuses_to_start_in_one_sentence(tiny_model: Path) -> None:
+    with pytest.raises(ProviderUnusable, match="CUDA is not in use") as caught:
+        Engine.load(tiny_model, device="cuda")
+
+    assert "DEVICE=gpu scripts/install run" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(NVIDIA_DRIVER.exists(), reason="this machine has an NVIDIA driver")
+def test_auto_without_a_gpu_computes_on_the_cpu(tiny_model: Path) -> None:
+    engine = Engine.load(tiny_model, device="auto")
+
+    assert (engine.provider, engine.device_requested) == (CPU.name, "auto")
+
+
+@pytest.mark.skipif(not NVIDIA_DRIVER.exists(), reason="needs an NVIDIA GPU and its runtime")
+def test_auto_is_on_cuda_or_says_why_not(tiny_model: Path) -> None:
+    engine = Engine.load(tiny_model, device="auto")
+
+    assert (engine.execution_provider == CUDA) == (engine.warning is None)
+
+
+class OnCuda(Counted):
+    """A session that claims to be on CUDA, and notes when its fallback was switched off."""
+
+    provider = CUDA
+    fallback_off_after: int | None = None  # runs
+
+    def get_providers(self) -> list[str]:
+        return [self.provider.name, CPU.name]
+
+    def disable_fallback(self) -> None:
+        self.fallback_off_after = len(self.runs)
+
+
+# What onnxruntime-gpu 1.31.1 prints where there is no GPU, shortened in its middle.
+NO_DEVICE = """*************** EP Error ***************
+EP Error /onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 std::conditional_t<T> \
+CUDA failure 100: no CUDA-capable device is detected ; GPU=-1 ; hostname=vm ; file=cuda.cc
+ when using [('CUDAExecutionProvider', {}), 'CPUExecutionProvider']
+Falling back to ['CPUExecutionProvider'] and retrying.
+****************************************"""
+
+
+def gpu_runtime(
+    monkeypatch: pytest.MonkeyPatch,
+    wrap: Callable[[onnxruntime.InferenceSession], Any],
+    provider: Provider = CUDA,
+) -> list[Any]:
+    """Let the runtime look as if built with a provider, whose sessions are wrapped; all sessions
+    that it creates."""
+    runtime, sessions = ModuleType("onnxruntime"), []
+    vars(runtime).update(vars(onnxruntime))
+
+    def create(path: Path, options: Any, *, providers: list[Any]) -> Any:
+        session = onnxruntime.InferenceSession(path, options, providers=[CPU.name])
+        sessions.append(session if providers == [CPU.name] else wrap(session))
+        return sessions[-1]
+
+    vars(runtime).update(
+        get_available_providers=lambda: [provider.name, CPU.name],
+        preload_dlls=lambda: None,
+        InferenceSession=create,
+    )
+    monkeypatch.setattr("service.inference.engine.load_runtime", lambda: runtime)
+    return sessions
+
+
+def test_cuda_is_warmed_up_and_then_checked_with_its_fallback_off(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = gpu_runtime(monkeypatch, OnCuda)
+
+    engine = Engine.load(tiny_model, device="cuda", max_batch=3)
+
+    (session,) = sessions
+    choices = sorted(engine.model.crops.values(), reverse=True)
+    warm_up = [(size, views) for size in (3, 2, 1) for views in choices]
+    assert (engine.provider, engine.sizes) == (CUDA.name, (1, 2, 3))
+    assert session.fallback_off_after == 0
+    assert session.runs == [*warm_up, (1, 10)]
+
+
+def test_what_the_runtime_prints_before_it_falls_back_becomes_one_sentence(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fall_back(session: onnxruntime.InferenceSession) -> onnxruntime.InferenceSession:
+        print(NO_DEVICE)
+        return session
+
+    gpu_runtime(monkeypatch, fall_back)
+
+    with pytest.raises(ProviderUnusable) as caught:
+        Engine.load(tiny_model, device="cuda")
+    engine = Engine.load(tiny_model, device="auto")
+
+    assert "(CUDA failure 100: no CUDA-capable device is detected)" in str(caught.value)
+    assert (engine.provider, engine.sizes, engine.warning) == (CPU.name, (), str(caught.value))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_fallback_without_a_word_names_the_missing_driver(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu_runtime(monkeypatch, lambda session: session)
+
+    with pytest.raises(ProviderUnusable, match=r"no NVIDIA driver|fell back to the CPU"):
+        Engine.load(tiny_model, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (NO_DEVICE, "CUDA failure 100: no CUDA-capable device is detected"),
+        ("Failed to load libcudnn.so.9.\nand more", "Failed to load libcudnn.so.9"),
+        ("***\nEP Error: unknown\n***", "EP Error: unknown"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_the_gist_of_a_foreign_message_fits_into_a_sentence(message: object, expected: str) -> None:
+    assert gist(message) == expected
+
+
+class WrongOnCuda(OnCuda):
+    """A session that answers as if all were the first class."""
+
+    def run(self, outputs: list[str], feeds: dict[str, NDArray[Any]]) -> Any:
+        (probabilities,) = super().run(outputs, feeds)
+        return [np.eye(1, probabilities.shape[1], dtype=np.float32).repeat(len(probabilities), 0)]
+
+
+def test_a_wrong_answer_on_cuda_is_the_fault_of_cuda_and_not_of_the_file(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu_runtime(monkeypatch, WrongOnCuda)
+
+    with pytest.raises(ProviderUnusable, match="the start-up image failed"):
+        Engine.load(tiny_model, device="cuda", max_batch=1)
+    engine = Engine.load(tiny_model, device="auto", max_batch=1)
+
+    assert engine.execution_provider == CPU
+    assert "the start-up image failed" in str(engine.warning)
+
+
+@pytest.mark.skipif(NVIDIA_DRIVER.exists(), reason="this machine has an NVIDIA driver")
+def test_a_reload_never_moves_from_cuda_to_the_cpu(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(model=tiny_model, device="auto", max_batch=1)
+    with monkeypatch.context() as patched:
+        gpu_runtime(patched, OnCuda)
+        current = load_engine(settings)
+        assert load_engine(settings, current).execution_provider == CUDA
+
+    assert load_engine(settings).execution_provider == CPU
+    with pytest.raises(ProviderUnusable, match="CUDA is not in use"):
+        load_engine(settings, current)
+
+
+def test_a_device_that_no_row_has_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(ValueError, match="'tpu' is not one of auto, cuda, cpu"):
+        Engine.load(tiny_model, device="tpu")
+
+
+# All that a new provider adds to `service`.
+ROW = """Provider(
+    name="OpenVINOExecutionProvider",
+    device="openvino",
+    label="OpenVINO",
+    distribution="onnxruntime-openvino",
+    built_for="for Intel's processors",
+    extra="openvino",
+    remedy="check the extra openvino",
+)"""
+OPENVINO: Provider = eval(ROW)
+
+
+class OnOpenvino(OnCuda):
+    """A session that claims to be on OpenVINO."""
+
+    provider = OPENVINO
+
+
+@pytest.fixture
+def a_row_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.inference.providers.PROVIDERS", (OPENVINO, CUDA, CPU))
+
+
+@pytest.mark.usefixtures("a_row_more")
+@pytest.mark.parametrize("device", ["openvino", "auto"])
+def test_one_more_row_is_enough_for_the_engine_and_the_page(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    gpu_runtime(monkeypatch, OnOpenvino, OPENVINO)
+
+    engine = Engine.load(tiny_model, device=device, threads=1)
+
+    assert (engine.provider, engine.warning) == ("OpenVINOExecutionProvider", None)
+    with serving(tiny_model) as live:
+        live.running.engine.execution_provider = engine.execution_provider
+        assert "on OpenVINO" in live.client.get("/").text
+
+
+@pytest.mark.usefixtures("a_row_more")
+def test_one_more_row_is_enough_for_the_error_where_it_is_not_in_use(tiny_model: Path) -> None:
+    with pytest.raises(ProviderUnusable, match=r"OpenVINO is not in use.* the extra openvino"):
+        Engine.load(tiny_model, device="openvino")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        (["serve", "--help"], "auto|openvino|cuda|cpu"),
+        (["predict", "--help"], "auto|openvino|cuda|cpu"),
+        (["serve", "--device", "tpu"], "input should be 'auto', 'openvino', 'cuda' or 'cpu'"),
+        (["serve", "--device", "openvino"], "OpenVINO is not in use"),
+        (["--version", "--json"], '"onnxruntime-openvino": null'),
+    ],
+)
+def test_one_more_row_is_enough_for_the_settings_and_the_flags(
+    arguments: list[str], output: str
+) -> None:
+    """In a process of its own, since both are built when they are imported."""
+    program = (
+        "import sys; from service.inference import providers; from service.inference.providers "
+        f"import Provider\nproviders.PROVIDERS = ({ROW}, *providers.PROVIDERS)\n"
+        "from service.__main__ import main; main()"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        env={"COLUMNS": "120", "ALEXNET_PORT": "0"},
+    )
+
+    assert output in done.stdout + done.stderr
