@@ -13,11 +13,11 @@ from PIL import Image
 
 from model_export.errors import ExportError
 from model_export.graph import SIDE, corners
+from model_export.image_formats import SUFFIXES
 from model_export.variants import Normalisation
 
 Pixels = NDArray[np.uint8]  # (N, 256, 256, 3), RGB
 Floats = NDArray[np.float32]
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 FEWEST = 7  # images: the larger of the batches that verification runs
 
 

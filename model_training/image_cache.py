@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from model_export.image_formats import FORMATS
 from model_training.errors import ImagesUnusable, RunUnusable
 
 SIDE = 256  # pixels; of the square that crops are taken from
@@ -34,8 +35,6 @@ MOST_PIXELS = 50_000_000  # of one image: the service's default limit
 MISSING, DECODED, UNREADABLE = 0, 1, 2  # an image's state in the cache
 UNDER_WAY = 64  # images that wait for a thread
 TOGETHER = 256  # images that are on the disk before they are marked as decoded
-# The service's; Pillow would give PostScript, under any name, to Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 Squares = NDArray[np.uint8]  # (N, 256, 256, 3), RGB
 

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_export.image_formats import SUFFIXES
 from model_training.errors import ImagesUnusable
 
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"}
 BETWEEN_WORDS = re.compile(r"[\s_/\\]+")  # what `alexnet evaluate` takes for a space
 
 

@@ -23,7 +23,7 @@ from rich.progress import (
 from torch import Tensor
 
 from model_export.alexnet import owt
-from model_export.crops import SUFFIXES
+from model_export.image_formats import SUFFIXES
 from model_training.distillation import feature_extraction, networks, pretrained
 from model_training.distillation.calibration import (
     logits_of,
