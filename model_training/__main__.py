@@ -100,7 +100,7 @@ def train(
         from model_training.devices import processors
 
         fit.fit(
-            fit.Wishes(
+            fit.TrainConfig(
                 folder=folder,
                 output=output,
                 validation=validation,

@@ -21,7 +21,7 @@ from torch.nn import functional
 from model_export.alexnet import AlexNet
 from model_export.variants import Variant
 from model_training.augmentation import cut, cut_ten, prepare
-from model_training.image_cache import SIDE, Squares
+from model_training.image_cache import IMAGE_SIZE, Pixels
 
 VIEWS = 120  # that go through the network at once
 AHEAD = 8  # batches that are made before they are asked for, at most
@@ -42,7 +42,7 @@ class Accuracy:
 def measure(
     network: AlexNet,
     variant: Variant,
-    squares: Squares,
+    images: Pixels,
     rows: NDArray[np.int64],
     labels: NDArray[np.int64],
     *,
@@ -61,10 +61,10 @@ def measure(
 
     def views(batch: slice) -> NDArray[np.uint8]:
         if crops == "ten":
-            return cut_ten(squares, rows[batch], side)
+            return cut_ten(images, rows[batch], side)
         chosen = rows[batch]
-        middle = np.full((len(chosen), 2), (SIDE - side) // 2)
-        return cut(squares, chosen, middle, np.zeros(len(chosen), np.bool_), side)
+        middle = np.full((len(chosen), 2), (IMAGE_SIZE - side) // 2)
+        return cut(images, chosen, middle, np.zeros(len(chosen), np.bool_), side)
 
     loss = wrong1 = wrong5 = 0.0
     network.eval()

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from model_export.graph import corners
 from model_export.variants import Normalisation
-from model_training.image_cache import SIDE, Squares
+from model_training.image_cache import IMAGE_SIZE, Pixels
 
 SIGMA = 0.1  # of the colour noise, in standard deviations along each principal component
 LUMA = (19595, 38470, 7471)  # ITU-R 601 in 65536ths, as the model file computes it
@@ -58,7 +58,7 @@ class Plan:
 
 
 def colours_of(
-    squares: Squares, rows: NDArray[np.int64], step: Callable[[], None] = lambda: None
+    images: Pixels, rows: NDArray[np.int64], step: Callable[[], None] = lambda: None
 ) -> Colours:
     """Mean and principal components of the RGB values of all pixels of these rows.
 
@@ -66,12 +66,12 @@ def colours_of(
     """
     total, products = np.zeros(3), np.zeros((3, 3))
     for row in rows:
-        pixels = squares[row].reshape(-1, 3).astype(np.float64)
+        pixels = images[row].reshape(-1, 3).astype(np.float64)
         # Whole numbers, far below 2 ** 53 for a million images: the sums are exact.
         total += pixels.sum(0)
         products += pixels.T @ pixels
         step()
-    count = len(rows) * SIDE * SIDE
+    count = len(rows) * IMAGE_SIZE * IMAGE_SIZE
     mean = total / count
     values, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
     return Colours(mean, np.sqrt(values[::-1].clip(0)), vectors[:, ::-1].copy())
@@ -82,14 +82,14 @@ def plan(count: int, *, seed: int, epoch: int, side: int, mirror: bool) -> Plan:
     random = np.random.default_rng([seed, epoch])
     return Plan(
         order=random.permutation(count),
-        places=random.integers(0, SIDE - side + 1, (count, 2)),
+        places=random.integers(0, IMAGE_SIZE - side + 1, (count, 2)),
         mirrored=random.random(count) < (0.5 if mirror else 0.0),
         draws=random.standard_normal((count, 3)),
     )
 
 
 def cut(
-    squares: Squares,
+    images: Pixels,
     rows: NDArray[np.int64],
     places: NDArray[np.int64],
     mirrored: NDArray[np.bool_],
@@ -98,19 +98,19 @@ def cut(
     """The crops of these rows of the squares, uint8 (N, side, side, 3)."""
     views = np.empty((len(rows), side, side, 3), np.uint8)
     for view, row, (y, x), mirror in zip(views, rows, places, mirrored, strict=True):
-        crop = squares[row, y : y + side, x : x + side]
+        crop = images[row, y : y + side, x : x + side]
         view[:] = crop[:, ::-1] if mirror else crop
     return views
 
 
-def cut_ten(squares: Squares, rows: NDArray[np.int64], side: int) -> NDArray[np.uint8]:
+def cut_ten(images: Pixels, rows: NDArray[np.int64], side: int) -> NDArray[np.uint8]:
     """The ten views of section 4.1 of each, uint8 (10 N, side, side, 3), image by image."""
     places = np.array(corners(side))
     five = np.tile(places, (2, 1))
     mirrored = np.repeat([False, True], 5)
     count = len(rows)
     return cut(
-        squares, np.repeat(rows, 10), np.tile(five, (count, 1)), np.tile(mirrored, count), side
+        images, np.repeat(rows, 10), np.tile(five, (count, 1)), np.tile(mirrored, count), side
     )
 
 

@@ -31,9 +31,9 @@ from model_training.errors import ImagesUnusable, Stopped, TrainingError
 from model_training.image_folder import Division, divide
 from model_training.recipe import Recipe
 from model_training.run import Run
-from model_training.signals import Watch
+from model_training.signals import StopSignals
 from model_training.start import Start, from_nothing, from_weights, preparation
-from model_training.training import Images, Step, Training
+from model_training.training import LabelledImages, Step, Training
 
 MANY = 100  # classes; see `_rate`
 TUNING_RATE = 0.003  # of new layers; with 0.01 the bundled network forgot before it learned
@@ -41,7 +41,7 @@ SHOWN = 5  # unreadable images that are named
 
 
 @dataclass(frozen=True)
-class Wishes:
+class TrainConfig:
     """The command line; None is where the default depends on the others."""
 
     folder: Path
@@ -66,53 +66,53 @@ class Wishes:
     overwrite: bool = False
 
 
-def fit(wishes: Wishes, console: Console) -> None:
+def fit(config: TrainConfig, console: Console) -> None:
     """Train as wished, or go on; raises TrainingError or ExportError."""
-    if wishes.freeze != "none" and wishes.weights is None:
+    if config.freeze != "none" and config.weights is None:
         raise TrainingError(
             "without weights there is nothing worth freezing: give some with --weights, or leave "
             "--freeze away"
         )
-    arithmetic = Arithmetic(device_of(wishes.device), wishes.precision)
-    division = divide(wishes.folder, validation=wishes.validation, held_out=wishes.held_out)
-    run = Run(wishes.output)
-    with Watch() as watch:
+    arithmetic = Arithmetic(device_of(config.device), config.precision)
+    division = divide(config.folder, validation=config.validation, held_out=config.held_out)
+    run = Run(config.output)
+    with StopSignals() as stop_signals:
         try:
-            division, images = _decode(wishes, division, console, watch)
-            start = _start(wishes, division, images)
-            recipe = _recipe(wishes, start, len(division.classes))
-            if wishes.overwrite:
+            division, images = _decode(config, division, console, stop_signals)
+            start = _start(config, division, images)
+            recipe = _recipe(config, start, len(division.classes))
+            if config.overwrite:
                 run.clear()
-            run.open(_settings(wishes, start, recipe, division))
+            run.open(_settings(config, start, recipe, division))
             training = Training(
                 start,
                 images,
                 recipe,
                 run,
                 arithmetic,
-                workers=wishes.workers,
-                check=watch.check,
+                workers=config.workers,
+                check=stop_signals.check,
             )
             _say(console, division, start, recipe, arithmetic)
             _learn(training, recipe, console)
             _finish(training, run, start, division, console)
         except Stopped as stopped:
-            raise Stopped(f"{wishes.output}: {stopped}", stopped.signal) from stopped
+            raise Stopped(f"{config.output}: {stopped}", stopped.signal) from stopped
 
 
-def _recipe(wishes: Wishes, start: Start, classes: int) -> Recipe:
+def _recipe(config: TrainConfig, start: Start, classes: int) -> Recipe:
     """The paper's figures from nothing; fewer epochs and smaller batches for tuning small sets."""
     tuned = bool(start.source)
     return Recipe(
-        epochs=wishes.epochs or (30 if tuned else 90),
-        batch=wishes.batch or (32 if tuned else 128),
-        rate=_rate(start, classes) if wishes.rate is None else wishes.rate,
-        pretrained=wishes.pretrained_rate if tuned else 1.0,
-        patience=wishes.patience,
-        mirror=wishes.mirrors,
-        colours=wishes.colours,
-        frozen=wishes.freeze,
-        seed=wishes.seed,
+        epochs=config.epochs or (30 if tuned else 90),
+        batch=config.batch or (32 if tuned else 128),
+        rate=_rate(start, classes) if config.rate is None else config.rate,
+        pretrained=config.pretrained_rate if tuned else 1.0,
+        patience=config.patience,
+        mirror=config.mirrors,
+        colours=config.colours,
+        frozen=config.freeze,
+        seed=config.seed,
     )
 
 
@@ -130,20 +130,20 @@ def _rate(start: Start, classes: int) -> float:
 
 
 def _decode(
-    wishes: Wishes, division: Division, console: Console, watch: Watch
-) -> tuple[Division, Images]:
+    config: TrainConfig, division: Division, console: Console, stop_signals: StopSignals
+) -> tuple[Division, LabelledImages]:
     """The squares of all images, and the division of those that can be read."""
     examples = [*division.training, *division.validation]
-    folder = wishes.cache or wishes.output / "cache"
+    folder = config.cache or config.output / "cache"
     with _bar(console) as bar:
         task = bar.add_task("decoding", total=len(examples))
 
         def step() -> None:
             bar.advance(task)
-            watch.check()
+            stop_signals.check()
 
         decoded = image_cache.decode(
-            [example.path for example in examples], folder, workers=wishes.workers, step=step
+            [example.path for example in examples], folder, workers=config.workers, step=step
         )
     for path, why in list(decoded.unreadable.items())[:SHOWN]:
         console.print(f"left out: {path}: {why}", markup=False, highlight=False)
@@ -162,23 +162,23 @@ def _decode(
     training, validation = rows[rows < count], rows[rows >= count]
     labels = np.array([example.label for example in examples], np.int64)
     kept = folder / f"{image_cache.identity([e.path for e in left.training])}.colours.npy"
-    colours = _colours(wishes, decoded.squares, training, kept, console, watch)
-    return left, Images(decoded.squares, training, validation, labels, colours)
+    colours = _colours(config, decoded.images, training, kept, console, stop_signals)
+    return left, LabelledImages(decoded.images, training, validation, labels, colours)
 
 
 def _colours(
-    wishes: Wishes,
-    found: image_cache.Squares,
+    config: TrainConfig,
+    found: image_cache.Pixels,
     rows: NDArray[np.int64],
     kept: Path,
     console: Console,
-    watch: Watch,
+    stop_signals: StopSignals,
 ) -> Colours:
     """The training set's, or none where neither their mean nor their noise is wanted.
 
     A file keeps them: a run that goes on, or another one on the same images, finds them there.
     """
-    if wishes.weights is not None and not wishes.colours:
+    if config.weights is not None and not config.colours:
         return Colours(np.zeros(3), np.zeros(3), np.eye(3))
     with suppress(OSError, ValueError, EOFError):  # there is none, or it was torn
         mean, deviations, *components = np.load(kept)
@@ -188,7 +188,7 @@ def _colours(
 
         def step() -> None:
             bar.advance(task)
-            watch.check()
+            stop_signals.check()
 
         colours = colours_of(found, rows, step)
     with suppress(OSError):
@@ -206,15 +206,17 @@ def _judge(division: Division) -> None:
         raise ImagesUnusable("no image can be read of those to validate on")
 
 
-def _start(wishes: Wishes, division: Division, images: Images) -> Start:
+def _start(config: TrainConfig, division: Division, images: LabelledImages) -> Start:
     classes = len(division.classes)
-    if wishes.weights is None:
-        variant = VARIANTS[wishes.variant or "paper"]
-        return from_nothing(variant, classes, images.colours.mean, seed=wishes.seed)
-    return from_weights(wishes.weights, wishes.variant, classes, seed=wishes.seed)
+    if config.weights is None:
+        variant = VARIANTS[config.variant or "paper"]
+        return from_nothing(variant, classes, images.colours.mean, seed=config.seed)
+    return from_weights(config.weights, config.variant, classes, seed=config.seed)
 
 
-def _settings(wishes: Wishes, start: Start, recipe: Recipe, division: Division) -> dict[str, Any]:
+def _settings(
+    config: TrainConfig, start: Start, recipe: Recipe, division: Division
+) -> dict[str, Any]:
     """What must be the same for a run to go on."""
     return {
         "variant": start.variant.name,

@@ -30,20 +30,20 @@ from PIL import Image, ImageOps
 from model_export.image_formats import FORMATS
 from model_training.errors import ImagesUnusable, RunUnusable
 
-SIDE = 256  # pixels; of the square that crops are taken from
+IMAGE_SIZE = 256  # pixels; of the square that crops are taken from
 MOST_PIXELS = 50_000_000  # of one image: the service's default limit
 MISSING, DECODED, UNREADABLE = 0, 1, 2  # an image's state in the cache
 UNDER_WAY = 64  # images that wait for a thread
 TOGETHER = 256  # images that are on the disk before they are marked as decoded
 
-Squares = NDArray[np.uint8]  # (N, 256, 256, 3), RGB
+Pixels = NDArray[np.uint8]  # (N, 256, 256, 3), RGB
 
 
 @dataclass(frozen=True)
 class Decoded:
     """The squares of the images that were asked for, row by row, and what went wrong."""
 
-    squares: Squares  # mapped from the file
+    images: Pixels  # mapped from the file
     readable: NDArray[np.bool_]  # (N,); the rows of others are zero
     unreadable: dict[Path, str]  # what cannot be learned from, and why
 
@@ -65,7 +65,7 @@ def decode(
     name = identity(paths)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        squares, states = _opened(folder, name, len(paths))
+        images, states = _opened(folder, name, len(paths))
         reasons = folder / f"{name}.unreadable.jsonl"
         with reasons.open("a", encoding="utf-8") as report:
             missing = np.flatnonzero(states == MISSING).tolist()
@@ -75,24 +75,24 @@ def decode(
                     if isinstance(square, str):
                         print(json.dumps([row, square]), file=report, flush=True)
                     else:
-                        squares[row] = square
+                        images[row] = square
                     new[row] = UNREADABLE if isinstance(square, str) else DECODED
                     if len(new) == TOGETHER:
-                        _mark(squares, states, new)
+                        _mark(images, states, new)
                     step()
             finally:
-                _mark(squares, states, new)
+                _mark(images, states, new)
         told = dict(json.loads(line) for line in reasons.read_text("utf-8").splitlines())
     except OSError as error:
         raise RunUnusable(
             f"the decoded images cannot be kept in {folder} ({error.strerror}); they take "
-            f"{len(paths) * SIDE * SIDE * 3 / 1e6:.0f} MB: choose another place with --cache"
+            f"{len(paths) * IMAGE_SIZE**2 * 3 / 1e6:.0f} MB: choose another place with --cache"
         ) from error
     unreadable = {
         paths[row]: told.get(row, "cannot be read")
         for row in np.flatnonzero(states == UNREADABLE).tolist()
     }
-    return Decoded(squares, states == DECODED, unreadable)
+    return Decoded(images, states == DECODED, unreadable)
 
 
 def identity(paths: Sequence[Path]) -> str:
@@ -108,7 +108,7 @@ def identity(paths: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def square_of(path: Path | IO[bytes]) -> Squares:
+def read_image(path: Path | IO[bytes]) -> Pixels:
     """An image file's square, uint8 (256, 256, 3); ValueError says why there is none.
 
     As the service decodes it, bit for bit; an image that its camera turned may differ by one
@@ -127,21 +127,21 @@ def square_of(path: Path | IO[bytes]) -> Squares:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _square(image: Image.Image) -> Squares:
+def _square(image: Image.Image) -> Pixels:
     """`Resize(256)`, bilinear with antialias, and `CenterCrop(256)`: only what the crop keeps."""
     width, height = image.size
     if width <= height:
-        size = SIDE, int(SIDE * height / width)
+        size = IMAGE_SIZE, int(IMAGE_SIZE * height / width)
     else:
-        size = int(SIDE * width / height), SIDE
-    left, top = (round((side - SIDE) / 2) for side in size)
+        size = int(IMAGE_SIZE * width / height), IMAGE_SIZE
+    left, top = (round((side - IMAGE_SIZE) / 2) for side in size)
     box = (
         left * width / size[0],
         top * height / size[1],
-        (left + SIDE) * width / size[0],
-        (top + SIDE) * height / size[1],
+        (left + IMAGE_SIZE) * width / size[0],
+        (top + IMAGE_SIZE) * height / size[1],
     )
-    square = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box)
+    square = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, box)
     return np.asarray(square.convert("RGB"))
 
 
@@ -166,13 +166,13 @@ def _flat(image: Image.Image) -> Image.Image:
 
 def _opened(folder: Path, name: str, count: int) -> tuple[np.memmap, np.memmap]:
     """The squares and their states, mapped from their files; states of new squares are MISSING."""
-    squares, states = (folder / f"{name}.{kind}.npy" for kind in ("squares", "states"))
-    shape = count, SIDE, SIDE, 3
-    found = _mapped(squares, shape)
+    images, states = (folder / f"{name}.{kind}.npy" for kind in ("squares", "states"))
+    shape = count, IMAGE_SIZE, IMAGE_SIZE, 3
+    found = _mapped(images, shape)
     if found is None:
         states.unlink(missing_ok=True)
-        found = _zeros(squares, shape)
-    _allocate(squares)
+        found = _zeros(images, shape)
+    _allocate(images)
     known = _mapped(states, (count,))
     return found, _zeros(states, (count,)) if known is None else known
 
@@ -203,9 +203,9 @@ def _allocate(path: Path) -> None:
                 raise
 
 
-def _mark(squares: np.memmap, states: np.memmap, new: dict[int, int]) -> None:
+def _mark(images: np.memmap, states: np.memmap, new: dict[int, int]) -> None:
     """Note the states of new squares, once these are on the disk."""
-    squares.flush()
+    images.flush()
     for row, state in new.items():
         states[row] = state
     new.clear()
@@ -213,11 +213,11 @@ def _mark(squares: np.memmap, states: np.memmap, new: dict[int, int]) -> None:
 
 def _all(
     paths: Sequence[Path], rows: Sequence[int], workers: int
-) -> Iterator[tuple[int, Squares | str]]:
+) -> Iterator[tuple[int, Pixels | str]]:
     """Each row's square or what is wrong with it, in any order."""
     with ThreadPoolExecutor(workers) as pool:
         waiting = iter(rows)
-        busy: dict[Future[Squares | str], int] = {}
+        busy: dict[Future[Pixels | str], int] = {}
         try:
             while True:
                 for row in islice(waiting, UNDER_WAY - len(busy)):
@@ -231,8 +231,8 @@ def _all(
                 future.cancel()
 
 
-def _try(path: Path) -> Squares | str:
+def _try(path: Path) -> Pixels | str:
     try:
-        return square_of(path)
+        return read_image(path)
     except ValueError as error:
         return str(error)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish that the work itself grants, between two steps."""
+"""SIGINT and SIGTERM ask a training to stop; it does so itself, between two steps."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from model_training.errors import Stopped
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Watch:
-    """While it is entered, the first signal only asks; a second one ends the process at once."""
+class StopSignals:
+    """While it is entered, the first signal asks to stop; a second one ends the process at once."""
 
     def __init__(self) -> None:
-        self._asked: int | None = None
+        self._signal: int | None = None
         self._before: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         return self
 
     def __exit__(
@@ -34,15 +34,15 @@ class Watch:
 
     def check(self) -> None:
         """Raise Stopped if a signal has come."""
-        if self._asked is not None:
-            raise Stopped("stopped; the same command goes on from here", self._asked)
+        if self._signal is not None:
+            raise Stopped("stopped; the same command goes on from here", self._signal)
 
-    def ask(self, number: int = signal.SIGTERM) -> None:
-        """Ask for the end, as a signal would."""
-        self._asked = number
+    def request(self, number: int = signal.SIGTERM) -> None:
+        """Ask the training to stop, as a signal would."""
+        self._signal = number
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.ask(number)
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.request(number)
         self._restore()
 
     def _restore(self) -> None:

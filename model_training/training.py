@@ -26,7 +26,7 @@ from model_training.accuracy import Accuracy, ahead, measure, wrong
 from model_training.augmentation import Colours, Plan, cut, plan, prepare
 from model_training.devices import Arithmetic
 from model_training.errors import Stopped, TrainingError
-from model_training.image_cache import Squares
+from model_training.image_cache import Pixels
 from model_training.recipe import Plateau, Recipe
 from model_training.run import Run
 from model_training.start import Start
@@ -35,10 +35,10 @@ EVERY = 600.0  # seconds between two checkpoints within an epoch
 
 
 @dataclass(frozen=True)
-class Images:
+class LabelledImages:
     """Decoded squares; which rows of them are learned from and validated on; their classes."""
 
-    squares: Squares
+    pixels: Pixels
     training: NDArray[np.int64]  # rows
     validation: NDArray[np.int64]
     labels: NDArray[np.int64]  # of every row
@@ -75,7 +75,7 @@ class Training:
     def __init__(
         self,
         start: Start,
-        images: Images,
+        images: LabelledImages,
         recipe: Recipe,
         run: Run,
         arithmetic: Arithmetic,
@@ -120,7 +120,7 @@ class Training:
         return measure(
             self.network,
             self._start.variant,
-            images.squares,
+            images.pixels,
             images.validation,
             images.labels[images.validation],
             crops=crops,
@@ -149,7 +149,7 @@ class Training:
         def views(batch: slice) -> NDArray[np.uint8]:
             rows = images.training[drawn.order[batch]]
             places, mirrored = drawn.places[batch], drawn.mirrored[batch]
-            return cut(images.squares, rows, places, mirrored, self._start.variant.side)
+            return cut(images.pixels, rows, places, mirrored, self._start.variant.side)
 
         left = batches[position.step :]
         with closing(ahead(views, left, self._workers)) as made:

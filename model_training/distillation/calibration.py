@@ -20,11 +20,11 @@ from torch.nn import functional
 
 from model_export.crops import ten_crops
 from model_training.distillation import crops, networks
-from model_training.distillation.duplicates import SIDE, Thumbnails, thumbnails
+from model_training.distillation.duplicates import THUMBNAIL_SIZE, Thumbnails, thumbnails
 from model_training.distillation.image_reader import Entry, contents, read_file
 from model_training.distillation.sources import Validation
-from model_training.distillation.student import CLASSES, MAPS, Head
-from model_training.image_cache import square_of
+from model_training.distillation.student import CLASSES, FEATURES, Head
+from model_training.image_cache import read_image
 
 VIEWS = 10
 COOLEST, HOTTEST = 0.25, 4.0  # temperatures that are tried
@@ -60,11 +60,11 @@ def read_photographs(source: Validation, repository: Path, work: Path) -> Photog
         rows = [line.split(",") for line in lines if line.strip()]
         home = PurePosixPath(source.labels).parent
         wanted = [Entry(path, f"{source.commit}:{home / path}") for path, _ in rows]
-        features = np.empty((len(rows), VIEWS, MAPS), np.uint8)
-        thumbs = np.empty((len(rows), 2, SIDE * SIDE), np.uint8)
+        features = np.empty((len(rows), VIEWS, FEATURES), np.uint8)
+        thumbs = np.empty((len(rows), 2, THUMBNAIL_SIZE * THUMBNAIL_SIZE), np.uint8)
         for row, (_, data) in enumerate(contents(repository, wanted)):
-            square = square_of(io.BytesIO(data))
-            features[row] = asked.features(ten_crops(square[None], crops.SIDE)[0])
+            square = read_image(io.BytesIO(data))
+            features[row] = asked.features(ten_crops(square[None], crops.CROP_SIZE)[0])
             thumbs[row] = thumbnails(Image.fromarray(square))
         labels = np.array([int(row[1]) for row in rows])
         half = kept.with_suffix(".part")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from model_export.variants import Normalisation
 
-SIDE = 224  # pixels
+CROP_SIZE = 224  # pixels
 JITTER = {"brightness": 0.2, "contrast": 0.2, "colour": 0.3}
 LUMA = np.array((0.299, 0.587, 0.114), np.float32)  # ITU-R BT.601
 Crops = NDArray[np.uint8]  # (N, 224, 224, 3), RGB
@@ -33,7 +33,9 @@ def random_crop(image: Image.Image, smallest: float, rng: np.random.Generator) -
         across = down = min(width, height)
     left, top = rng.uniform(0, width - across), rng.uniform(0, height - down)
     box = (left, top, left + across, top + down)
-    crop = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    crop = image.resize(
+        (CROP_SIZE, CROP_SIZE), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0
+    )
     if rng.random() < 0.5:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return jittered(np.asarray(crop, np.float32), rng)

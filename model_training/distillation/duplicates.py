@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-SIDE = 16
+THUMBNAIL_SIZE = 16
 # 500 images scored 0.99 and more against themselves after another scaling and JPEG; what lies
 # between this and 0.99 looks alike, and is left out for good measure.
 ALIKE = 0.965
@@ -27,22 +27,24 @@ def thumbnails(image: Image.Image) -> NDArray[np.uint8]:
 def turned(photographs: Thumbnails) -> Thumbnails:
     """(8 N, 2, 256): as they are, turned by each quarter, and the mirror images of these.  Cameras
     say in EXIF which way is up, and copies forget it."""
-    grids = photographs.reshape(-1, 2, SIDE, SIDE)
+    grids = photographs.reshape(-1, 2, THUMBNAIL_SIZE, THUMBNAIL_SIZE)
     quarters = [np.rot90(grids, quarter, axes=(2, 3)) for quarter in range(4)]
     both = np.concatenate([*quarters, *(grid[..., ::-1] for grid in quarters)])
-    return both.reshape(-1, 2, SIDE * SIDE)
+    return both.reshape(-1, 2, THUMBNAIL_SIZE * THUMBNAIL_SIZE)
 
 
 def alike(images: Thumbnails, photographs: Thumbnails) -> NDArray[np.bool_]:
     """(N,): which of the images is one of the photographs."""
-    theirs = _unit(photographs.reshape(-1, SIDE * SIDE))
-    ours = _unit(images.reshape(-1, SIDE * SIDE))
+    theirs = _unit(photographs.reshape(-1, THUMBNAIL_SIZE * THUMBNAIL_SIZE))
+    ours = _unit(images.reshape(-1, THUMBNAIL_SIZE * THUMBNAIL_SIZE))
     closest: NDArray[np.float32] = (ours @ theirs.T).max(1, initial=-1.0)
     return np.asarray(closest.reshape(-1, 2).max(1) > ALIKE)
 
 
 def _thumbnail(image: Image.Image) -> NDArray[np.uint8]:
-    grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    grey = image.convert("L").resize(
+        (THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BILINEAR, reducing_gap=2.0
+    )
     return np.asarray(grey, np.uint8).ravel()
 
 

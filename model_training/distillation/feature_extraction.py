@@ -33,7 +33,7 @@ from model_training.errors import TrainingError
 PART = 2500  # images
 PIXELS = 1  # to be raised when decode() or random_crop() begin to make other pixels
 BATCH = 16  # crops
-HARVEST = "harvest"  # the work folder's part of it
+FEATURES_FOLDER = "harvest"  # the work folder's part of it
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Harvest:
+class Features:
     """One part's arrays."""
 
     features: NDArray[np.uint8]  # (crops, 9216)
@@ -59,7 +59,7 @@ class Harvest:
     thumbnails: NDArray[np.uint8]  # (images, 2, 256): see duplicates.py
 
     @classmethod
-    def load(cls, path: Path) -> Harvest:
+    def load(cls, path: Path) -> Features:
         """Read what ``save`` wrote."""
         with np.load(path) as arrays:
             return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
@@ -88,10 +88,10 @@ def parts(sets: Sequence[ImageSet], clones: Path, work: Path, *, seed: int = 0) 
             told += [entry.blob for entry in some]
             digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
             name = f"{images.name}-{start // PART:03}-{digest}.npz"
-            yield Part(images, repository, some, seed, work / HARVEST / name)
+            yield Part(images, repository, some, seed, work / FEATURES_FOLDER / name)
 
 
-def harvest(wanted: Sequence[Part], folder: Path, workers: int) -> Iterator[Part]:
+def extract_features(wanted: Sequence[Part], folder: Path, workers: int) -> Iterator[Part]:
     """Work on the parts that are not there yet; gives each when it is."""
     missing = [part for part in wanted if not part.path.is_file()]
     context = multiprocessing.get_context("spawn")
@@ -101,7 +101,7 @@ def harvest(wanted: Sequence[Part], folder: Path, workers: int) -> Iterator[Part
         workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_DFL)
     )
     try:
-        jobs = {pool.submit(reap, part, folder): part for part in missing}
+        jobs = {pool.submit(extract_part, part, folder): part for part in missing}
         for job in as_completed(jobs):
             job.result()
             yield jobs[job]
@@ -113,7 +113,7 @@ def harvest(wanted: Sequence[Part], folder: Path, workers: int) -> Iterator[Part
         pool.shutdown(cancel_futures=True)
 
 
-def reap(part: Part, folder: Path) -> None:
+def extract_part(part: Part, folder: Path) -> None:
     """One part, from images to the file; ``folder`` has the networks."""
     runs = networks.Networks(folder)
     read: list[Entry] = []
@@ -142,8 +142,8 @@ def reap(part: Part, folder: Path) -> None:
         thumbs.append(thumbnails(image))
     if crops:
         flush()
-    Harvest(
-        features=np.concatenate([np.empty((0, networks.MAPS), np.uint8), *features]),
+    Features(
+        features=np.concatenate([np.empty((0, networks.FEATURES), np.uint8), *features]),
         logits=np.concatenate([np.empty((0, networks.CLASSES), np.float16), *logits]),
         owner=np.array(owner, np.int32),
         paths=np.array([entry.path for entry in read], np.str_),

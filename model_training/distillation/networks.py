@@ -30,11 +30,11 @@ from model_export import checkpoints
 from model_export.crops import load_images, ten_crops
 from model_export.variants import IMAGENET, Normalisation
 from model_training.distillation import pretrained
-from model_training.distillation.crops import SIDE, Crops, planes
+from model_training.distillation.crops import CROP_SIZE, Crops, planes
 from model_training.errors import TrainingError
 
 TRUNK, TEACHER = "trunk.onnx", "teacher.onnx"
-MAPS = 256 * 6 * 6  # features of one crop
+FEATURES = 256 * 6 * 6  # features of one crop
 CLASSES = 1000
 
 
@@ -52,7 +52,7 @@ class Networks:
     def features(self, crops: Crops) -> NDArray[np.uint8]:
         """Crops (N, 224, 224, 3) -> (N, 9216); times ``scale(folder)`` they are the maps."""
         maps: NDArray[np.uint8] = self._trunk.run(None, {"views": planes(crops, IMAGENET)})[0]
-        return maps.reshape(len(maps), MAPS)
+        return maps.reshape(len(maps), FEATURES)
 
     def logits(self, crops: Crops) -> NDArray[np.float16]:
         """What the teacher says of crops (N, 224, 224, 3): (N, 1000)."""
@@ -121,7 +121,7 @@ def _to_onnx(network: nn.Module, path: Path) -> None:
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network,
-            (torch.zeros(2, 3, SIDE, SIDE),),
+            (torch.zeros(2, 3, CROP_SIZE, CROP_SIZE),),
             str(path),
             dynamo=True,
             verbose=False,
@@ -147,7 +147,9 @@ class _Views(CalibrationDataReader):  # type: ignore[misc]
     """Three crops of each of the exporter's own photographs."""
 
     def __init__(self, normalisation: Normalisation) -> None:
-        views = ten_crops(load_images(), SIDE)[:, [0, 4, 8]].reshape(-1, SIDE, SIDE, 3)
+        views = ten_crops(load_images(), CROP_SIZE)[:, [0, 4, 8]].reshape(
+            -1, CROP_SIZE, CROP_SIZE, 3
+        )
         self._batches: Iterator[Crops] = iter(np.array_split(views, len(views) // 16))
         self._normalisation = normalisation
 

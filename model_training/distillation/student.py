@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from model_export.alexnet import LowRankLinear
 
-MAPS, HIDDEN, CLASSES = 256 * 6 * 6, 4096, 1000
+FEATURES, HIDDEN, CLASSES = 256 * 6 * 6, 4096, 1000
 Ranks = tuple[int, int, int]  # of fc6, fc7, fc8
 SAMPLE = 12_000  # crops that the principal components are computed from
 
@@ -23,7 +23,7 @@ class Head(nn.Module):
 
     def __init__(self, ranks: Ranks, dropout: float = 0.0) -> None:
         super().__init__()
-        widths = (MAPS, HIDDEN, HIDDEN, CLASSES)
+        widths = (FEATURES, HIDDEN, HIDDEN, CLASSES)
         self.layers = nn.ModuleList(
             LowRankLinear(i, o, rank) for i, o, rank in zip(widths, widths[1:], ranks, strict=False)
         )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model_training.distillation.dataset import Lessons
+from model_training.distillation.dataset import Dataset
 from model_training.distillation.student import SAMPLE, Head, Ranks
 from model_training.errors import RunUnusable
 
@@ -48,13 +48,13 @@ class Epoch:
     loss: float  # mean divergence, nats
 
 
-class Learner:
+class StudentTrainer:
     """A head and its optimiser; after each epoch both are in ``checkpoint``, and a learner that
     finds one there goes on from it as if it had never stopped."""
 
     def __init__(
         self,
-        lessons: Lessons,
+        dataset: Dataset,
         scale: float,
         places: tuple[Tensor, Tensor],
         recipe: Recipe,
@@ -64,7 +64,7 @@ class Learner:
         """``scale`` is what a step of the features is worth, ``places`` the teacher's last layer:
         weight (1000, K) and bias (1000,)."""
         self.recipe, self.done = recipe, 0
-        self._lessons, self._scale, self._device = lessons, scale, device
+        self._dataset, self._scale, self._device = dataset, scale, device
         self._checkpoint = checkpoint
         torch.manual_seed(recipe.seed)
         self.head = Head(recipe.ranks, recipe.dropout)
@@ -72,8 +72,8 @@ class Learner:
             kept = self._read()
             self.head.load_state_dict(kept["head"])
         else:
-            some = torch.randperm(len(lessons))[:SAMPLE]
-            maps = lessons.features[some].float() * scale
+            some = torch.randperm(len(dataset))[:SAMPLE]
+            maps = dataset.features[some].float() * scale
             self.head.begin(maps, *places)
             kept = None
         self.head.to(device)
@@ -87,18 +87,18 @@ class Learner:
         if kept is not None:
             self._optimiser.load_state_dict(kept["optimiser"])
             self.done = kept["done"]
-        self._correction = recipe.adjustment * torch.log(lessons.prior + 1e-7).to(device)
+        self._correction = recipe.adjustment * torch.log(dataset.prior + 1e-7).to(device)
 
     @property
     def steps(self) -> int:
         """Of one epoch; crops that do not fill a batch wait for the next one's shuffle."""
-        return max(1, len(self._lessons) // self.recipe.batch)
+        return max(1, len(self._dataset) // self.recipe.batch)
 
     def epoch(self, step: Callable[[], None] = lambda: None) -> Epoch:
         """Learn from every crop once."""
         order = torch.Generator().manual_seed(1000 * self.recipe.seed + self.done)
         torch.manual_seed(1000 * self.recipe.seed + self.done)  # dropout's
-        places = torch.randperm(len(self._lessons), generator=order)
+        places = torch.randperm(len(self._dataset), generator=order)
         self.head.train()
         total = 0.0
         for number in range(self.steps):
@@ -116,10 +116,10 @@ class Learner:
         return Epoch(self.done, total / self.steps)
 
     def _loss(self, some: Tensor) -> Tensor:
-        lessons, device = self._lessons, self._device
-        maps = lessons.features[some].to(device, torch.bfloat16) * self._scale
-        wanted = functional.softmax(lessons.logits[some].to(device).float(), 1)
-        labels = lessons.labels[some].to(device)
+        dataset, device = self._dataset, self._device
+        maps = dataset.features[some].to(device, torch.bfloat16) * self._scale
+        wanted = functional.softmax(dataset.logits[some].to(device).float(), 1)
+        labels = dataset.labels[some].to(device)
         known = labels >= 0
         share = self.recipe.label
         wanted[known] *= 1 - share
@@ -138,7 +138,7 @@ class Learner:
         return self.recipe.rate * (1 + math.cos(math.pi * (share - warm) / (1 - warm))) / 2
 
     def _settings(self) -> dict[str, Any]:
-        told = {"crops": len(self._lessons), "lessons": self._lessons.identity}
+        told = {"crops": len(self._dataset), "lessons": self._dataset.identity}
         return asdict(self.recipe) | told
 
     def _write(self) -> None:

@@ -21,13 +21,13 @@ from model_export.variants import Weights
 from model_training.distillation import pretrained, train
 from model_training.distillation.calibration import score, temperature_of
 from model_training.distillation.crops import LUMA, random_crop
-from model_training.distillation.dataset import PLACES, Lessons, label_of, read_excluded
+from model_training.distillation.dataset import PLACES, Dataset, label_of, read_excluded
 from model_training.distillation.distil import write
 from model_training.distillation.duplicates import alike, thumbnails, turned
 from model_training.distillation.image_reader import clone, contents, decode, entries
 from model_training.distillation.sources import ImageSet, read_manifest
-from model_training.distillation.student import MAPS, Head, folded
-from model_training.distillation.train import Learner, Recipe
+from model_training.distillation.student import FEATURES, Head, folded
+from model_training.distillation.train import Recipe, StudentTrainer
 from model_training.errors import RunUnusable, TrainingError
 from tests.support.photographs import jpeg, photograph, repository
 
@@ -192,7 +192,7 @@ def test_other_images_are_not_taken_for_the_same() -> None:
 def test_the_folded_layers_are_owts_and_say_what_the_head_said() -> None:
     torch.manual_seed(0)
     head = Head((8, 7, 6))
-    maps = torch.randn(64, MAPS).relu()
+    maps = torch.randn(64, FEATURES).relu()
     head.train()
     for _ in range(3):  # so that the running statistics are not their start
         head(maps + torch.randn_like(maps))
@@ -225,17 +225,17 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "Head", InFloat32)
 
 
-def lessons(count: int, *, high: int = 9, labels: torch.Tensor | None = None) -> Lessons:
+def dataset(count: int, *, high: int = 9, labels: torch.Tensor | None = None) -> Dataset:
     """Maps from which a linear teacher's answer can be learned."""
     random = torch.Generator().manual_seed(3)
-    maps = torch.zeros(count, MAPS, dtype=torch.uint8)
+    maps = torch.zeros(count, FEATURES, dtype=torch.uint8)
     seen = torch.randint(0, 10, (count,), generator=random)
     for row, kind in enumerate(seen):
         maps[row, 900 * kind : 900 * kind + 900] = 40
     maps += torch.randint(0, 8, maps.shape, dtype=torch.uint8, generator=random)
     logits = high * functional.one_hot(seen, 1000).half()
     unknown = torch.full((count,), -1)
-    return Lessons(maps, logits, unknown if labels is None else labels, 0)
+    return Dataset(maps, logits, unknown if labels is None else labels, 0)
 
 
 PLACES_OF_CLASSES = (torch.eye(1000, 32), torch.zeros(1000))
@@ -246,15 +246,15 @@ SMALL = Recipe(
 
 def test_the_head_learns_what_the_teacher_says(tmp_path: Path, float32: None) -> None:
     """A teacher who is half sure: the probabilities come within 0.05."""
-    some = lessons(500, high=7)
+    some = dataset(500, high=7)
     recipe = replace(SMALL, epochs=20)
-    learner = Learner(some, 0.1, PLACES_OF_CLASSES, recipe, tmp_path / "learner.pt", CPU)
+    trainer = StudentTrainer(some, 0.1, PLACES_OF_CLASSES, recipe, tmp_path / "learner.pt", CPU)
 
-    told = [learner.epoch().loss for _ in range(20)]
+    told = [trainer.epoch().loss for _ in range(20)]
 
-    learner.head.eval()
+    trainer.head.eval()
     with torch.inference_mode():
-        said = learner.head(some.features.float() * 0.1).softmax(1)
+        said = trainer.head(some.features.float() * 0.1).softmax(1)
     wanted = some.logits.float().softmax(1)
     assert told[-1] < 0.1 * told[0]
     torch.testing.assert_close(said.max(1).values, wanted.max(1).values, atol=0.1, rtol=0)
@@ -262,13 +262,13 @@ def test_the_head_learns_what_the_teacher_says(tmp_path: Path, float32: None) ->
 
 
 def test_a_stopped_learner_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
-    some = lessons(100)
-    whole = Learner(some, 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "whole.pt", CPU)
+    some = dataset(100)
+    whole = StudentTrainer(some, 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "whole.pt", CPU)
     for _ in range(3):
         whole.epoch()
 
-    Learner(some, 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "halves.pt", CPU).epoch()
-    halves = Learner(some, 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "halves.pt", CPU)
+    StudentTrainer(some, 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "halves.pt", CPU).epoch()
+    halves = StudentTrainer(some, 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "halves.pt", CPU)
     assert halves.done == 1
     halves.epoch()
     halves.epoch()
@@ -278,28 +278,32 @@ def test_a_stopped_learner_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> N
 
 
 def test_a_learner_of_another_recipe_is_refused(tmp_path: Path) -> None:
-    Learner(lessons(100), 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "learner.pt", CPU).epoch()
+    StudentTrainer(
+        dataset(100), 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "learner.pt", CPU
+    ).epoch()
 
     with pytest.raises(RunUnusable, match=r"another recipe \(crops 100, now 150\)"):
-        Learner(lessons(150), 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "learner.pt", CPU)
+        StudentTrainer(dataset(150), 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "learner.pt", CPU)
 
 
 def test_rare_classes_are_lifted_by_the_adjustment(tmp_path: Path, float32: None) -> None:
     # Nine of ten crops are of class 0; what stands between the two could be either.
-    maps = torch.full((500, MAPS), 5, dtype=torch.uint8)
+    maps = torch.full((500, FEATURES), 5, dtype=torch.uint8)
     random = torch.Generator().manual_seed(0)
     maps += torch.randint(0, 3, maps.shape, dtype=torch.uint8, generator=random)
     seen = (torch.arange(500) % 10 == 0).long()
-    some = Lessons(maps, 9 * functional.one_hot(seen, 1000).half(), torch.full((500,), -1), 0)
+    some = Dataset(maps, 9 * functional.one_hot(seen, 1000).half(), torch.full((500,), -1), 0)
     shares = []
     for adjustment in (0.0, 1.0):
         recipe = replace(SMALL, adjustment=adjustment, epochs=12)
-        learner = Learner(some, 0.1, PLACES_OF_CLASSES, recipe, tmp_path / f"{adjustment}.pt", CPU)
+        trainer = StudentTrainer(
+            some, 0.1, PLACES_OF_CLASSES, recipe, tmp_path / f"{adjustment}.pt", CPU
+        )
         for _ in range(12):
-            learner.epoch()
-        learner.head.eval()
+            trainer.epoch()
+        trainer.head.eval()
         with torch.inference_mode():
-            said = learner.head(some.features.float() * 0.1).softmax(1).mean(0)
+            said = trainer.head(some.features.float() * 0.1).softmax(1).mean(0)
         shares.append(float(said[1] / (said[0] + said[1])))
 
     assert shares[0] == pytest.approx(0.1, abs=0.05)
@@ -309,15 +313,15 @@ def test_rare_classes_are_lifted_by_the_adjustment(tmp_path: Path, float32: None
 def test_an_image_s_own_label_has_its_share(tmp_path: Path, float32: None) -> None:
     labels = torch.zeros(500, dtype=torch.int64)
     recipe = replace(SMALL, label=0.5, epochs=8)
-    learner = Learner(
-        lessons(500, labels=labels), 0.1, PLACES_OF_CLASSES, recipe, tmp_path / "learner.pt", CPU
+    trainer = StudentTrainer(
+        dataset(500, labels=labels), 0.1, PLACES_OF_CLASSES, recipe, tmp_path / "learner.pt", CPU
     )
     for _ in range(8):
-        learner.epoch()
+        trainer.epoch()
 
-    learner.head.eval()
+    trainer.head.eval()
     with torch.inference_mode():
-        said = learner.head(learner._lessons.features.float() * 0.1).softmax(1)
+        said = trainer.head(trainer._dataset.features.float() * 0.1).softmax(1)
     assert said[:, 0].mean() == pytest.approx(0.55, abs=0.05)  # the teacher says it of a tenth
 
 
@@ -431,7 +435,7 @@ def test_what_is_written_is_read_back_as_owt(
 
     path = tmp_path / "weights.safetensors"
     network = checkpoints.build(VARIANTS["owt"], checkpoints.read(path), source=path.name)
-    maps = torch.randn(3, MAPS)
+    maps = torch.randn(3, FEATURES)
     with torch.inference_mode():
         torch.testing.assert_close(network.classifier(maps), head(maps), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(network.features[0].weight, trunk[0].weight)

@@ -29,9 +29,9 @@ from model_export.alexnet import owt
 from model_export.variants import VARIANTS
 from model_training.distillation import distil, networks, pretrained
 from model_training.distillation.__main__ import app, main
-from model_training.distillation.dataset import read_lessons
-from model_training.distillation.feature_extraction import Harvest, Part, harvest, parts
-from model_training.distillation.networks import CLASSES, MAPS, TEACHER, TRUNK
+from model_training.distillation.dataset import read_dataset
+from model_training.distillation.feature_extraction import Features, Part, extract_features, parts
+from model_training.distillation.networks import CLASSES, FEATURES, TEACHER, TRUNK
 from model_training.distillation.sources import read_manifest
 from model_training.distillation.train import Recipe
 from model_training.errors import TrainingError
@@ -103,7 +103,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     seen = repository(folder / "clones" / "someone+seen", shown | {"list/labels.txt": labels})
     (folder / "sets.toml").write_text(SETS.format(some=some, seen=seen))
     (folder / "work" / "harvest").mkdir(parents=True)
-    small_network(folder / "work" / TRUNK, MAPS, integer=True)
+    small_network(folder / "work" / TRUNK, FEATURES, integer=True)
     small_network(folder / "work" / TEACHER, CLASSES, integer=False)
     return folder
 
@@ -118,7 +118,7 @@ def place(whole: Path, tmp_path: Path) -> Path:
 def halves() -> Iterator[None]:
     """The set's 24 images are two parts."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"{harvest.__module__}.PART", 12)
+        patch.setattr(f"{extract_features.__module__}.PART", 12)
         yield
 
 
@@ -145,7 +145,7 @@ def first_and_broken(
     shutil.rmtree(damaged / "objects")
     broken = replace(second, repository=damaged)
     with pytest.raises(Exception) as ended:  # noqa: PT011 - which one is a test's
-        list(harvest([first, broken], place / "work", 1))
+        list(extract_features([first, broken], place / "work", 1))
     return first, broken, ended.value
 
 
@@ -164,13 +164,13 @@ def test_a_harvest_is_the_same_again_and_holds_what_the_networks_say(
     first_and_broken: tuple[Part, Part, Exception], place: Path, threads: None
 ) -> None:
     """By one worker, a process; and by two that are threads."""
-    one = Harvest.load(first_and_broken[0].path)
+    one = Features.load(first_and_broken[0].path)
     with halves():
         wanted = wanted_parts(place)
-    assert len(list(harvest(wanted, place / "work", 2))) == len(wanted) == 2
-    again, rest = (Harvest.load(part.path) for part in wanted)
+    assert len(list(extract_features(wanted, place / "work", 2))) == len(wanted) == 2
+    again, rest = (Features.load(part.path) for part in wanted)
 
-    for name in Harvest.__dataclass_fields__:
+    for name in Features.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(one, name), getattr(again, name))
     assert len(one.paths) == len(rest.paths) == 12
     assert set(one.paths).isdisjoint(rest.paths)
@@ -178,17 +178,17 @@ def test_a_harvest_is_the_same_again_and_holds_what_the_networks_say(
     assert set(counts) == {2, 3}
     assert 0.2 < (counts == 3).mean() < 0.8
     assert len(one.features) == len(one.logits) == len(one.owner)
-    assert one.features.shape[1] == MAPS
+    assert one.features.shape[1] == FEATURES
     assert one.logits.shape[1] == CLASSES
 
 
 def test_a_harvest_that_was_stopped_does_only_what_is_missing(place: Path, threads: None) -> None:
     with halves():
         first, second = wanted_parts(place)
-    assert list(harvest([first], place / "work", 1)) == [first]
+    assert list(extract_features([first], place / "work", 1)) == [first]
 
-    assert list(harvest([first, second], place / "work", 1)) == [second]
-    assert list(harvest([first, second], place / "work", 1)) == []
+    assert list(extract_features([first, second], place / "work", 1)) == [second]
+    assert list(extract_features([first, second], place / "work", 1)) == []
 
 
 @pytest.mark.parametrize("change", ["crops", "smallest", "paths", "trunk"])
@@ -203,7 +203,7 @@ def test_what_was_harvested_otherwise_is_not_used(place: Path, change: str) -> N
         case "paths":
             manifest = manifest.replace('paths = "^n0"', 'paths = "^n0200000"')
         case "trunk":
-            small_network(place / "work" / TRUNK, MAPS, integer=True, seed=9)
+            small_network(place / "work" / TRUNK, FEATURES, integer=True, seed=9)
     (place / "sets.toml").write_text(manifest)
 
     assert wanted_parts(place)[0].path != before
@@ -223,7 +223,7 @@ def test_after_a_part_that_fails_no_other_is_begun(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for the one that the worker has begun by then: here it ends when the pool is closing."""
-    monkeypatch.setattr(f"{harvest.__module__}.PART", 6)
+    monkeypatch.setattr(f"{extract_features.__module__}.PART", 6)
     begun: list[Part] = []
     closing = Event()
 
@@ -242,12 +242,12 @@ def test_after_a_part_that_fails_no_other_is_begun(
             raise TrainingError("the first part")
         assert closing.wait(PATIENCE)
 
-    monkeypatch.setattr(f"{harvest.__module__}.ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(f"{harvest.__module__}.reap", fail)
+    monkeypatch.setattr(f"{extract_features.__module__}.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(f"{extract_features.__module__}.extract_part", fail)
     wanted = wanted_parts(place)
 
     with pytest.raises(TrainingError, match="the first part"):
-        list(harvest(wanted, place / "work", 1))
+        list(extract_features(wanted, place / "work", 1))
 
     assert len(wanted) == 4
     assert begun[0] == wanted[0]
@@ -282,7 +282,7 @@ def test_the_command_makes_weights_that_the_exporter_takes(
 
 def test_photographs_to_measure_on_are_listed_and_left_out(place: Path, threads: None) -> None:
     wanted = wanted_parts(place)
-    list(harvest(wanted, place / "work", 1))
+    list(extract_features(wanted, place / "work", 1))
     (place / "measured").mkdir()
     small = photograph(4).resize((160, 120)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     (place / "measured" / "n01440764.jpg").write_bytes(jpeg(small, 70))
@@ -295,10 +295,10 @@ def test_photographs_to_measure_on_are_listed_and_left_out(place: Path, threads:
     _, line = (place / "excluded.txt").read_text().splitlines()
     assert line.endswith("some n02000004/4.jpg")
     files = [part.path for part in wanted]
-    kept = read_lessons(files, place / "excluded.txt")
+    kept = read_dataset(files, place / "excluded.txt")
     assert kept.excluded == 1
-    assert 2 <= sum(len(Harvest.load(file).owner) for file in files) - len(kept) <= 3
-    assert kept.identity != read_lessons(files).identity
+    assert 2 <= sum(len(Features.load(file).owner) for file in files) - len(kept) <= 3
+    assert kept.identity != read_dataset(files).identity
 
 
 def test_a_folder_without_photographs_is_told(whole: Path, tmp_path: Path) -> None:

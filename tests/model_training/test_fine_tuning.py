@@ -22,7 +22,7 @@ from model_export import alexnet, checkpoints
 from model_export.errors import WeightsUnusable
 from model_export.variants import VARIANTS
 from model_training import fit
-from model_training.fit import Wishes
+from model_training.fit import TrainConfig
 from model_training.start import from_nothing, from_weights
 from tests.support.commands import alexnet as run_alexnet
 from tests.support.residual import RESIDUAL, learned
@@ -169,7 +169,7 @@ def _pieces(folder: Path, count: int) -> Path:
 
 def _fine_tune(folder: Path, run: Path, weights: Path) -> list[str]:
     """The three commands that come next."""
-    wishes = Wishes(
+    config = TrainConfig(
         folder,
         run,
         weights=str(weights),
@@ -181,7 +181,7 @@ def _fine_tune(folder: Path, run: Path, weights: Path) -> list[str]:
     )
     console = Console(soft_wrap=True)
     with console.capture() as said:
-        fit.fit(wishes, console)
+        fit.fit(config, console)
     return said.get().splitlines()[-3:]
 
 

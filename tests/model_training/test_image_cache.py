@@ -13,7 +13,7 @@ from PIL import Image
 
 from model_training import image_cache
 from model_training.errors import RunUnusable, Stopped
-from model_training.image_cache import decode, square_of
+from model_training.image_cache import decode, read_image
 from service.inference import image as service_image
 from service.inference.limits import DecodeLimits
 from tests.support.images import image
@@ -57,7 +57,7 @@ def test_an_image_is_prepared_as_the_service_does(tmp_path: Path, kind: str) -> 
         file.read_bytes(), DecodeLimits(max_pixels=10**8, max_aspect_ratio=100)
     )
 
-    assert np.array_equal(square_of(file), expected)
+    assert np.array_equal(read_image(file), expected)
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
@@ -72,7 +72,7 @@ def test_a_turned_image_is_brought_upright_as_the_service_does(
         file.read_bytes(), DecodeLimits(max_pixels=10**8, max_aspect_ratio=100)
     )
 
-    assert np.abs(square_of(file).astype(int) - expected).max() <= 1
+    assert np.abs(read_image(file).astype(int) - expected).max() <= 1
 
 
 def test_what_cannot_be_decoded_is_left_out_and_said(tmp_path: Path) -> None:
@@ -87,8 +87,8 @@ def test_what_cannot_be_decoded_is_left_out_and_said(tmp_path: Path) -> None:
     assert found.readable.tolist() == [True, False, False, False]
     assert set(found.unreadable) == set(paths[1:])
     assert all(found.unreadable.values())
-    assert np.array_equal(found.squares[0], square_of(paths[0]))
-    assert not found.squares[1:].any()
+    assert np.array_equal(found.images[0], read_image(paths[0]))
+    assert not found.images[1:].any()
 
 
 def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,11 +96,11 @@ def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "text.png").write_text("not an image")
     paths.append(tmp_path / "text.png")
     first = decode(paths, tmp_path / "cache", workers=1)
-    monkeypatch.setattr(image_cache, "square_of", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(image_cache, "read_image", lambda path: pytest.fail("decoded again"))
 
     second = decode(paths, tmp_path / "cache", workers=1)
 
-    assert np.array_equal(first.squares, second.squares)
+    assert np.array_equal(first.images, second.images)
     assert first.unreadable == second.unreadable
 
 
@@ -112,7 +112,7 @@ def test_an_image_that_has_changed_is_decoded_again(tmp_path: Path) -> None:
 
     again = decode(paths, tmp_path / "cache", workers=1)
 
-    assert (again.squares[0] == [255, 0, 0]).all()
+    assert (again.images[0] == [255, 0, 0]).all()
 
 
 def test_a_decoding_that_was_stopped_goes_on_where_it_was(
@@ -130,16 +130,16 @@ def test_a_decoding_that_was_stopped_goes_on_where_it_was(
         decode(paths, tmp_path / "cache", workers=1, step=stop)
     left: list[Path] = []
 
-    def seen(path: Path) -> image_cache.Squares:
+    def seen(path: Path) -> image_cache.Pixels:
         left.append(path)
-        return square_of(path)
+        return read_image(path)
 
-    monkeypatch.setattr(image_cache, "square_of", seen)
+    monkeypatch.setattr(image_cache, "read_image", seen)
     found = decode(paths, tmp_path / "cache", workers=1)
 
     assert len(left) == 4
     assert found.readable.all()
-    assert all(np.array_equal(found.squares[i], square_of(p)) for i, p in enumerate(paths))
+    assert all(np.array_equal(found.images[i], read_image(p)) for i, p in enumerate(paths))
 
 
 def test_squares_that_were_deleted_are_decoded_again(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_squares_that_were_deleted_are_decoded_again(tmp_path: Path) -> None:
 
     again = decode(paths, cache, workers=1)
 
-    assert all(np.array_equal(again.squares[i], square_of(p)) for i, p in enumerate(paths))
+    assert all(np.array_equal(again.images[i], read_image(p)) for i, p in enumerate(paths))
 
 
 def test_the_squares_are_on_the_disk_before_they_count_as_decoded(
@@ -214,7 +214,7 @@ def test_a_format_that_the_service_refuses_is_not_learned_under_another_name(
     (tmp_path / "1.jpg").write_bytes(_encoded(kind))
 
     with pytest.raises(ValueError, match="cannot identify image file"):
-        square_of(tmp_path / "1.jpg")
+        read_image(tmp_path / "1.jpg")
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

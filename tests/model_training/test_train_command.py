@@ -25,9 +25,9 @@ from model_training import __main__ as command
 from model_training import fit, plots, signals
 from model_training.augmentation import Colours, colours_of
 from model_training.errors import RunUnusable, Stopped
-from model_training.fit import Wishes
+from model_training.fit import TrainConfig
 from model_training.run import Run
-from model_training.signals import Watch
+from model_training.signals import StopSignals
 from model_training.start import from_nothing
 from tests.support.networks import SMALL
 from tests.support.servers import PATIENCE, ROOT
@@ -190,32 +190,32 @@ def test_the_colours_are_looked_at_once_and_only_if_they_are_wanted(
 
 
 def test_looking_at_the_colours_can_be_stopped(tmp_path: Path) -> None:
-    watch, found = Watch(), np.zeros((2, 256, 256, 3), np.uint8)
-    watch.ask()
+    stop_signals, found = StopSignals(), np.zeros((2, 256, 256, 3), np.uint8)
+    stop_signals.request()
 
     with pytest.raises(Stopped):
         fit._colours(
-            Wishes(tmp_path, tmp_path),
+            TrainConfig(tmp_path, tmp_path),
             found,
             np.arange(2),
             tmp_path / "kept.npy",
             Console(quiet=True),
-            watch,
+            stop_signals,
         )
 
 
 SIGNALLED_TWICE = """
 import os, signal, sys
 from model_training.errors import Stopped
-from model_training.signals import Watch
+from model_training.signals import StopSignals
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 number = int(sys.argv[1])
-with Watch() as watch:
-    watch.check()
+with StopSignals() as stop_signals:
+    stop_signals.check()
     os.kill(os.getpid(), number)
     try:
-        watch.check()
+        stop_signals.check()
     except Stopped as stopped:
         print(stopped.signal, flush=True)
     os.kill(os.getpid(), number)
@@ -242,7 +242,7 @@ def test_once_it_is_over_signals_are_the_systems_again() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(signals, "SIGNALS", (signal.SIGTERM,))
-        with Watch():
+        with StopSignals():
             assert signal.getsignal(signal.SIGTERM) != before
 
     assert signal.getsignal(signal.SIGTERM) == before
@@ -403,11 +403,11 @@ def command_kinds() -> set[str]:
     return set(KINDS)
 
 
-def _fit(folder: Path, run: Path, **wishes: object) -> str:
-    settings: dict[str, object] = {"epochs": 2, "batch": 4, "rate": 0.005, **wishes}
+def _fit(folder: Path, run: Path, **config: object) -> str:
+    settings: dict[str, object] = {"epochs": 2, "batch": 4, "rate": 0.005, **config}
     console = Console(soft_wrap=True, width=80)
     with console.capture() as said:
-        fit.fit(Wishes(folder=folder, output=run, **settings), console)  # type: ignore[arg-type]
+        fit.fit(TrainConfig(folder=folder, output=run, **settings), console)  # type: ignore[arg-type]
     return said.get()
 
 

@@ -18,18 +18,18 @@ from model_training.devices import Arithmetic, processors
 from model_training.errors import Stopped, TrainingError
 from model_training.recipe import Recipe
 from model_training.run import Run
-from model_training.training import Images
+from model_training.training import LabelledImages
 from tests.support import trainings
 from tests.support.trainings import digits
 
 
 @pytest.fixture(scope="module")
-def few() -> Images:
+def few() -> LabelledImages:
     """Three digits, eight of each to learn from and four to validate on."""
     return digits(8, classes=3, held_out=4)
 
 
-def test_a_small_set_is_learned_by_heart(tmp_path: Path, few: Images) -> None:
+def test_a_small_set_is_learned_by_heart(tmp_path: Path, few: LabelledImages) -> None:
     recipe = Recipe(epochs=25, batch=8, rate=0.005, patience=25, mirror=False)
     training = trainings.training(tmp_path, few, recipe, classes=3)
 
@@ -38,7 +38,7 @@ def test_a_small_set_is_learned_by_heart(tmp_path: Path, few: Images) -> None:
     found = measure(
         training.network,
         trainings.begin(3, few).variant,
-        few.squares,
+        few.pixels,
         few.training,
         few.labels[few.training],
         crops="one",
@@ -61,7 +61,7 @@ def test_the_recipe_learns_to_read_digits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop", [5, 6, 11], ids=["within", "at the end", "later"])
 def test_a_training_that_was_stopped_ends_with_the_same_weights(
-    tmp_path: Path, few: Images, stop: int
+    tmp_path: Path, few: LabelledImages, stop: int
 ) -> None:
     """Bit for bit: weights, best weights, rates and logs but for their seconds."""
     recipe = Recipe(epochs=4, batch=4, patience=0, rate=0.005)
@@ -88,7 +88,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(
 
 
 def test_a_training_that_was_killed_goes_on_from_its_last_checkpoint(
-    tmp_path: Path, few: Images
+    tmp_path: Path, few: LabelledImages
 ) -> None:
     """What the logs hold beyond the checkpoint is forgotten."""
     recipe = Recipe(epochs=2, batch=4, rate=0.005)
@@ -109,7 +109,7 @@ def test_a_training_that_was_killed_goes_on_from_its_last_checkpoint(
     assert _rows(tmp_path / "whole" / "steps.csv") == _rows(tmp_path / "parts" / "steps.csv")
 
 
-def test_more_epochs_go_on_from_a_finished_run(tmp_path: Path, few: Images) -> None:
+def test_more_epochs_go_on_from_a_finished_run(tmp_path: Path, few: LabelledImages) -> None:
     for epochs in (1, 2):
         training = trainings.training(tmp_path, few, Recipe(epochs=epochs, batch=8), classes=3)
         training.learn()
@@ -117,7 +117,7 @@ def test_more_epochs_go_on_from_a_finished_run(tmp_path: Path, few: Images) -> N
     assert [row["epoch"] for row in _rows(tmp_path / "log.csv")] == ["1", "2"]
 
 
-def test_frozen_convolutions_keep_their_weights(tmp_path: Path, few: Images) -> None:
+def test_frozen_convolutions_keep_their_weights(tmp_path: Path, few: LabelledImages) -> None:
     recipe = Recipe(epochs=1, batch=8, frozen="features", rate=0.005)
     training = trainings.training(tmp_path, few, recipe, classes=3)
     before = {name: tensor.clone() for name, tensor in training.network.state_dict().items()}
@@ -131,7 +131,7 @@ def test_frozen_convolutions_keep_their_weights(tmp_path: Path, few: Images) -> 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_learns_too_and_keeps_float32_weights(
-    tmp_path: Path, few: Images, precision: str
+    tmp_path: Path, few: LabelledImages, precision: str
 ) -> None:
     recipe = Recipe(epochs=8, batch=8, rate=0.005, mirror=False)
     training = trainings.training(tmp_path, few, recipe, classes=3, precision=precision)
@@ -147,7 +147,7 @@ def test_mixed_precision_learns_too_and_keeps_float32_weights(
 
 
 def test_a_loss_that_is_no_number_ends_the_training_before_it_is_kept(
-    tmp_path: Path, few: Images
+    tmp_path: Path, few: LabelledImages
 ) -> None:
     training = trainings.training(tmp_path, few, Recipe(rate=1e6, batch=4), classes=3)
 
@@ -157,7 +157,7 @@ def test_a_loss_that_is_no_number_ends_the_training_before_it_is_kept(
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-def test_the_seed_decides_what_is_learned(tmp_path: Path, few: Images) -> None:
+def test_the_seed_decides_what_is_learned(tmp_path: Path, few: LabelledImages) -> None:
     ends = []
     for run, seed in (("a", 1), ("b", 1), ("c", 2)):
         recipe = Recipe(epochs=1, batch=8, seed=seed)
@@ -169,14 +169,14 @@ def test_the_seed_decides_what_is_learned(tmp_path: Path, few: Images) -> None:
 
 
 @pytest.mark.parametrize("crops", ["one", "ten"])
-def test_accuracy_is_that_of_the_exporters_reference(few: Images, crops: str) -> None:
+def test_accuracy_is_that_of_the_exporters_reference(few: LabelledImages, crops: str) -> None:
     start = trainings.begin(3, few)
     rows = few.validation
 
     found = measure(
         start.network.eval(),
         start.variant,
-        few.squares,
+        few.pixels,
         rows,
         few.labels[rows],
         crops=crops,
@@ -185,7 +185,7 @@ def test_accuracy_is_that_of_the_exporters_reference(few: Images, crops: str) ->
 
     views = reference(
         start.network,
-        few.squares[rows],
+        few.pixels[rows],
         side=224,
         normalisation=start.variant.normalisation,
         crops=crops,
@@ -197,14 +197,14 @@ def test_accuracy_is_that_of_the_exporters_reference(few: Images, crops: str) ->
     assert found.loss == pytest.approx(-np.log(mean[np.arange(len(rows)), truth]).mean(), rel=1e-4)
 
 
-def test_the_top_five_of_many_classes_may_miss(few: Images) -> None:
+def test_the_top_five_of_many_classes_may_miss(few: LabelledImages) -> None:
     start = trainings.begin(40, few)
     rows = few.validation
 
     found = measure(
         start.network.eval(),
         start.variant,
-        few.squares,
+        few.pixels,
         rows,
         few.labels[rows] + 20,
         crops="one",
@@ -213,7 +213,7 @@ def test_the_top_five_of_many_classes_may_miss(few: Images) -> None:
 
     views = reference(
         start.network,
-        few.squares[rows],
+        few.pixels[rows],
         side=224,
         normalisation=start.variant.normalisation,
         crops="one",

@@ -12,11 +12,11 @@ from sklearn.datasets import load_digits
 
 from model_training.augmentation import colours_of
 from model_training.devices import Arithmetic
-from model_training.image_cache import SIDE
+from model_training.image_cache import IMAGE_SIZE
 from model_training.recipe import Recipe
 from model_training.run import Run
 from model_training.start import Start, from_nothing
-from model_training.training import Images, Training
+from model_training.training import LabelledImages, Training
 from tests.support.networks import SMALL
 
 
@@ -31,7 +31,7 @@ def write_digits(folder: Path, digits: Iterable[int], count: int, *, skip: int =
     return folder
 
 
-def digits(per_class: int, classes: int = 10, held_out: int = 5) -> Images:
+def digits(per_class: int, classes: int = 10, held_out: int = 5) -> LabelledImages:
     """The same as squares in memory; the last ``held_out`` of each class are validated on."""
     ships = load_digits()
     rows = [np.flatnonzero(ships.target == c)[: per_class + held_out] for c in range(classes)]
@@ -39,11 +39,11 @@ def digits(per_class: int, classes: int = 10, held_out: int = 5) -> Images:
         range(i * (per_class + held_out), (i + 1) * (per_class + held_out)) for i in range(classes)
     ]
     images = ships.images[np.concatenate(rows)]
-    squares = np.stack(
+    pixels = np.stack(
         [
             np.asarray(
                 Image.fromarray((image * 255 / 16).round().astype(np.uint8))
-                .resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+                .resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
                 .convert("RGB")
             )
             for image in images
@@ -52,16 +52,16 @@ def digits(per_class: int, classes: int = 10, held_out: int = 5) -> Images:
     learned = np.concatenate([np.array(r[:per_class]) for r in training])
     aside = np.concatenate([np.array(r[per_class:]) for r in training])
     labels = ships.target[np.concatenate(rows)].astype(np.int64)
-    return Images(squares, learned, aside, labels, colours_of(squares, learned))
+    return LabelledImages(pixels, learned, aside, labels, colours_of(pixels, learned))
 
 
-def begin(classes: int, images: Images, *, seed: int = 0) -> Start:
+def begin(classes: int, images: LabelledImages, *, seed: int = 0) -> Start:
     return from_nothing(SMALL, classes, images.colours.mean, seed=seed)
 
 
 def training(
     folder: Path,
-    images: Images,
+    images: LabelledImages,
     recipe: Recipe,
     *,
     classes: int = 10,
