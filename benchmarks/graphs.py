@@ -42,9 +42,9 @@ def graphs(weights: Path) -> dict[str, bytes]:
         full = Path(folder, "full.safetensors")
         models.expand(weights, full)
         network = checkpoints.build(variant, checkpoints.read(full), source=weights.name)
-    views = crops.ten_crops(crops.load_images(), variant.side)
-    given = crops.planes_of(views, variant.normalisation)
-    plain = export.to_onnx(network, variant.side)
+    views = crops.ten_crops(crops.load_images(), variant.crop_size)
+    given = crops.to_channels(views, variant.normalisation)
+    plain = export.to_onnx(network, variant.crop_size)
     made = {}
     for precision in ("fp32", "int8"):
         flat = given.reshape(-1, *given.shape[2:])
@@ -52,7 +52,7 @@ def graphs(weights: Path) -> dict[str, bytes]:
         for form in FORMS:
             graph = serving_graph(
                 converted,
-                side=variant.side,
+                crop_size=variant.crop_size,
                 normalisation=variant.normalisation,
                 share=form == "shared",
             )

@@ -119,7 +119,7 @@ def _export(
             return verify.verify(
                 verify.read_back(file),
                 network,
-                side=variant.side,
+                crop_size=variant.crop_size,
                 normalisation=export.normalisation_of(network, variant),
                 precision=precision,
                 images=real,

@@ -1,6 +1,6 @@
 """
 Four networks are called AlexNet.  Each is here on one page; all take float32 views
-(N, channels, side, side), already normalised, and give logits (N, classes).
+(N, channels, size, size), already normalised, and give logits (N, classes).
 
 * ``owt``    torchvision's: "One weird trick", arXiv:1404.5997, section 5
 * ``paper``  Krizhevsky, Sutskever, Hinton, NIPS 2012
@@ -30,7 +30,7 @@ FULL: Ranks = (None, None, None)
 class AlexNet(nn.Module):
     """Five convolutions, three fully connected layers.
 
-    ``forward`` takes float32 (N, channels, side, side) and gives logits, float32 (N, classes).
+    ``forward`` takes float32 (N, channels, size, size) and gives logits, float32 (N, classes).
     """
 
     def __init__(self, features: nn.Sequential, classifier: nn.Sequential) -> None:
@@ -39,8 +39,8 @@ class AlexNet(nn.Module):
         self.classifier = classifier
 
     @property
-    def planes(self) -> int:
-        """How many planes the first convolution sees: 3, or 1 for grey images."""
+    def channels(self) -> int:
+        """How many channels the first convolution sees: 3, or 1 for grey images."""
         return next(m.in_channels for m in self.modules() if isinstance(m, nn.Conv2d))
 
     @property
@@ -49,9 +49,11 @@ class AlexNet(nn.Module):
         return len(_bias(self.classifier[-1]))
 
     def forward(self, views: Tensor) -> Tensor:
-        maps: Tensor = self.features(views)
+        feature_maps: Tensor = self.features(views)
         # Not flatten(1): that would be exported as arithmetic on the batch's size.
-        logits: Tensor = self.classifier(maps.reshape(-1, math.prod(maps.shape[1:])))
+        logits: Tensor = self.classifier(
+            feature_maps.reshape(-1, math.prod(feature_maps.shape[1:]))
+        )
         return logits
 
 

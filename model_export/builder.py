@@ -33,9 +33,9 @@ class Builder:
             self.constants[key] = numpy_helper.from_array(array, f"constant_{len(self.constants)}")
         return str(self.constants[key].name)
 
-    def add(self, kind: str, *inputs: str, gives: str | None = None, **attributes: Any) -> str:
+    def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """One node with one output; gives the output's name."""
-        return self.several(kind, inputs, [gives or self._name(kind)], **attributes)[0]
+        return self.several(kind, inputs, [output or self._name(kind)], **attributes)[0]
 
     def several(
         self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any

@@ -64,14 +64,14 @@ def read(path: Path) -> StateDict:
 def build(variant: Variant, state: Mapping[str, Tensor], *, source: str) -> AlexNet:
     """The network that ``state`` describes, with its weights in it, in evaluation mode.
 
-    The number of classes, of input planes and the ranks of the fully connected layers are read
+    The number of classes, of input channels and the ranks of the fully connected layers are read
     off the tensors' shapes.  Raises WeightsUnusable naming every key that does not fit.
     """
     state = {variant.rename(_unwrapped(key)): tensor for key, tensor in state.items()}
     state = {key: tensor for key, tensor in state.items() if not key.endswith(COUNTER)}
     conv1, last_bias = _landmarks(variant)
     classes = _classes(variant, state, last_bias, source)
-    network = variant.build(classes, _planes(state, conv1), _ranks(state))
+    network = variant.build(classes, _channels(state, conv1), _ranks(state))
     whole = network.state_dict()
     expected = {key: tensor for key, tensor in whole.items() if not key.endswith(COUNTER)}
     problems = [
@@ -110,15 +110,15 @@ def prepared(variant: Variant, path: Path) -> Variant:
     try:
         entry = json.loads(written)
         mean, std = (tuple(float(value) for value in entry[key]) for key in ("mean", "std"))
-        planes = entry["planes"]
-        count = {"RGB": 3, "BGR": 3, "L": 1}[planes]
+        channels = entry["planes"]
+        count = {"RGB": 3, "BGR": 3, "L": 1}[channels]
     except (ValueError, KeyError, TypeError) as error:
         raise _bad_normalisation(path) from error
     if len(mean) != count or len(std) != count or min(std) <= 0:
         raise _bad_normalisation(path)
     if not all(math.isfinite(value) for value in (*mean, *std)):
         raise _bad_normalisation(path)
-    return replace(variant, normalisation=Normalisation(mean, std, planes))
+    return replace(variant, normalisation=Normalisation(mean, std, channels))
 
 
 def told(path: Path) -> dict[str, str]:
@@ -256,11 +256,11 @@ def _read_onnx(path: Path) -> StateDict:
 def _unfold(state: StateDict, layer: str, mean: list[float], std: list[float]) -> None:
     """Undo `int8.quantise` reading pixels: the weights and the bias for normalised views."""
     weight, bias = f"{layer}.weight", f"{layer}.bias"
-    planes = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
-    by_plane = state[weight].double()  # (out, planes, rows, columns), for pixels
+    channels = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+    by_channel = state[weight].double()  # (out, channels, rows, columns), for pixels
     if bias in state:  # a layer without one has one in the graph only
-        state[bias] = (state[bias] + torch.einsum("oikl,i->o", by_plane, planes[0])).float()
-    state[weight] = (by_plane * planes[1].reshape(-1, 1, 1)).float()
+        state[bias] = (state[bias] + torch.einsum("oikl,i->o", by_channel, channels[0])).float()
+    state[weight] = (by_channel * channels[1].reshape(-1, 1, 1)).float()
 
 
 READERS: dict[str, Callable[[Path], StateDict]] = {
@@ -290,7 +290,7 @@ def _unwrapped(key: str) -> str:
 
 
 def _landmarks(variant: Variant) -> tuple[str, str]:
-    """Our names of the first convolution's weight, whose shape counts the planes, and of the last
+    """Our names of the first convolution's weight, whose shape counts the channels, and of the last
     layer's bias, which counts the classes."""
     with torch.device("meta"):  # shapes without numbers
         network = variant.build(1, 3, FULL)
@@ -310,7 +310,7 @@ def _classes(variant: Variant, state: Mapping[str, Tensor], last_bias: str, sour
     return len(bias)
 
 
-def _planes(state: Mapping[str, Tensor], conv1: str) -> int:
+def _channels(state: Mapping[str, Tensor], conv1: str) -> int:
     weight = state.get(conv1)
     return int(weight.shape[1]) if weight is not None and weight.ndim == 4 else 3
 

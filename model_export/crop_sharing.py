@@ -1,10 +1,10 @@
 """
 The first convolutions once for the ten crops, bit for bit what each crop alone would give.
 
-The whole image goes through a layer.  A crop's map is that part of the whole image's map
-where the crop lies, except at those sides of the crop that lie inside the image: there the
-crop ends in padding and the image goes on.  `spans.py` says how deep that reaches; these strips
-are computed from the crop and laid over.
+The whole image goes through a layer.  A crop's feature map is that part of
+the whole image's map where the crop lies, except at those edges of the crop that lie inside the
+image: there the crop ends in padding and the image goes on.  `receptive_field.py` says how deep
+that reaches.  These strips are computed from the crop and pasted over the image's map.
 """
 
 from __future__ import annotations
@@ -18,39 +18,46 @@ from onnx import TensorProto
 
 from model_export.builder import Builder
 from model_export.layer_blocks import Part
-from model_export.receptive_field import NotAligned, Span, Strip, Window, after, strip
+from model_export.receptive_field import (
+    Extent,
+    NotAligned,
+    ReceptiveField,
+    Window,
+    after,
+    receptive_field,
+)
 
-Place = tuple[Span, Span]  # a crop's rows and columns
+Region = tuple[Extent, Extent]  # a crop's rows and columns
 
 
-class Side(NamedTuple):
-    """One of the four sides of a crop."""
+class Edge(NamedTuple):
+    """One of the four edges of a crop."""
 
     axis: int  # 0: rows differ, at the top or the bottom; 1: columns, at the left or the right
     far: bool  # the bottom or the right
 
-    def depth(self, place: Place) -> int:
-        """How many rows or columns differ at this side."""
-        span = place[self.axis]
-        return span.high if self.far else span.low
+    def depth(self, region: Region) -> int:
+        """How many rows or columns differ at this edge."""
+        extent = region[self.axis]
+        return extent.high if self.far else extent.low
 
-    def outputs(self, place: Place) -> range:
+    def outputs(self, region: Region) -> range:
         """Which rows or columns these are."""
-        length = place[self.axis].length
-        return range(length - self.depth(place), length) if self.far else range(self.depth(place))
+        length = region[self.axis].length
+        return range(length - self.depth(region), length) if self.far else range(self.depth(region))
 
 
-TOP, BOTTOM, LEFT, RIGHT = SIDES = tuple(
-    Side(axis, far) for axis in (0, 1) for far in (False, True)
+TOP, BOTTOM, LEFT, RIGHT = EDGES = tuple(
+    Edge(axis, far) for axis in (0, 1) for far in (False, True)
 )
 
 
 @dataclass(frozen=True)
-class Maps:
+class FeatureMaps:
     """Values of the graph: where their rows are, and of which type, onnx.TensorProto's, they are.
 
-    8-bit maps are cut and joined with their planes last, as the runtime's 8-bit kernels have them;
-    other maps with their planes first.
+    8-bit maps are cut and joined with their channels last, as the runtime's 8-bit kernels have
+    them; other maps with their channels first.
     """
 
     name: str
@@ -63,51 +70,56 @@ class Maps:
 
 
 def apply(
-    g: Builder, parts: Sequence[Part], maps: Maps, padding: Sequence[Sequence[int]] | None = None
-) -> Maps:
-    """Parts of a chain over maps; ``padding`` (top, left, bottom, right), one for each part, takes
-    the place of their own."""
+    g: Builder,
+    parts: Sequence[Part],
+    feature_maps: FeatureMaps,
+    padding: Sequence[Sequence[int]] | None = None,
+) -> FeatureMaps:
+    """Apply parts of a chain to maps; ``padding`` (top, left, bottom, right), one for each part,
+    replaces their own."""
     if not parts:
-        return maps
-    value, planes_last = maps.name, maps.rows == 1  # a layer wants its planes first
-    for place, part in enumerate(parts):
-        pads = None if padding is None else padding[place]
-        if part.frame is not None:
-            value = _with_frame(g, part, part.frame, value, pads)
+        return feature_maps
+    value, channels_last = feature_maps.name, feature_maps.rows == 1  # a layer takes channels first
+    for index, part in enumerate(parts):
+        pads = None if padding is None else padding[index]
+        if part.pad_values is not None:
+            value = _padded(g, part, part.pad_values, value, pads)
             continue
-        if planes_last:
-            value, planes_last = g.add("Transpose", value, perm=[0, 3, 1, 2]), False
+        if channels_last:
+            value, channels_last = g.add("Transpose", value, perm=[0, 3, 1, 2]), False
         value = g.over(part.nodes, value, pads)
-    given = Maps(value, parts[-1].given)
-    if given.rows == 1 and not planes_last:
-        return Maps(g.add("Transpose", value, perm=[0, 2, 3, 1]), given.element)
-    return given
+    result = FeatureMaps(value, parts[-1].element)
+    if result.rows == 1 and not channels_last:
+        return FeatureMaps(g.add("Transpose", value, perm=[0, 2, 3, 1]), result.element)
+    return result
 
 
-def planes_first(g: Builder, maps: Maps) -> Maps:
-    """The same with the planes before the rows, as ONNX's layers have them."""
-    if maps.rows == 2:
-        return maps
-    return Maps(g.add("Transpose", maps.name, perm=[0, 3, 1, 2]), maps.element)
+def channels_first(g: Builder, feature_maps: FeatureMaps) -> FeatureMaps:
+    """The same with the channels before the rows, as ONNX's layers have them."""
+    if feature_maps.rows == 2:
+        return feature_maps
+    return FeatureMaps(
+        g.add("Transpose", feature_maps.name, perm=[0, 3, 1, 2]), feature_maps.element
+    )
 
 
-def _with_frame(
-    g: Builder, part: Part, colour: Sequence[int], value: str, pads: Sequence[int] | None
+def _padded(
+    g: Builder, part: Part, pad_values: Sequence[int], value: str, pads: Sequence[int] | None
 ) -> str:
-    """Images (N, rows, columns, planes), with rows and columns of the frame's values around."""
+    """Images (N, rows, columns, channels), padded with rows and columns of the part's values."""
     rows, columns = part.rows, part.columns
     top, left, bottom, right = pads or (rows.before, columns.before, rows.after, columns.after)
     for axis, before, behind in ((1, top, bottom), (2, left, right)):
         shape = g.add("Shape", value)
         first, last = (
-            [_coloured(g, colour, shape, axis, width)] if width else []
+            [_pad_pixels(g, pad_values, shape, axis, width)] if width else []
             for width in (before, behind)
         )
         value = g.join([*first, value, *last], axis)
     return value
 
 
-def _coloured(g: Builder, values: Sequence[int], shape: str, axis: int, width: int) -> str:
+def _pad_pixels(g: Builder, values: Sequence[int], shape: str, axis: int, width: int) -> str:
     """Pixels of one colour in the shape of images, but so wide along an axis."""
     size = g.add("ScatterElements", shape, g.constant([axis]), g.constant([width]))
     return g.add("Expand", g.constant([[[values]]], np.uint8), size)
@@ -115,47 +127,51 @@ def _coloured(g: Builder, values: Sequence[int], shape: str, axis: int, width: i
 
 @dataclass(frozen=True)
 class Crops:
-    """The crops' maps at one place of the trunk, each of the image and of its mirror image.
+    """The crops' maps at one depth of the trunk, each of the image and of its mirror image.
 
     ``whole`` are the whole image's maps, of 2 N images; ``strips`` those that differ at each
-    side: the crops that differ there, one after the other along the first axis.  Unless ten crops
+    edge: the crops that differ there, one after the other along the first axis.  Unless ten crops
     are asked for there are no rows in them.
     """
 
-    whole: Maps
-    places: Sequence[Place]
-    strips: Mapping[Side, Maps]
+    whole: FeatureMaps
+    regions: Sequence[Region]
+    strips: Mapping[Edge, FeatureMaps]
 
     def through(self, g: Builder, parts: Sequence[Part], is_ten: str) -> Crops:
         """The maps after some parts of the chain."""
         layers = [part.rows for part in parts], [part.columns for part in parts]
-        places = [(after(y, layers[0]), after(x, layers[1])) for y, x in self.places]
-        if any(span.low + span.high > span.length for place in places for span in place):
-            raise NotAligned("the strips at two sides overlap")
+        regions = [(after(y, layers[0]), after(x, layers[1])) for y, x in self.regions]
+        if any(extent.low + extent.high > extent.length for region in regions for extent in region):
+            raise NotAligned("the strips at two edges overlap")
         seen = {
-            side: _seen(side, self.places, places, layers[side.axis])
-            for side in SIDES
-            if any(side.depth(place) for place in places)
+            edge: _common_receptive_field(edge, self.regions, regions, layers[edge.axis])
+            for edge in EDGES
+            if any(edge.depth(region) for region in regions)
         }
         strips = {}
-        for side, maps in self._cut(g, places, seen, is_ten).items():
+        for edge, feature_maps in self._cut(g, regions, seen, is_ten).items():
             own = [[(layer.before, layer.after) for layer in axis] for axis in layers]
-            own[side.axis] = list(seen[side].padding)
+            own[edge.axis] = list(seen[edge].padding)
             padding = [(y[0], x[0], y[1], x[1]) for y, x in zip(*own, strict=True)]
-            strips[side] = apply(g, parts, maps, padding)
-        return Crops(apply(g, parts, self.whole), places, strips)
+            strips[edge] = apply(g, parts, feature_maps, padding)
+        return Crops(apply(g, parts, self.whole), regions, strips)
 
-    def chosen(self, g: Builder, is_ten: str) -> Maps:
+    def chosen(self, g: Builder, is_ten: str) -> FeatureMaps:
         """The five crops one after the other, of 10 N views, or else the whole images' maps."""
         with g.branch() as ten:
             crops = g.join(self._joined(g), axis=0)
         whole = self.whole
         names = g.choose(is_ten, (ten, [crops]), ([], [whole.name]), whole.element)
-        return Maps(names[0], whole.element)
+        return FeatureMaps(names[0], whole.element)
 
     def _cut(
-        self, g: Builder, places: Sequence[Place], seen: Mapping[Side, Strip], is_ten: str
-    ) -> dict[Side, Maps]:
+        self,
+        g: Builder,
+        regions: Sequence[Region],
+        seen: Mapping[Edge, ReceptiveField],
+        is_ten: str,
+    ) -> dict[Edge, FeatureMaps]:
         """The parts of the crops from which the strips follow; no rows unless it is ten.
 
         Each crop's map is joined whole before its strips are cut: a copy, and a small one beside
@@ -167,39 +183,41 @@ class Crops:
             cut = [
                 g.join(
                     [
-                        g.cut(crop, (first + side.axis, part.first, part.last))
-                        for crop, place in zip(crops, places, strict=True)
-                        if side.depth(place)
+                        g.cut(crop, (first + edge.axis, part.first, part.last))
+                        for crop, region in zip(crops, regions, strict=True)
+                        if edge.depth(region)
                     ],
                     axis=0,
                 )
-                for side, part in seen.items()
+                for edge, part in seen.items()
             ]
         with g.branch() as otherwise:
             none = []
-            for side, part in seen.items():
-                size = [span.length for span in self.places[0]]
-                size[side.axis] = part.last - part.first
+            for edge, part in seen.items():
+                size = [extent.length for extent in self.regions[0]]
+                size[edge.axis] = part.last - part.first
                 ranges = ((first + axis, 0, size[axis]) for axis in (0, 1))
                 none.append(g.cut(self.whole.name, (0, 0, 0), *ranges))  # of no image
         element = self.whole.element
         names = g.choose(is_ten, (ten, cut), (otherwise, none), element) if seen else []
-        return {side: Maps(name, element) for side, name in zip(seen, names, strict=True)}
+        return {edge: FeatureMaps(name, element) for edge, name in zip(seen, names, strict=True)}
 
     def _joined(self, g: Builder) -> list[str]:
         """Each crop's map, from the whole image's and the strips; inside a branch."""
         own = {
-            side: iter(g.split(maps.name, sum(1 for place in self.places if side.depth(place))))
-            for side, maps in self.strips.items()
+            edge: iter(
+                g.split(feature_maps.name, sum(1 for region in self.regions if edge.depth(region)))
+            )
+            for edge, feature_maps in self.strips.items()
         }
         return [
-            self._laid(g, place, {s: next(own[s]) for s in own if s.depth(place)})
-            for place in self.places
+            self._pasted(g, region, {s: next(own[s]) for s in own if s.depth(region)})
+            for region in self.regions
         ]
 
-    def _laid(self, g: Builder, place: Place, strips: Mapping[Side, str]) -> str:
+    def _pasted(self, g: Builder, region: Region, strips: Mapping[Edge, str]) -> str:
         """One crop's map: rows at its top, columns at its left, the image's, columns, rows."""
-        rows, columns = place
+        rows, columns = region
         first = self.whole.rows
         middle = g.cut(
             self.whole.name,
@@ -214,21 +232,21 @@ class Crops:
 
 
 def crops_of_images(
-    image: Maps, corners: Sequence[tuple[int, int]], side: int, whole: int
+    image: FeatureMaps, corners: Sequence[tuple[int, int]], crop_size: int, whole: int
 ) -> Crops:
-    """Before the first layer a crop differs nowhere from its place in the image."""
-    places = [(Span(y, side, whole), Span(x, side, whole)) for y, x in corners]
-    return Crops(image, places, {})
+    """Before the first layer a crop differs nowhere from its region of the image."""
+    regions = [(Extent(y, crop_size, whole), Extent(x, crop_size, whole)) for y, x in corners]
+    return Crops(image, regions, {})
 
 
-def _seen(
-    side: Side, before: Sequence[Place], places: Sequence[Place], layers: Sequence[Window]
-) -> Strip:
-    """What the strips at one side see of their crops: the same for every crop, or NotAligned."""
+def _common_receptive_field(
+    edge: Edge, before: Sequence[Region], regions: Sequence[Region], layers: Sequence[Window]
+) -> ReceptiveField:
+    """What the strips at one edge see of their crops: the same for every crop, or NotAligned."""
     found = {
-        strip(crop[side.axis].length, layers, side.outputs(place))
-        for crop, place in zip(before, places, strict=True)
-        if side.depth(place)
+        receptive_field(crop[edge.axis].length, layers, edge.outputs(region))
+        for crop, region in zip(before, regions, strict=True)
+        if edge.depth(region)
     }
     if len(found) != 1:
         raise NotAligned(f"the crops differ in unlike strips: {found}")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model_export.errors import ExportError
-from model_export.graph import SIDE, corners
+from model_export.graph import IMAGE_SIZE, corners
 from model_export.image_formats import SUFFIXES
 from model_export.variants import Normalisation
 
@@ -21,23 +21,23 @@ Floats = NDArray[np.float32]
 FEWEST = 7  # images: the larger of the batches that verification runs
 
 
-def ten_crops(images: Pixels, side: int) -> NDArray[np.uint8]:
-    """The views of section 4.1: (N, 10, side, side, 3)."""
-    crops = [images[:, y : y + side, x : x + side] for y, x in corners(side)]
+def ten_crops(images: Pixels, crop_size: int) -> NDArray[np.uint8]:
+    """The views of section 4.1: (N, 10, size, size, 3)."""
+    crops = [images[:, y : y + crop_size, x : x + crop_size] for y, x in corners(crop_size)]
     return np.stack([*crops, *(crop[:, :, ::-1] for crop in crops)], axis=1)
 
 
-def centre_crop(images: Pixels, side: int) -> NDArray[np.uint8]:
-    """The fifth of the ten: (N, 1, side, side, 3)."""
-    return ten_crops(images, side)[:, 4:5]
+def centre_crop(images: Pixels, crop_size: int) -> NDArray[np.uint8]:
+    """The fifth of the ten: (N, 1, size, size, 3)."""
+    return ten_crops(images, crop_size)[:, 4:5]
 
 
-def planes_of(views: NDArray[np.uint8], normalisation: Normalisation) -> Floats:
-    """RGB views (..., rows, columns, 3) -> the network's planes (..., planes, rows, columns), in
-    pixels of 0-255, not yet normalised."""
-    if normalisation.planes == "BGR":
+def to_channels(views: NDArray[np.uint8], normalisation: Normalisation) -> Floats:
+    """RGB views (..., rows, columns, 3) -> the network's channels (..., channels, rows, columns),
+    in pixels of 0-255, not yet normalised."""
+    if normalisation.channels == "BGR":
         views = views[..., ::-1]
-    elif normalisation.planes == "L":
+    elif normalisation.channels == "L":
         sums = views.astype(np.int64) @ np.array([19595, 38470, 7471])  # as Pillow's ``L``
         views = ((sums + 0x8000) >> 16).astype(np.uint8)[..., None]
     return np.ascontiguousarray(np.moveaxis(views, -1, -3)).astype(np.float32)
@@ -61,7 +61,9 @@ def _square(file: Path) -> Pixels:
     with Image.open(file) as opened:
         image = opened.convert("RGB")
     short, long = sorted(image.size)
-    size = [SIDE if side == short else int(SIDE * long / short) for side in image.size]
+    size = [
+        IMAGE_SIZE if length == short else int(IMAGE_SIZE * long / short) for length in image.size
+    ]
     image = image.resize((size[0], size[1]), Image.Resampling.BILINEAR)
-    left, top = round((size[0] - SIDE) / 2), round((size[1] - SIDE) / 2)
-    return np.asarray(image.crop((left, top, left + SIDE, top + SIDE)))
+    left, top = round((size[0] - IMAGE_SIZE) / 2), round((size[1] - IMAGE_SIZE) / 2)
+    return np.asarray(image.crop((left, top, left + IMAGE_SIZE, top + IMAGE_SIZE)))

@@ -19,7 +19,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
@@ -31,9 +31,9 @@ from onnx import ModelProto, helper
 
 from model_export import precision as precisions
 from model_export.alexnet import AlexNet
-from model_export.crops import Pixels, planes_of, ten_crops
+from model_export.crops import Pixels, ten_crops, to_channels
 from model_export.errors import LabelsUnusable
-from model_export.graph import CROPS, IR_VERSION, OPSET, SIDE, serving_graph, views_of
+from model_export.graph import CROPS, IMAGE_SIZE, IR_VERSION, OPSET, serving_graph, views_of
 from model_export.layer_blocks import fold_padding
 from model_export.variants import Normalisation, Variant, greyscale
 
@@ -57,26 +57,26 @@ def build_model(
 ) -> ModelProto:
     """The serving graph of a network, in one of ``PRECISIONS``; of the metadata only ``crops``."""
     preparation = normalisation_of(network, variant)
-    views = planes_of(ten_crops(calibration, variant.side), preparation)
+    views = to_channels(ten_crops(calibration, variant.crop_size), preparation)
     converted = precisions.PRECISIONS[precision].convert(
-        to_onnx(network, variant.side), views.reshape(-1, *views.shape[2:]), preparation
+        to_onnx(network, variant.crop_size), views.reshape(-1, *views.shape[2:]), preparation
     )
-    return serving_graph(converted, side=variant.side, normalisation=preparation)
+    return serving_graph(converted, crop_size=variant.crop_size, normalisation=preparation)
 
 
 def normalisation_of(network: AlexNet, variant: Variant) -> Normalisation:
-    """The variant's preparation, or its greyscale form where conv1 sees one plane."""
-    grey = network.planes == 1
+    """The variant's preparation, or its greyscale form where conv1 sees one channel."""
+    grey = network.channels == 1
     return greyscale(variant.normalisation) if grey else variant.normalisation
 
 
-def to_onnx(network: AlexNet, side: int) -> ModelProto:
-    """``views`` (N, planes, side, side) -> ``logits``, with PyTorch's names on the weights.
+def to_onnx(network: AlexNet, crop_size: int) -> ModelProto:
+    """``views`` (N, channels, size, size) -> ``logits``, with PyTorch's names on the weights.
 
     Constants are folded; torch's further rewriting is not run, as it drops biases of zero, and an
     exported model is to remain a whole checkpoint.
     """
-    views = torch.zeros(2, network.planes, side, side)
+    views = torch.zeros(2, network.channels, crop_size, crop_size)
     with _quiet():
         program = torch.onnx.export(
             network.eval(),
@@ -122,8 +122,8 @@ def describe(
         "name": record.name,
         "variant": variant.name,
         "precision": precision,
-        "normalisation": json.dumps(asdict(variant.normalisation)),
-        "views": json.dumps(views_of(variant.side)),
+        "normalisation": variant.normalisation.to_json(),
+        "views": json.dumps(views_of(variant.crop_size)),
         "labels": json.dumps(labels, ensure_ascii=False),
         "weights": json.dumps(record.weights, ensure_ascii=False),
         "accuracy": json.dumps(record.accuracy, ensure_ascii=False),
@@ -189,7 +189,7 @@ def _read_csv(text: str) -> list[Label]:
 
 
 def _golden(model: ModelProto, image: Pixels, precision: str) -> dict[str, object]:
-    step = SIDE // THUMB
+    step = IMAGE_SIZE // THUMB
     thumb = np.ascontiguousarray(image[step // 2 :: step, step // 2 :: step])
     whole = thumb.repeat(step, axis=0).repeat(step, axis=1)[None]
     probabilities = precisions.Runner(model).run(whole, CROPS["ten"])[0][0]

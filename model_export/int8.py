@@ -46,16 +46,16 @@ BATCH = 20  # views
 def quantise(network: ModelProto, views: Floats, normalisation: Normalisation) -> ModelProto:
     """``network`` (normalised views -> logits) as one that takes uint8 pixels.
 
-    ``views`` are pixels of 0-255, float32 (V, planes, side, side), of real photographs.
+    ``views`` are pixels of 0-255, float32 (V, channels, size, size), of real photographs.
     """
     _must_read_pixels(network)
-    planes = (1, -1, 1, 1)
+    channels = (1, -1, 1, 1)
     mean, std = (np.array(v, np.float32) for v in (normalisation.mean, normalisation.std))
-    first, centred = _first(network), views - mean.reshape(planes)
+    first, centred = _first(network), views - mean.reshape(channels)
     model = ModelProto()
     model.CopyFrom(network)
     weights = _Weights(model)
-    weights[first.input[1]] = weights[first.input[1]] / std.reshape(planes)
+    weights[first.input[1]] = weights[first.input[1]] / std.reshape(channels)
     scales = _round_convolutions(model, weights, centred[::2])
     overrides: dict[str, object] = {
         name: [
@@ -75,7 +75,7 @@ def quantise(network: ModelProto, views: Floats, normalisation: Normalisation) -
 
 
 def _must_read_pixels(network: ModelProto) -> None:
-    """Raise ExportError where the first convolution's frame of pixels has no place."""
+    """Raise ExportError where the images cannot be padded in front of the first convolution."""
     try:
         take_apart(network)
     except NotAChain as reason:
@@ -157,8 +157,8 @@ def _hessians(model: ModelProto, node: NodeProto, views: Floats) -> list[Tensor]
     top, left, bottom, right = numbers["pads"]
     generator = torch.Generator().manual_seed(0)
     sums: list[Tensor] = []
-    for maps in _values(model, node.input[0], views):
-        padded = functional.pad(torch.from_numpy(maps), (left, right, top, bottom))
+    for feature_maps in _values(model, node.input[0], views):
+        padded = functional.pad(torch.from_numpy(feature_maps), (left, right, top, bottom))
         # (V, inputs of all groups, places)
         patches = functional.unfold(padded, (kernel[0], kernel[1]), stride=(strides[0], strides[1]))
         drawn = torch.randperm(patches.shape[2], generator=generator)[:PATCHES]

@@ -2,8 +2,8 @@
 A network's ONNX graph (views -> logits) as what it is: a chain of blocks, then the rest.
 
 A block is a convolution with all that follows it (activation, normalisation, quantisation), and
-the pooling after that, if there is one.  It can be laid into another graph several times, each
-time with the padding that its place demands; the weights stay where they are.
+the pooling after that, if there is one.  It can be copied into another graph several times, each
+time with the padding that it needs there; the weights are not copied.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ class Part:
     nodes: tuple[NodeProto, ...]
     rows: Window
     columns: Window
-    given: int  # the element type, onnx.TensorProto's, of what comes out
-    # Values per plane of a frame that is laid around images before the nodes, as wide as the
-    # windows say: a padding that is not zero.
-    frame: tuple[int, ...] | None = None
+    element: int  # the type, onnx.TensorProto's, of the values that come out
+    # Padding of images that is not zero: its value for each channel.  The windows say how wide.
+    pad_values: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,15 +115,15 @@ def _must_be_a_chain(path: Sequence[NodeProto], given: str) -> None:
             )
 
 
-def framed(part: Part, values: tuple[int, ...]) -> tuple[Part, Part]:
-    """A convolution that pads with zeros, as one that does not and a frame of other values."""
-    frame = Window(1, 1, part.rows.before, part.rows.after)
-    side = Window(1, 1, part.columns.before, part.columns.after)
+def separate_padding(part: Part, values: tuple[int, ...]) -> tuple[Part, Part]:
+    """A convolution that pads with zeros -> padding with ``values``, and one without padding."""
+    rows = Window(1, 1, part.rows.before, part.rows.after)
+    columns = Window(1, 1, part.columns.before, part.columns.after)
     bare = tuple(
         with_padding(node, [0, 0, 0, 0]) if node.op_type == "Conv" else node for node in part.nodes
     )
     return (
-        Part((), frame, side, onnx.TensorProto.UINT8, values),
+        Part((), rows, columns, onnx.TensorProto.UINT8, values),
         replace(
             part,
             nodes=bare,
@@ -174,7 +173,7 @@ def fold_padding(network: ModelProto) -> None:
     pads = {node.output[0]: node for node in nodes if _pads_with_zeros(node, constants)}
     for node in [node for node in nodes if node.op_type == "Conv" and node.input[0] in pads]:
         pad = pads[node.input[0]]
-        extra = constants[pad.input[1]]  # begins of N, planes, rows, columns, then ends
+        extra = constants[pad.input[1]]  # begins of N, channels, rows, columns, then ends
         node.CopyFrom(with_padding(node, [extra[i] for i in (2, 3, 6, 7)], add=True))
         node.input[0] = pad.input[0]
         if not any(pad.output[0] in other.input for other in nodes):

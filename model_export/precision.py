@@ -21,7 +21,7 @@ from model_export import int8
 from model_export.crops import Floats, Pixels
 from model_export.variants import Normalisation
 
-# The network (normalised views -> logits), views of real photographs (V, planes, side, side) in
+# The network (normalised views -> logits), views of real photographs (V, channels, size, size) in
 # pixels of 0-255, and the normalisation of its views.
 Convert = Callable[[ModelProto, Floats, Normalisation], ModelProto]
 

@@ -1,11 +1,11 @@
 """
 Which parts of the ten crops are the same, derived from the layers' kernels, strides and paddings.
 
-Along one axis a crop of the image is a *span*: where it begins in the map of the whole image,
+Along one axis a crop of the image is an *extent*: where it begins in the map of the whole image,
 how long it is, and how many of its first and last places differ from the whole image's map at
-the same places, because they see the crop's own padding.  A layer turns spans into spans.  What
-does not differ need not be computed again; what differs is a strip at the crop's end, and `strip`
-says from which part of the crop it follows.
+the same places, because they see the crop's own padding.  A layer turns extents into
+extents.  What does not differ need not be computed again.  What differs is a strip at the crop's
+edge, and `receptive_field` says from which part of the crop it is computed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Span:
+class Extent:
     """A crop along one axis of a map; all in places of that map."""
 
     start: int
@@ -49,31 +49,33 @@ class NotAligned(ValueError):
     """The crop begins between two places of the map: nothing of it is the whole image's."""
 
 
-def through(span: Span, layer: Window) -> Span:
-    """The span after a layer, or `NotAligned`."""
-    if span.start % layer.stride:
-        raise NotAligned(f"a crop begins at {span.start}, which is no multiple of {layer.stride}")
-    length = layer.length(span.length)
+def through(extent: Extent, layer: Window) -> Extent:
+    """The extent after a layer, or `NotAligned`."""
+    if extent.start % layer.stride:
+        raise NotAligned(f"a crop begins at {extent.start}, which is no multiple of {layer.stride}")
+    length = layer.length(extent.length)
     # The first outputs that see no differing first input, and that see a differing last one.
-    first_clean = _ceil(span.low + layer.before, layer.stride)
-    first_beyond = _ceil(span.length - span.high - layer.kernel + 1 + layer.before, layer.stride)
+    first_clean = _ceil(extent.low + layer.before, layer.stride)
+    first_beyond = _ceil(
+        extent.length - extent.high - layer.kernel + 1 + layer.before, layer.stride
+    )
     # At the image's own border the crop is padded as the whole image is.
-    low = 0 if span.start == 0 else min(first_clean, length)
+    low = 0 if extent.start == 0 else min(first_clean, length)
     high = (
         0
-        if span.end == span.whole and not span.high
+        if extent.end == extent.whole and not extent.high
         else min(max(length - first_beyond, 0), length)
     )
-    return Span(span.start // layer.stride, length, layer.length(span.whole), low, high)
+    return Extent(extent.start // layer.stride, length, layer.length(extent.whole), low, high)
 
 
-def after(span: Span, layers: Sequence[Window]) -> Span:
-    """The span after a chain of layers, or `NotAligned`."""
-    return reduce(through, layers, span)
+def after(extent: Extent, layers: Sequence[Window]) -> Extent:
+    """The extent after a chain of layers, or `NotAligned`."""
+    return reduce(through, layers, extent)
 
 
 @dataclass(frozen=True)
-class Strip:
+class ReceptiveField:
     """The inputs from `first` to before `last`, and what each layer pads them with."""
 
     first: int
@@ -81,7 +83,7 @@ class Strip:
     padding: tuple[tuple[int, int], ...]  # (before, after) for each layer
 
 
-def strip(inputs: int, layers: Sequence[Window], outputs: range) -> Strip:
+def receptive_field(inputs: int, layers: Sequence[Window], outputs: range) -> ReceptiveField:
     """What consecutive `outputs` of a chain of layers see of its `inputs`."""
     lengths = [inputs]
     for layer in layers[:-1]:
@@ -95,7 +97,7 @@ def strip(inputs: int, layers: Sequence[Window], outputs: range) -> Strip:
         first, last = max(first, 0), min(last, length)
         if first >= last:
             raise NotAligned("a strip sees nothing but padding")
-    return Strip(first, last, tuple(reversed(padding)))
+    return ReceptiveField(first, last, tuple(reversed(padding)))
 
 
 def _ceil(dividend: int, divisor: int) -> int:

@@ -8,6 +8,7 @@ this module imports torch, which takes seconds.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """``(pixel - mean) / std`` for pixels of 0-255, one figure per plane, in plane order."""
+    """``(pixel - mean) / std`` for pixels of 0-255, one figure per channel, in their order."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    planes: Literal["RGB", "BGR", "L"] = "RGB"
+    channels: Literal["RGB", "BGR", "L"] = "RGB"
+
+    def to_json(self) -> str:
+        """The entry ``normalisation`` of a file's metadata."""
+        return json.dumps({"mean": self.mean, "std": self.std, "planes": self.channels})
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Variant:
 
     name: str
     build: Builder
-    side: int  # pixels; ten crops of this size are taken from the 256 x 256 square
+    crop_size: int  # pixels; ten crops of this size are taken from the 256 x 256 square
     normalisation: Normalisation
     weights: Weights | None
     source: str
@@ -81,7 +86,7 @@ def _scaled(values: tuple[float, ...]) -> tuple[float, ...]:
 IMAGENET = Normalisation(_scaled((0.485, 0.456, 0.406)), _scaled((0.229, 0.224, 0.225)))
 
 # The mean of ImageNet's training images.  The paper and Caffe subtract a mean image; their
-# networks see crops at ten places of it, and the mean per plane is what deployments use.
+# networks see crops at ten places of it, and the mean per channel is what deployments use.
 IMAGENET_MEAN = (123.68, 116.779, 103.939)
 CAFFE_MEAN = (104.00699, 116.66877, 122.67892)  # of ilsvrc_2012_mean.npy, in BGR order
 
@@ -108,7 +113,7 @@ VARIANTS: dict[str, Variant] = {
     "owt": Variant(
         name="owt",
         build=built_by("alexnet:owt"),
-        side=224,
+        crop_size=224,
         normalisation=IMAGENET,
         weights=Weights(
             name="alexnet-owt-7be5be79.pth",
@@ -130,7 +135,7 @@ VARIANTS: dict[str, Variant] = {
     "paper": Variant(
         name="paper",
         build=built_by("alexnet:paper"),
-        side=224,
+        crop_size=224,
         normalisation=Normalisation(IMAGENET_MEAN, (1.0, 1.0, 1.0)),
         weights=None,
         source="Krizhevsky, Sutskever, Hinton, NIPS 2012",
@@ -138,8 +143,8 @@ VARIANTS: dict[str, Variant] = {
     "caffe": Variant(
         name="caffe",
         build=built_by("alexnet:caffe"),
-        side=227,
-        normalisation=Normalisation(CAFFE_MEAN, (1.0, 1.0, 1.0), planes="BGR"),
+        crop_size=227,
+        normalisation=Normalisation(CAFFE_MEAN, (1.0, 1.0, 1.0), channels="BGR"),
         weights=Weights(
             name="bvlcalexnet-12.onnx",
             url="https://huggingface.co/onnxmodelzoo/legacy_models/resolve/main/validated/"
@@ -166,7 +171,7 @@ VARIANTS: dict[str, Variant] = {
     "d2l": Variant(
         name="d2l",
         build=built_by("alexnet:d2l"),
-        side=224,
+        crop_size=224,
         normalisation=Normalisation((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
         weights=None,
         source="Dive into Deep Learning, section 8.1",
@@ -180,6 +185,6 @@ VARIANTS: dict[str, Variant] = {
 
 
 def greyscale(normalisation: Normalisation) -> Normalisation:
-    """The same preparation for a network whose conv1 sees one plane: the luma."""
+    """The same preparation for a network whose conv1 sees one channel: the luma."""
     mean, std = normalisation.mean, normalisation.std
-    return Normalisation((sum(mean) / len(mean),), (sum(std) / len(std),), planes="L")
+    return Normalisation((sum(mean) / len(mean),), (sum(std) / len(std),), channels="L")

@@ -19,9 +19,9 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from model_export.alexnet import AlexNet
-from model_export.crops import FEWEST, Floats, Pixels, centre_crop, planes_of, ten_crops
+from model_export.crops import FEWEST, Floats, Pixels, centre_crop, ten_crops, to_channels
 from model_export.errors import VerificationFailed
-from model_export.graph import SIDE, corners, crops_of
+from model_export.graph import IMAGE_SIZE, corners, crops_of
 from model_export.precision import PRECISIONS, Runner
 from model_export.variants import Normalisation
 
@@ -44,7 +44,7 @@ def verify(
     model: ModelProto,
     network: AlexNet,
     *,
-    side: int,
+    crop_size: int,
     normalisation: Normalisation,
     precision: str,
     images: Pixels,
@@ -53,14 +53,16 @@ def verify(
 
     Raises VerificationFailed where the difference is larger than the precision's row allows.
     """
-    random = np.random.default_rng(0).integers(0, 256, (BATCH, SIDE, SIDE, 3), np.uint8)
+    random = np.random.default_rng(0).integers(0, 256, (BATCH, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     runner = Runner(model)
     agreements = []
     for crops, value in crops_of(model).items():
         real, noise, single = (
             _compare(
                 runner.run(given, value, batch=BATCH),
-                reference(network, given, side=side, normalisation=normalisation, crops=crops),
+                reference(
+                    network, given, crop_size=crop_size, normalisation=normalisation, crops=crops
+                ),
             )
             for given in (images, random, images[:1])
         )
@@ -72,15 +74,15 @@ def verify(
 
 
 def reference(
-    network: AlexNet, images: Pixels, *, side: int, normalisation: Normalisation, crops: str
+    network: AlexNet, images: Pixels, *, crop_size: int, normalisation: Normalisation, crops: str
 ) -> Floats:
     """PyTorch's own answer: float32 (N, V, classes), each view's softmax."""
     with torch.inference_mode():
         if crops == "dense":
-            views = _windows(network.eval(), images, side, normalisation)
+            views = _windows(network.eval(), images, crop_size, normalisation)
         else:
             cut = ten_crops if crops == "ten" else centre_crop
-            views = _normalised(cut(images, side), normalisation)
+            views = _normalised(cut(images, crop_size), normalisation)
         flat = torch.split(views.flatten(0, 1), VIEWS)
         logits = torch.cat([_logits(network.eval(), part, crops) for part in flat])
     softmax: Floats = logits.softmax(1).numpy().reshape(*views.shape[:2], -1)
@@ -92,36 +94,40 @@ def _logits(network: AlexNet, views: Tensor, crops: str) -> Tensor:
     return logits
 
 
-def _windows(network: AlexNet, images: Pixels, side: int, normalisation: Normalisation) -> Tensor:
+def _windows(
+    network: AlexNet, images: Pixels, crop_size: int, normalisation: Normalisation
+) -> Tensor:
     """The five windows of the last maps of the image, then of its mirror image, pooled: what the
-    fully connected layers would take of ten crops, (N, 10, maps, rows, columns)."""
+    fully connected layers would take of ten crops, (N, 10, channels, rows, columns)."""
     layers = list(network.features)
     pooling = layers.pop() if isinstance(layers[-1], nn.MaxPool2d) else nn.Identity()
     trunk = nn.Sequential(*layers)
     both = np.stack([images, images[:, :, ::-1]], axis=1)
-    whole = _normalised(both, normalisation).flatten(0, 1)  # (2 N, planes, 256, 256)
-    maps = torch.cat([trunk(part) for part in torch.split(whole, VIEWS)])
-    maps = maps.reshape(len(images), 2, *maps.shape[1:])
-    length = trunk(whole[:1, :, :side, :side]).shape[-1]
-    steps = maps.shape[-1] - length  # from the first window to the last
+    whole = _normalised(both, normalisation).flatten(0, 1)  # (2 N, channels, 256, 256)
+    feature_maps = torch.cat([trunk(part) for part in torch.split(whole, VIEWS)])
+    feature_maps = feature_maps.reshape(len(images), 2, *feature_maps.shape[1:])
+    length = trunk(whole[:1, :, :crop_size, :crop_size]).shape[-1]
+    steps = feature_maps.shape[-1] - length  # from the first window to the last
 
     def window(y: int, x: int, mirrored: int) -> Tensor:
-        top, left = (place * steps // (SIDE - side) for place in (y, x))
-        cut: Tensor = pooling(maps[:, mirrored, :, top : top + length, left : left + length])
+        top, left = (place * steps // (IMAGE_SIZE - crop_size) for place in (y, x))
+        cut: Tensor = pooling(
+            feature_maps[:, mirrored, :, top : top + length, left : left + length]
+        )
         return cut
 
-    ten = [window(y, x, 0) for y, x in corners(side)]
-    ten += [window(y, SIDE - side - x, 1) for y, x in corners(side)]
+    ten = [window(y, x, 0) for y, x in corners(crop_size)]
+    ten += [window(y, IMAGE_SIZE - crop_size - x, 1) for y, x in corners(crop_size)]
     return torch.stack(ten, dim=1)
 
 
 def _normalised(views: Pixels, normalisation: Normalisation) -> Tensor:
-    """RGB (N, V, rows, columns, 3) -> float32 (N, V, planes, rows, columns)."""
+    """RGB (N, V, rows, columns, 3) -> float32 (N, V, channels, rows, columns)."""
     mean, std = (
         np.array(values, np.float32).reshape(-1, 1, 1)
         for values in (normalisation.mean, normalisation.std)
     )
-    return torch.from_numpy((planes_of(views, normalisation) - mean) / std)
+    return torch.from_numpy((to_channels(views, normalisation) - mean) / std)
 
 
 def read_back(path: Path) -> ModelProto:

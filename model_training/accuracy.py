@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from model_export.alexnet import AlexNet
+from model_export.crops import Pixels
+from model_export.graph import IMAGE_SIZE
 from model_export.variants import Variant
 from model_training.augmentation import cut, cut_ten, prepare
-from model_training.image_cache import IMAGE_SIZE, Pixels
 
 VIEWS = 120  # that go through the network at once
 AHEAD = 8  # batches that are made before they are asked for, at most
@@ -56,23 +57,23 @@ def measure(
     ``step`` is called after each batch.
     """
     count = {"one": 1, "ten": 10}[crops]
-    side = variant.side
+    crop_size = variant.crop_size
     batches = [slice(i, i + VIEWS // count) for i in range(0, len(rows), VIEWS // count)]
 
     def views(batch: slice) -> NDArray[np.uint8]:
         if crops == "ten":
-            return cut_ten(images, rows[batch], side)
+            return cut_ten(images, rows[batch], crop_size)
         chosen = rows[batch]
-        middle = np.full((len(chosen), 2), (IMAGE_SIZE - side) // 2)
-        return cut(images, chosen, middle, np.zeros(len(chosen), np.bool_), side)
+        middle = np.full((len(chosen), 2), (IMAGE_SIZE - crop_size) // 2)
+        return cut(images, chosen, middle, np.zeros(len(chosen), np.bool_), crop_size)
 
     loss = wrong1 = wrong5 = 0.0
     network.eval()
     with torch.inference_mode(), closing(ahead(views, batches, workers)) as made:
         for batch, cut_out in zip(batches, made, strict=True):
-            planes = prepare(torch.from_numpy(cut_out).to(device), variant.normalisation)
-            each = network(planes).double().softmax(1)
-            mean = each.reshape(-1, count, each.shape[1]).mean(1)
+            inputs = prepare(torch.from_numpy(cut_out).to(device), variant.normalisation)
+            shares = network(inputs).double().softmax(1)
+            mean = shares.reshape(-1, count, shares.shape[1]).mean(1)
             truth = torch.from_numpy(labels[batch]).to(device)
             loss += float(functional.nll_loss(mean.log(), truth, reduction="sum"))
             top1, top5 = wrong(mean, truth)

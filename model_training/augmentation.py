@@ -2,8 +2,8 @@
 The paper's two augmentations (section 4.1), and everything else that is drawn while training.
 
     order, places, mirrors, colours   drawn per image and epoch: `plan`
-    views     uint8 (N, side, side, 3), cut out of the squares: `cut`
-    planes    float32 (N, planes, side, side), coloured and normalised, on the device: `prepare`
+    crops     uint8 (N, size, size, 3), cut out of the images: `cut`
+    views     float32 (N, channels, size, size), coloured and normalised, on the device: `prepare`
 
 What is drawn follows from the seed and the epoch alone, so that a training that is stopped and
 resumed draws what it would have drawn.
@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model_export.graph import corners
+from model_export.crops import Pixels
+from model_export.graph import IMAGE_SIZE, corners
 from model_export.variants import Normalisation
-from model_training.image_cache import IMAGE_SIZE, Pixels
 
 SIGMA = 0.1  # of the colour noise, in standard deviations along each principal component
 LUMA = (19595, 38470, 7471)  # ITU-R 601 in 65536ths, as the model file computes it
@@ -77,12 +77,12 @@ def colours_of(
     return Colours(mean, np.sqrt(values[::-1].clip(0)), vectors[:, ::-1].copy())
 
 
-def plan(count: int, *, seed: int, epoch: int, side: int, mirror: bool) -> Plan:
+def plan(count: int, *, seed: int, epoch: int, crop_size: int, mirror: bool) -> Plan:
     """Draw an epoch over ``count`` examples: each once, in random order."""
     random = np.random.default_rng([seed, epoch])
     return Plan(
         order=random.permutation(count),
-        places=random.integers(0, IMAGE_SIZE - side + 1, (count, 2)),
+        places=random.integers(0, IMAGE_SIZE - crop_size + 1, (count, 2)),
         mirrored=random.random(count) < (0.5 if mirror else 0.0),
         draws=random.standard_normal((count, 3)),
     )
@@ -93,38 +93,38 @@ def cut(
     rows: NDArray[np.int64],
     places: NDArray[np.int64],
     mirrored: NDArray[np.bool_],
-    side: int,
+    crop_size: int,
 ) -> NDArray[np.uint8]:
-    """The crops of these rows of the squares, uint8 (N, side, side, 3)."""
-    views = np.empty((len(rows), side, side, 3), np.uint8)
+    """The crops of these rows of the images, uint8 (N, size, size, 3)."""
+    views = np.empty((len(rows), crop_size, crop_size, 3), np.uint8)
     for view, row, (y, x), mirror in zip(views, rows, places, mirrored, strict=True):
-        crop = images[row, y : y + side, x : x + side]
+        crop = images[row, y : y + crop_size, x : x + crop_size]
         view[:] = crop[:, ::-1] if mirror else crop
     return views
 
 
-def cut_ten(images: Pixels, rows: NDArray[np.int64], side: int) -> NDArray[np.uint8]:
-    """The ten views of section 4.1 of each, uint8 (10 N, side, side, 3), image by image."""
-    places = np.array(corners(side))
+def cut_ten(images: Pixels, rows: NDArray[np.int64], crop_size: int) -> NDArray[np.uint8]:
+    """The ten views of section 4.1 of each, uint8 (10 N, size, size, 3), image by image."""
+    places = np.array(corners(crop_size))
     five = np.tile(places, (2, 1))
     mirrored = np.repeat([False, True], 5)
     count = len(rows)
     return cut(
-        images, np.repeat(rows, 10), np.tile(five, (count, 1)), np.tile(mirrored, count), side
+        images, np.repeat(rows, 10), np.tile(five, (count, 1)), np.tile(mirrored, count), crop_size
     )
 
 
 def prepare(views: Tensor, normalisation: Normalisation, *, noise: Tensor | None = None) -> Tensor:
-    """uint8 RGB (N, side, side, 3) -> float32 (N, planes, side, side), as in the model file.
+    """uint8 RGB (N, size, size, 3) -> float32 (N, channels, size, size), as in the model file.
 
     ``noise``, float32 (N, 3), is added to the pixels of 0-255 first, unclipped.
     """
     pixels = views.permute(0, 3, 1, 2).float()
     if noise is not None:
         pixels = pixels + noise[:, :, None, None]
-    if normalisation.planes == "BGR":
+    if normalisation.channels == "BGR":
         pixels = pixels.flip(1)
-    elif normalisation.planes == "L":
+    elif normalisation.channels == "L":
         luma = torch.tensor(LUMA, device=pixels.device).float().view(1, 3, 1, 1)
         pixels = (((pixels * luma).sum(1, keepdim=True) + 32768) / 65536).floor()
     mean, std = (

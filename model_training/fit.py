@@ -23,6 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from model_export.crops import Pixels
 from model_export.variants import VARIANTS
 from model_training import artifacts, image_cache
 from model_training.augmentation import Colours, colours_of
@@ -168,7 +169,7 @@ def _decode(
 
 def _colours(
     config: TrainConfig,
-    found: image_cache.Pixels,
+    found: Pixels,
     rows: NDArray[np.int64],
     kept: Path,
     console: Console,

@@ -27,16 +27,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from model_export.crops import Pixels
+from model_export.graph import IMAGE_SIZE
 from model_export.image_formats import FORMATS
 from model_training.errors import ImagesUnusable, RunUnusable
 
-IMAGE_SIZE = 256  # pixels; of the square that crops are taken from
 MOST_PIXELS = 50_000_000  # of one image: the service's default limit
 MISSING, DECODED, UNREADABLE = 0, 1, 2  # an image's state in the cache
 UNDER_WAY = 64  # images that wait for a thread
 TOGETHER = 256  # images that are on the disk before they are marked as decoded
-
-Pixels = NDArray[np.uint8]  # (N, 256, 256, 3), RGB
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def _square(image: Image.Image) -> Pixels:
         size = IMAGE_SIZE, int(IMAGE_SIZE * height / width)
     else:
         size = int(IMAGE_SIZE * width / height), IMAGE_SIZE
-    left, top = (round((side - IMAGE_SIZE) / 2) for side in size)
+    left, top = (round((length - IMAGE_SIZE) / 2) for length in size)
     box = (
         left * width / size[0],
         top * height / size[1],

@@ -1,8 +1,8 @@
 """
 What a training begins with: a network of the paper's random numbers, or one with weights.
 
-From nothing, the mean of the training set is subtracted, as in the paper (section 2), plane by
-plane; what it is then divided by is the variant's own.  A network that comes with weights keeps
+From nothing, the mean of the training set is subtracted, as in the paper (section 2), channel by
+channel; what it is then divided by is the variant's own.  A network that comes with weights keeps
 the preparation that they were trained with.
 """
 
@@ -41,10 +41,10 @@ def from_nothing(variant: Variant, classes: int, mean: Floats, *, seed: int) -> 
     """The variant's own initialisation; ``mean`` (3,) is that of the training set, RGB of 0-255."""
     torch.manual_seed(seed)
     network = variant.build(classes, 3, (None, None, None))
-    planes = mean[::-1] if variant.normalisation.planes == "BGR" else mean
+    channels = mean[::-1] if variant.normalisation.channels == "BGR" else mean
     # float32 figures, as they will stand in the model file.
     normalisation = replace(
-        variant.normalisation, mean=tuple(round(float(value), 3) for value in planes)
+        variant.normalisation, mean=tuple(round(float(value), 3) for value in channels)
     )
     own = replace(variant, normalisation=normalisation)
     return Start(network, own, (network,), "", "", OWN)
@@ -91,7 +91,7 @@ def preparation(start: Start) -> str:
         ", ".join(f"{value:g}" for value in figures)
         for figures in (normalisation.mean, normalisation.std)
     )
-    return f"{normalisation.planes}, (pixel - ({mean})) / ({std})"
+    return f"{normalisation.channels}, (pixel - ({mean})) / ({std})"
 
 
 def _last_layer(network: AlexNet, classes: int) -> nn.Linear:

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from model_export.crops import Pixels
 from model_training import recipe as rule
 from model_training.accuracy import Accuracy, ahead, measure, wrong
 from model_training.augmentation import Colours, Plan, cut, plan, prepare
 from model_training.devices import Arithmetic
 from model_training.errors import Stopped, TrainingError
-from model_training.image_cache import Pixels
 from model_training.recipe import Plateau, Recipe
 from model_training.run import Run
 from model_training.start import Start
@@ -140,7 +140,7 @@ class Training:
             count,
             seed=self._recipe.seed,
             epoch=position.epoch,
-            side=self._start.variant.side,
+            crop_size=self._start.variant.crop_size,
             mirror=self._recipe.mirror,
         )
         batches = [slice(i, min(i + size, count)) for i in range(0, count, size)]
@@ -149,7 +149,7 @@ class Training:
         def views(batch: slice) -> NDArray[np.uint8]:
             rows = images.training[drawn.order[batch]]
             places, mirrored = drawn.places[batch], drawn.mirrored[batch]
-            return cut(images.pixels, rows, places, mirrored, self._start.variant.side)
+            return cut(images.pixels, rows, places, mirrored, self._start.variant.crop_size)
 
         left = batches[position.step :]
         with closing(ahead(views, left, self._workers)) as made:
@@ -165,7 +165,7 @@ class Training:
         self._save()
         return row
 
-    def _step(self, batch: slice, drawn: Plan, views: Tensor) -> float:
+    def _step(self, batch: slice, drawn: Plan, crops: Tensor) -> float:
         position, device = self.position, self._arithmetic.device
         self.network.train()
         # For dropout: a stream of its own for each step.
@@ -173,9 +173,9 @@ class Training:
         torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         labels = self._images.labels[self._images.training[drawn.order[batch]]]
         truth = torch.from_numpy(labels).to(device)
-        planes = self._planes(views.to(device), drawn.draws[batch])
+        views = self._network_input(crops.to(device), drawn.draws[batch])
         with self._arithmetic.autocast():
-            logits = self.network(planes)
+            logits = self.network(views)
         loss = functional.cross_entropy(logits.float(), truth)
         value = loss.item()
         if not math.isfinite(value):
@@ -192,7 +192,7 @@ class Training:
         self._run.log("steps.csv", {"step": position.steps, "loss": value, "rate": rate})
         return value
 
-    def _planes(self, views: Tensor, draws: NDArray[np.float64]) -> Tensor:
+    def _network_input(self, views: Tensor, draws: NDArray[np.float64]) -> Tensor:
         noise = None
         if self._recipe.colours:
             shift = self._images.colours.noise(draws).astype(np.float32)
@@ -228,7 +228,7 @@ class Training:
         variant = self._start.variant
         return {
             "variant": variant.name,
-            "normalisation": json.dumps(asdict(variant.normalisation)),
+            "normalisation": variant.normalisation.to_json(),
             "weights": json.dumps({"licence": self._start.licence}),
         }
 

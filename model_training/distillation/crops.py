@@ -52,7 +52,7 @@ def jittered(crop: NDArray[np.float32], rng: np.random.Generator) -> Crops:
     return np.clip(np.rint(coloured), 0, 255).astype(np.uint8)
 
 
-def planes(crops: Crops, normalisation: Normalisation) -> NDArray[np.float32]:
+def normalised(crops: Crops, normalisation: Normalisation) -> NDArray[np.float32]:
     """What a network sees: float32 (N, 3, 224, 224), normalised."""
     mean, std = (np.array(f, np.float32) for f in (normalisation.mean, normalisation.std))
     return np.ascontiguousarray(np.moveaxis((crops - mean) / std, -1, 1))

@@ -49,9 +49,9 @@ def _thumbnail(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _square(image: Image.Image) -> Image.Image:
-    side = min(image.size)
-    left, top = ((length - side) // 2 for length in image.size)
-    return image.crop((left, top, left + side, top + side))
+    crop_size = min(image.size)
+    left, top = ((length - crop_size) // 2 for length in image.size)
+    return image.crop((left, top, left + crop_size, top + crop_size))
 
 
 def _unit(rows: NDArray[np.uint8]) -> NDArray[np.float32]:

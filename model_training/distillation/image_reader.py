@@ -106,7 +106,7 @@ def decode(data: bytes) -> Image.Image | None:
     if shorter < SMALLEST:
         return None
     if shorter > LARGE:
-        width, height = (round(side * 512 / shorter) for side in image.size)
+        width, height = (round(length * 512 / shorter) for length in image.size)
         image = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return image
 

@@ -30,7 +30,7 @@ from model_export import checkpoints
 from model_export.crops import load_images, ten_crops
 from model_export.variants import IMAGENET, Normalisation
 from model_training.distillation import pretrained
-from model_training.distillation.crops import CROP_SIZE, Crops, planes
+from model_training.distillation.crops import CROP_SIZE, Crops, normalised
 from model_training.errors import TrainingError
 
 TRUNK, TEACHER = "trunk.onnx", "teacher.onnx"
@@ -50,13 +50,15 @@ class Networks:
         )
 
     def features(self, crops: Crops) -> NDArray[np.uint8]:
-        """Crops (N, 224, 224, 3) -> (N, 9216); times ``scale(folder)`` they are the maps."""
-        maps: NDArray[np.uint8] = self._trunk.run(None, {"views": planes(crops, IMAGENET)})[0]
-        return maps.reshape(len(maps), FEATURES)
+        """Crops (N, 224, 224, 3) -> (N, 9216); times ``scale(folder)`` they are floats."""
+        features: NDArray[np.uint8] = self._trunk.run(None, {"views": normalised(crops, IMAGENET)})[
+            0
+        ]
+        return features.reshape(len(features), FEATURES)
 
     def logits(self, crops: Crops) -> NDArray[np.float16]:
         """What the teacher says of crops (N, 224, 224, 3): (N, 1000)."""
-        views = planes(crops, pretrained.TEACHER_PREPARATION)
+        views = normalised(crops, pretrained.TEACHER_PREPARATION)
         said: NDArray[np.float32] = self._teacher.run(None, {"views": views})[0]
         return said.astype(np.float16)
 
@@ -155,4 +157,4 @@ class _Views(CalibrationDataReader):  # type: ignore[misc]
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         batch = next(self._batches, None)
-        return None if batch is None else {"views": planes(batch, self._normalisation)}
+        return None if batch is None else {"views": normalised(batch, self._normalisation)}

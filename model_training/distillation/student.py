@@ -1,5 +1,6 @@
 """
-The student's part of the network: three low-rank fully connected layers behind the fixed maps.
+The student's part of the network: three low-rank fully connected layers after the fixed
+convolutions.
 
 While it learns, the hidden layers are batch-normalised; ``folded`` takes that away again, and what
 is left are the layers of ``model_export.alexnet.owt`` with ranks.
@@ -19,7 +20,7 @@ SAMPLE = 12_000  # crops that the principal components are computed from
 
 
 class Head(nn.Module):
-    """Maps (N, 9216), float -> logits (N, 1000)."""
+    """Features (N, 9216), float -> logits (N, 1000)."""
 
     def __init__(self, ranks: Ranks, dropout: float = 0.0) -> None:
         super().__init__()
@@ -35,17 +36,17 @@ class Head(nn.Module):
             nn.init.normal_(layer.u, std=layer.u.shape[1] ** -0.5)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         for layer, norm in zip(self.layers, self.norms, strict=False):
-            maps = functional.relu(norm(layer(maps)))
-            maps = functional.dropout(maps, self.dropout, self.training)
-        logits: Tensor = self.layers[-1](maps)
+            features = functional.relu(norm(layer(features)))
+            features = functional.dropout(features, self.dropout, self.training)
+        logits: Tensor = self.layers[-1](features)
         return logits
 
     @torch.no_grad()
-    def begin(self, maps: Tensor, weight: Tensor, bias: Tensor) -> None:
-        """Start fc6 at the principal components of a sample of ``maps`` (S, 9216), half whitened,
-        and fc8 at the teacher's own last layer, ``weight`` (1000, K) and ``bias`` (1000,).
+    def begin(self, features: Tensor, weight: Tensor, bias: Tensor) -> None:
+        """Start fc6 at the principal components of a sample of ``features`` (S, 9216), half
+        whitened, and fc8 at the teacher's last layer, ``weight`` (1000, K) and ``bias`` (1000,).
 
         The latter is what tells classes that no crop shows from each other: the head learns where
         images lie among the teacher's classes, of which it is given the places.
@@ -53,11 +54,11 @@ class Head(nn.Module):
         first, last = self.layers[0], self.layers[-1]
         assert isinstance(first, LowRankLinear)
         assert isinstance(last, LowRankLinear)
-        count = min(first.v.shape[0], len(maps) - 1)
+        count = min(first.v.shape[0], len(features) - 1)
         _, values, directions = torch.svd_lowrank(
-            maps - maps.mean(0), q=min(count + 20, len(maps)), niter=2
+            features - features.mean(0), q=min(count + 20, len(features)), niter=2
         )
-        spread = (values[:count] / len(maps) ** 0.5).sqrt()
+        spread = (values[:count] / len(features) ** 0.5).sqrt()
         first.v[:count] = directions[:, :count].T / spread[:, None] / spread.mean()
         # What all classes share is nothing to the softmax.
         places, lengths, _ = torch.linalg.svd(weight - weight.mean(0), full_matrices=False)

@@ -73,8 +73,8 @@ class StudentTrainer:
             self.head.load_state_dict(kept["head"])
         else:
             some = torch.randperm(len(dataset))[:SAMPLE]
-            maps = dataset.features[some].float() * scale
-            self.head.begin(maps, *places)
+            features = dataset.features[some].float() * scale
+            self.head.begin(features, *places)
             kept = None
         self.head.to(device)
         matrices = [p for p in self.head.parameters() if p.ndim > 1]
@@ -117,7 +117,7 @@ class StudentTrainer:
 
     def _loss(self, some: Tensor) -> Tensor:
         dataset, device = self._dataset, self._device
-        maps = dataset.features[some].to(device, torch.bfloat16) * self._scale
+        features = dataset.features[some].to(device, torch.bfloat16) * self._scale
         wanted = functional.softmax(dataset.logits[some].to(device).float(), 1)
         labels = dataset.labels[some].to(device)
         known = labels >= 0
@@ -125,7 +125,7 @@ class StudentTrainer:
         wanted[known] *= 1 - share
         wanted[known, labels[known]] += share
         with torch.autocast(device.type, torch.bfloat16):
-            logits = self.head(maps)
+            logits = self.head(features)
         said = functional.log_softmax(logits.float() + self._correction, 1)
         return functional.kl_div(said, wanted, reduction="batchmean")
 

@@ -168,7 +168,7 @@ def _pytorch(network: AlexNet, images: Pixels, crops: str) -> Floats:
     """float32 (N, V, classes): the softmax of each view, which numpy cut."""
     row = RESIDUAL
     return verify.reference(
-        network, images, side=row.side, normalisation=row.normalisation, crops=crops
+        network, images, crop_size=row.crop_size, normalisation=row.normalisation, crops=crops
     )
 
 

@@ -41,7 +41,7 @@ def test_a_view_becomes_one_logit_a_class(variant: str) -> None:
     row = VARIANTS[variant]
     with torch.device("meta"):  # shapes without numbers
         network = row.build(7, 3, alexnet.FULL).eval()
-        views = torch.zeros(2, 3, row.side, row.side)
+        views = torch.zeros(2, 3, row.crop_size, row.crop_size)
 
     assert network(views).shape == (2, 7)
 
@@ -69,9 +69,9 @@ def test_response_normalisation_is_the_papers_formula() -> None:
 def _response_norm(a: Floats) -> Floats:
     """Section 3.3, literally: map i is divided by a sum over the maps i-2 ... i+2."""
     b = np.empty_like(a)
-    maps = a.shape[1]
-    for i in range(maps):
-        near = a[:, max(0, i - 2) : min(maps - 1, i + 2) + 1]
+    feature_maps = a.shape[1]
+    for i in range(feature_maps):
+        near = a[:, max(0, i - 2) : min(feature_maps - 1, i + 2) + 1]
         # The paper's alpha is 1e-4; its source divides it by the window of 5.
         b[:, i] = a[:, i] / (2.0 + 1e-4 / 5 * (near**2).sum(axis=1)) ** 0.75
     return b

@@ -63,7 +63,7 @@ def test_a_checkpoint_may_bring_its_own_preparation(tmp_path: Path) -> None:
     variant = checkpoints.prepared(OWT, path)
 
     assert variant.normalisation == Normalisation((1.5, 2.5, 3.5), (4.0, 5.0, 6.0), "BGR")
-    assert (variant.name, variant.side) == (OWT.name, OWT.side)
+    assert (variant.name, variant.crop_size) == (OWT.name, OWT.crop_size)
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
@@ -355,7 +355,7 @@ def test_the_books_names_and_its_one_plane_are_known(prefix: str) -> None:
 
     assert _same(dict(network.state_dict()), ours)
     assert network(torch.zeros(1, 1, 224, 224)).shape == (1, 10)
-    assert export.normalisation_of(network, VARIANTS["d2l"]).planes == "L"
+    assert export.normalisation_of(network, VARIANTS["d2l"]).channels == "L"
 
 
 def test_published_weights_are_fetched_once(tmp_path: Path) -> None:

@@ -7,11 +7,10 @@ tests/model_training/test_fine_tuning.py.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +98,7 @@ def test_a_networks_own_preparation_stays_with_it(folder: Path, tmp_path: Path) 
     """From a checkpoint into the file, and out of the file into the next one."""
     state = torch.load(folder / "flowers.pth", weights_only=True)["state_dict"]
     own = Normalisation((10.0, 20.0, 30.0), (200.0, 100.0, 50.0), "BGR")
-    told = {"normalisation": json.dumps(asdict(own))}
+    told = {"normalisation": own.to_json()}
     trained, first, second = (tmp_path / n for n in ("own.safetensors", "1.onnx", "2.onnx"))
     safetensors.torch.save_file(state, trained, metadata=told)
 
@@ -111,7 +110,7 @@ def test_a_networks_own_preparation_stays_with_it(folder: Path, tmp_path: Path) 
     assert [each.returncode for each in done] == [0, 0], done
     images = crops.load_images(folder / "pictures")
     network = checkpoints.build(VARIANTS["owt"], state, source="own")
-    expected = verify.reference(network, images, side=224, normalisation=own, crops="ten")
+    expected = verify.reference(network, images, crop_size=224, normalisation=own, crops="ten")
     for file in (first, second):
         answer = Engine.load(file, device="cpu", threads=1).run(images, 10)
         assert np.allclose(answer, expected.mean(1), atol=1e-5)

@@ -15,14 +15,14 @@ from torch import nn
 
 from model_export import export
 from model_export.alexnet import AlexNet
-from model_export.crops import Floats, Pixels, load_images, planes_of
+from model_export.crops import Floats, Pixels, load_images, to_channels
 from model_export.graph import CROPS, crops_of, serving_graph
 from model_export.variants import VARIANTS, Normalisation, Variant
 from tests.support.networks import (
     MIRRORED,
     Layer,
+    feature_maps_of,
     logits,
-    maps_of,
     narrow,
     noise,
     without_classifier,
@@ -69,22 +69,24 @@ INVENTED = {
 def _exported(name: str) -> tuple[AlexNet, ModelProto]:
     variant = VARIANTS[name]
     network = narrow(variant)
-    return network, export.to_onnx(network, variant.side)
+    return network, export.to_onnx(network, variant.crop_size)
 
 
 def _served(name: str, network: ModelProto, *, share: bool = True) -> ModelProto:
     row = VARIANTS[name]
-    return serving_graph(network, side=row.side, normalisation=row.normalisation, share=share)
+    return serving_graph(
+        network, crop_size=row.crop_size, normalisation=row.normalisation, share=share
+    )
 
 
 @pytest.mark.parametrize("name", ALIGNED)
 def test_the_shared_maps_of_a_variant_are_bit_identical(name: str) -> None:
     """All that the classifier sees of each of the ten, of a real image and of a random one."""
-    maps = without_classifier(_exported(name)[1])
+    feature_maps = without_classifier(_exported(name)[1])
     images = np.concatenate([load_images(limit=7)[:1], noise(1)])
 
     shared, plain = (
-        logits(_served(name, maps, share=share), images, CROPS["ten"], threads=2)
+        logits(_served(name, feature_maps, share=share), images, CROPS["ten"], threads=2)
         for share in (True, False)
     )
 
@@ -95,9 +97,9 @@ def test_the_shared_maps_of_a_variant_are_bit_identical(name: str) -> None:
 @pytest.mark.parametrize("name", INVENTED)
 def test_the_shared_maps_of_an_invented_network_are_equal(name: str) -> None:
     """In whole numbers, where every machine computes exactly."""
-    network = maps_of(INVENTED[name])
+    network = feature_maps_of(INVENTED[name])
     shared, plain = (
-        serving_graph(network, side=224, normalisation=HALVES, share=share)
+        serving_graph(network, crop_size=224, normalisation=HALVES, share=share)
         for share in (True, False)
     )
     images = noise(2)
@@ -117,9 +119,9 @@ def test_where_nothing_can_be_shared_the_ten_are_right_all_the_same(name: str) -
         "all differs": [Layer(3, 16, 16), Layer(4, 17, 1, (8, 8, 8, 8)), LAST],
         "padding wider than kernels": [Layer(3, 1, 4, (8, 8, 8, 8)), LAST, LAST],
     }
-    network = maps_of(layers[name])
+    network = feature_maps_of(layers[name])
     shared, plain = (
-        serving_graph(network, side=224, normalisation=HALVES, share=share)
+        serving_graph(network, crop_size=224, normalisation=HALVES, share=share)
         for share in (True, False)
     )
 
@@ -140,10 +142,10 @@ def test_sharing_saves_a_fifth_of_the_work() -> None:
     assert 0.75 < shared / plain < 0.8
 
 
-@pytest.mark.parametrize(("crops", "side", "views"), [("one", 224, 1), ("dense", 256, 2)])
+@pytest.mark.parametrize(("crops", "crop_size", "views"), [("one", 224, 1), ("dense", 256, 2)])
 @pytest.mark.parametrize("name", ALIGNED)
 def test_work_that_was_not_asked_for_is_not_done(
-    name: str, crops: str, side: int, views: int
+    name: str, crops: str, crop_size: int, views: int
 ) -> None:
     """Each convolution computes the centre, or the image and its mirror image, and that is all:
     nothing has rows in the strips."""
@@ -153,17 +155,17 @@ def test_work_that_was_not_asked_for_is_not_done(
 
     assert [each.views for each in done if each.products] == [views] * 5
     assert [each.products for each in done if each.products] == [
-        views * products for products in _products(network, side)
+        views * products for products in _products(network, crop_size)
     ]
 
 
-def _products(network: AlexNet, side: int) -> list[int]:
+def _products(network: AlexNet, crop_size: int) -> list[int]:
     """Multiplications of each convolution for one square, counted by PyTorch's own shapes."""
     products = []
 
-    def count(layer: nn.Module, _: object, maps: torch.Tensor) -> None:
+    def count(layer: nn.Module, _: object, feature_maps: torch.Tensor) -> None:
         assert isinstance(layer, nn.Conv2d)
-        products.append(maps.numel() * layer.weight[0].numel())
+        products.append(feature_maps.numel() * layer.weight[0].numel())
 
     hooks = [
         layer.register_forward_hook(count)
@@ -171,7 +173,7 @@ def _products(network: AlexNet, side: int) -> list[int]:
         if isinstance(layer, nn.Conv2d)
     ]
     with torch.inference_mode():
-        network.features(torch.zeros(1, network.planes, side, side))
+        network.features(torch.zeros(1, network.channels, crop_size, crop_size))
     for hook in hooks:
         hook.remove()
     return products
@@ -206,15 +208,15 @@ def _dense(network: AlexNet, variant: Variant, images: Pixels, length: int, *sta
     views = []
     with torch.inference_mode():
         for whole, windows in ((images, places), (images[:, :, ::-1], mirrored)):
-            planes = planes_of(whole, variant.normalisation)
+            channels = to_channels(whole, variant.normalisation)
             mean, std = (
                 np.reshape(values, (-1, 1, 1)).astype(np.float32)
                 for values in (variant.normalisation.mean, variant.normalisation.std)
             )
-            maps = trunk(torch.from_numpy((planes - mean) / std))
+            feature_maps = trunk(torch.from_numpy((channels - mean) / std))
             views += [
                 network.classifier(
-                    pooling(maps[:, :, y : y + length, x : x + length]).flatten(1)
+                    pooling(feature_maps[:, :, y : y + length, x : x + length]).flatten(1)
                 ).numpy()
                 for y, x in windows
             ]
@@ -224,7 +226,7 @@ def _dense(network: AlexNet, variant: Variant, images: Pixels, length: int, *sta
 @pytest.mark.parametrize("crops", ["ten", "dense"])
 @pytest.mark.parametrize("name", INVENTED)
 def test_a_mirrored_image_has_the_mirrored_views(name: str, crops: str) -> None:
-    model = serving_graph(maps_of(INVENTED[name]), side=224, normalisation=HALVES)
+    model = serving_graph(feature_maps_of(INVENTED[name]), crop_size=224, normalisation=HALVES)
     image = noise(1)
 
     found = logits(model, image[:, :, ::-1], CROPS[crops])
@@ -234,8 +236,8 @@ def test_a_mirrored_image_has_the_mirrored_views(name: str, crops: str) -> None:
 
 def test_crops_that_begin_between_two_places_of_a_map_are_computed_one_by_one() -> None:
     """``caffe`` takes 227 pixels: its crops begin at 14 and 29, and its conv1 steps by 4."""
-    maps = without_classifier(_exported("caffe")[1])
-    model = _served("caffe", maps)
+    feature_maps = without_classifier(_exported("caffe")[1])
+    model = _served("caffe", feature_maps)
 
     ten = logits(model, noise(1), CROPS["ten"])
 

@@ -23,20 +23,20 @@ from model_export.alexnet import AlexNet
 from model_export.crops import Floats, Pixels, load_images, ten_crops
 from model_export.errors import LabelsUnusable, VerificationFailed
 from model_export.export import Record
-from model_export.graph import CROPS, SIDE, serving_graph, views_of
+from model_export.graph import CROPS, IMAGE_SIZE, serving_graph, views_of
 from model_export.precision import PRECISIONS, Runner
 from model_export.variants import VARIANTS, Normalisation, greyscale
-from tests.support.networks import Layer, logits, maps_of, noise
+from tests.support.networks import Layer, feature_maps_of, logits, noise
 
 OWT = VARIANTS["owt"]
 VIEWS = {"ten": 10, "one": 1, "dense": 10}
 TAIL = 78  # bytes: two keys and lengths, "checksum", 64 digits
 
 
-def _new(classes: int = 10, planes: int = 3) -> AlexNet:
+def _new(classes: int = 10, channels: int = 3) -> AlexNet:
     """A network of 224 or 227 pixels a side that tells colours and places apart."""
     torch.manual_seed(0)
-    features = nn.Sequential(nn.Conv2d(planes, 8, 16, stride=16), nn.ReLU(), nn.MaxPool2d(7))
+    features = nn.Sequential(nn.Conv2d(channels, 8, 16, stride=16), nn.ReLU(), nn.MaxPool2d(7))
     linear = nn.Linear(8 * 2 * 2, classes)
     nn.init.normal_(linear.weight, std=1.0)
     return AlexNet(features, nn.Sequential(linear)).eval()
@@ -50,9 +50,9 @@ def exported_once() -> Iterator[None]:
     """A network is exported once for each side, whatever files are made of it."""
     made = cache(export.to_onnx)
 
-    def to_onnx(network: AlexNet, side: int) -> ModelProto:
+    def to_onnx(network: AlexNet, crop_size: int) -> ModelProto:
         model = ModelProto()
-        model.CopyFrom(made(network, side))
+        model.CopyFrom(made(network, crop_size))
         return model
 
     with pytest.MonkeyPatch.context() as patch:
@@ -67,7 +67,7 @@ def real() -> Pixels:
 
 @pytest.fixture(scope="module")
 def network() -> AlexNet:
-    return _tiny(planes=3)
+    return _tiny(channels=3)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def written(model: ModelProto, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.mark.parametrize(
-    ("side", "normalisation", "crops", "count"),
+    ("crop_size", "normalisation", "crops", "count"),
     [
         *((224, OWT.normalisation, crops, count) for crops, count in VIEWS.items()),
         *((227, VARIANTS["caffe"].normalisation, crops, VIEWS[crops]) for crops in ("ten", "one")),
@@ -102,13 +102,17 @@ def written(model: ModelProto, tmp_path_factory: pytest.TempPathFactory) -> Path
     ids=[*(f"RGB-{crops}" for crops in VIEWS), "BGR-ten", "BGR-one", *(f"L-{c}" for c in VIEWS)],
 )
 def test_every_view_equals_plain_numpy(
-    side: int, normalisation: Normalisation, crops: str, count: int, real: Pixels
+    crop_size: int, normalisation: Normalisation, crops: str, count: int, real: Pixels
 ) -> None:
     # Pixels below one, so that no softmax saturates and hides a difference.
     scaled = replace(normalisation, std=tuple(255.0 + n for n in range(len(normalisation.std))))
-    network = _tiny(planes=len(scaled.mean))
-    graph = serving_graph(export.to_onnx(network, side), side=side, normalisation=scaled)
-    expected = verify.reference(network, real, side=side, normalisation=scaled, crops=crops)
+    network = _tiny(channels=len(scaled.mean))
+    graph = serving_graph(
+        export.to_onnx(network, crop_size), crop_size=crop_size, normalisation=scaled
+    )
+    expected = verify.reference(
+        network, real, crop_size=crop_size, normalisation=scaled, crops=crops
+    )
 
     mean, views = Runner(graph).run(real, CROPS[crops])
 
@@ -118,29 +122,31 @@ def test_every_view_equals_plain_numpy(
     assert np.abs(mean - expected.mean(1)).max() < 1e-5
 
 
-@pytest.mark.parametrize("planes", ["RGB", "BGR"])
-@pytest.mark.parametrize(("side", "far", "middle"), [(224, 32, 16), (227, 29, 14)])
+@pytest.mark.parametrize("channels", ["RGB", "BGR"])
+@pytest.mark.parametrize(("crop_size", "far", "middle"), [(224, 32, 16), (227, 29, 14)])
 def test_the_views_are_corners_then_centre_then_their_mirrors(
-    side: int, far: int, middle: int, planes: str
+    crop_size: int, far: int, middle: int, channels: str
 ) -> None:
     """Red is the row and green the column; a network that answers with the first pixel of a view
     tells where the view begins."""
-    rows, columns = np.mgrid[:SIDE, :SIDE].astype(np.uint8)
+    rows, columns = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE].astype(np.uint8)
     image = np.stack([rows, columns, np.zeros_like(rows)], axis=-1)[None]
-    bgr = planes == "BGR"
+    bgr = channels == "BGR"
     normalisation = Normalisation((0.0,) * 3, (255.0,) * 3, "BGR" if bgr else "RGB")
-    network = _first_pixel(side)
-    graph = serving_graph(export.to_onnx(network, side), side=side, normalisation=normalisation)
+    network = _first_pixel(crop_size)
+    graph = serving_graph(
+        export.to_onnx(network, crop_size), crop_size=crop_size, normalisation=normalisation
+    )
     first = [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]
-    mirrors = [(y, x + side - 1) for y, x in first]
+    mirrors = [(y, x + crop_size - 1) for y, x in first]
 
     assert _origins(Runner(graph).run(image, 10)[1][0], bgr=bgr) == first + mirrors
     assert _origins(Runner(graph).run(image, 1)[1][0], bgr=bgr) == [(middle, middle)]
 
 
 @cache
-def _first_pixel(side: int) -> AlexNet:
-    network = AlexNet(nn.Sequential(nn.Conv2d(3, 3, side)), nn.Sequential(nn.Linear(3, 3)))
+def _first_pixel(crop_size: int) -> AlexNet:
+    network = AlexNet(nn.Sequential(nn.Conv2d(3, 3, crop_size)), nn.Sequential(nn.Linear(3, 3)))
     for parameter in network.parameters():
         nn.init.zeros_(parameter)
     state = network.state_dict()  # shares its tensors with the network
@@ -168,13 +174,15 @@ def test_ten_crops_in_numpy_are_the_ten_that_slicing_gives(real: Pixels) -> None
 
 def test_grey_is_pillows_grey() -> None:
     """A network that gives back what it is given."""
-    network = maps_of([Layer(1, 1)], planes=1)
+    network = feature_maps_of([Layer(1, 1)], channels=1)
     for tensor, value in zip(network.graph.initializer, (1, 0), strict=False):
         array = np.full(tensor.dims, value, np.float32)
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    grey = Normalisation((0.0,), (1.0,), planes="L")
+    grey = Normalisation((0.0,), (1.0,), channels="L")
 
-    found = logits(serving_graph(network, side=224, normalisation=grey), noise(1), CROPS["one"])
+    found = logits(
+        serving_graph(network, crop_size=224, normalisation=grey), noise(1), CROPS["one"]
+    )
 
     expected = np.asarray(Image.fromarray(noise(1)[0]).convert("L"))[16:240, 16:240]
     assert np.array_equal(found.reshape(224, 224), expected)
@@ -271,12 +279,12 @@ def test_the_views_are_told_in_the_order_of_the_output(real: Pixels) -> None:
 
     views = Runner(made).run(image, CROPS["ten"])[1][0]
 
-    for told, answer in zip(views_of(caffe.side), views, strict=True):
+    for told, answer in zip(views_of(caffe.crop_size), views, strict=True):
         left, top = int(str(told["left"])), int(str(told["top"]))
-        cut = image[:, top : top + caffe.side, left : left + caffe.side]
+        cut = image[:, top : top + caffe.crop_size, left : left + caffe.crop_size]
         seen = np.zeros_like(image)
-        y = x = (256 - caffe.side) // 2
-        seen[:, y : y + caffe.side, x : x + caffe.side] = (
+        y = x = (256 - caffe.crop_size) // 2
+        seen[:, y : y + caffe.crop_size, x : x + caffe.crop_size] = (
             cut[:, :, ::-1] if told["mirrored"] else cut
         )
         alone = Runner(made).run(seen, CROPS["one"])[0][0]
@@ -332,7 +340,7 @@ def test_a_file_with_an_altered_weight_fails_its_verification(
 def test_a_file_that_prepares_its_images_otherwise_fails_its_verification(
     network: AlexNet, real: Pixels
 ) -> None:
-    swapped = replace(OWT, normalisation=replace(OWT.normalisation, planes="BGR"))
+    swapped = replace(OWT, normalisation=replace(OWT.normalisation, channels="BGR"))
     made = export.build_model(network, swapped, precision="fp32", calibration=real)
 
     with pytest.raises(VerificationFailed, match="differs from PyTorch"):
@@ -383,7 +391,7 @@ def _verify(
     return verify.verify(
         model,
         network,
-        side=OWT.side,
+        crop_size=OWT.crop_size,
         normalisation=OWT.normalisation,
         precision=name,
         images=images,

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from model_export import checkpoints, export
 from model_export.alexnet import AlexNet, LocalResponseNorm
-from model_export.crops import Floats, load_images, planes_of, ten_crops
+from model_export.crops import Floats, load_images, ten_crops, to_channels
 from model_export.graph import CROPS, crops_of, serving_graph
 from model_export.int8 import LARGEST, gptq
 from model_export.precision import PRECISIONS
 from model_export.variants import IMAGENET, IMAGENET_MEAN, Normalisation, greyscale
 from tests.support.networks import logits, noise
 
-BGR = Normalisation((104.4, 116.3, 123.8), (1.0,) * 3, planes="BGR")
+BGR = Normalisation((104.4, 116.3, 123.8), (1.0,) * 3, channels="BGR")
 KINDS = {
     "one column": IMAGENET,
     "asymmetric padding and groups": Normalisation(IMAGENET_MEAN, (1.0,) * 3),
@@ -35,10 +35,10 @@ def _small(kind: str) -> AlexNet:
     """An AlexNet of narrow layers: three convolutions, two of them shared by the ten crops."""
     torch.manual_seed(0)
     odd = kind == "asymmetric padding and groups"
-    planes = len(KINDS[kind].mean)
-    front: list[nn.Module] = [nn.Conv2d(planes, 16, 11, stride=4, padding=2), nn.ReLU()]
+    channels = len(KINDS[kind].mean)
+    front: list[nn.Module] = [nn.Conv2d(channels, 16, 11, stride=4, padding=2), nn.ReLU()]
     if odd:
-        front = [nn.ZeroPad2d((0, 3, 0, 3)), nn.Conv2d(planes, 16, 11, stride=4), nn.ReLU()]
+        front = [nn.ZeroPad2d((0, 3, 0, 3)), nn.Conv2d(channels, 16, 11, stride=4), nn.ReLU()]
         front.append(LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2.0))
     features = nn.Sequential(
         *front,
@@ -67,12 +67,12 @@ def _converted(kind: str) -> tuple[ModelProto, ModelProto]:
 
 
 def _quantised(network: ModelProto, normalisation: Normalisation) -> ModelProto:
-    views = planes_of(ten_crops(load_images(limit=7)[:7], 224), normalisation)
+    views = to_channels(ten_crops(load_images(limit=7)[:7], 224), normalisation)
     return PRECISIONS["int8"].convert(network, views.reshape(-1, *views.shape[2:]), normalisation)
 
 
 def _served(network: ModelProto, normalisation: Normalisation, *, share: bool = True) -> ModelProto:
-    return serving_graph(network, side=224, normalisation=normalisation, share=share)
+    return serving_graph(network, crop_size=224, normalisation=normalisation, share=share)
 
 
 # ---- the network
@@ -166,11 +166,11 @@ def test_the_frame_around_pixels_is_the_mean(normalisation: Normalisation, crops
     network has zeros, the pixels' frame misses the mean by what rounding takes."""
     model = _served(_averaging(normalisation), normalisation)
 
-    maps = logits(model, noise(1), CROPS[crops])
+    feature_maps = logits(model, noise(1), CROPS[crops])
 
-    planes, size = len(normalisation.mean), 30
-    assert maps.shape[2] == planes * size * size
-    found = maps.reshape(-1, planes, size, size)
+    channels, size = len(normalisation.mean), 30
+    assert feature_maps.shape[2] == channels * size * size
+    found = feature_maps.reshape(-1, channels, size, size)
     border = np.concatenate([found[:, :, 0], found[:, :, -1]], axis=-1)
     assert np.abs(border - 100).max() < 1
     assert np.abs(found[:, :, 1:-1, 1:-1] - 100).max() > 5
@@ -178,13 +178,13 @@ def test_the_frame_around_pixels_is_the_mean(normalisation: Normalisation, crops
 
 @cache
 def _averaging(normalisation: Normalisation) -> ModelProto:
-    planes = len(normalisation.mean)
+    channels = len(normalisation.mean)
     network = AlexNet(
-        nn.Sequential(nn.Conv2d(planes, planes, 8, stride=8, padding=8), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(channels, channels, 8, stride=8, padding=8), nn.ReLU()),
         nn.Sequential(nn.Identity()),
     )
     state = network.state_dict()  # shares its tensors with the network
-    state["features.0.weight"][:] = torch.eye(planes)[..., None, None] / 64
+    state["features.0.weight"][:] = torch.eye(channels)[..., None, None] / 64
     state["features.0.bias"].fill_(100)  # so that the ReLU cuts nothing off
     return _quantised(export.to_onnx(network, 224), normalisation)
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
-from model_export.crops import Floats, Pixels, planes_of, ten_crops
+from model_export.crops import Floats, Pixels, ten_crops, to_channels
 from model_export.errors import ExportError, NotAChain
 from model_export.graph import CROPS, crops_of, serving_graph, unshared
 from model_export.layer_blocks import take_apart
 from model_export.precision import PRECISIONS
 from model_export.variants import IMAGENET, VARIANTS, Normalisation
-from tests.support.networks import Layer, logits, maps_of, noise, session
+from tests.support.networks import Layer, feature_maps_of, logits, noise, session
 
 CAFFE = VARIANTS["caffe"].normalisation
 
@@ -29,7 +29,7 @@ LAYERS = [
 
 
 def test_every_node_is_in_one_place_of_the_chain() -> None:
-    network = maps_of(LAYERS)
+    network = feature_maps_of(LAYERS)
 
     chain = take_apart(network)
 
@@ -44,7 +44,7 @@ def test_every_node_is_in_one_place_of_the_chain() -> None:
 def test_nodes_may_stand_in_any_order(precision: str) -> None:
     """Converters append theirs at the end; the half precision one does."""
     views = np.zeros((1, 3, 224, 224), np.float32)
-    network = PRECISIONS[precision].convert(maps_of(LAYERS), views, IMAGENET)
+    network = PRECISIONS[precision].convert(feature_maps_of(LAYERS), views, IMAGENET)
     expected = logits(_served(network), noise(1), CROPS["ten"])
     nodes = list(network.graph.node)
     del network.graph.node[:]
@@ -122,7 +122,7 @@ def _no_convolution(network: ModelProto) -> None:
 def test_a_network_that_cannot_be_taken_apart_is_refused(
     change: Callable[[ModelProto], None], words: str
 ) -> None:
-    network = maps_of(LAYERS)
+    network = feature_maps_of(LAYERS)
     change(network)
 
     with pytest.raises(NotAChain, match=words):
@@ -139,14 +139,14 @@ def test_a_network_that_is_no_chain_sees_the_ten_views_as_it_is(
     change: Callable[[ModelProto], None], normalisation: Normalisation
 ) -> None:
     """Against the network alone, on views that numpy cut; whatever order its nodes stand in."""
-    network = maps_of(LAYERS)
+    network = feature_maps_of(LAYERS)
     change(network)
     images, nodes = noise(2), list(network.graph.node)
     expected = _one_by_one(network, images, normalisation)
     del network.graph.node[:]
     network.graph.node.extend(reversed(nodes))
 
-    model = serving_graph(network, side=224, normalisation=normalisation)
+    model = serving_graph(network, crop_size=224, normalisation=normalisation)
 
     assert crops_of(model) == {"ten": 10, "one": 1}
     assert len({view.tobytes() for view in expected[0]}) == 10
@@ -155,17 +155,19 @@ def test_a_network_that_is_no_chain_sees_the_ten_views_as_it_is(
 
 
 def test_a_serving_graph_tells_why_its_crops_share_nothing() -> None:
-    chain, residual = maps_of(LAYERS), maps_of(LAYERS)
+    chain, residual = feature_maps_of(LAYERS), feature_maps_of(LAYERS)
     _residual(residual)
 
     assert unshared(_served(chain)) == ""
     assert "Add (sum)" in unshared(_served(residual))
-    between = serving_graph(maps_of(LAYERS, side=227), side=227, normalisation=IMAGENET)
+    between = serving_graph(
+        feature_maps_of(LAYERS, crop_size=227), crop_size=227, normalisation=IMAGENET
+    )
     assert "begin between" in unshared(between)
 
 
 def test_a_network_that_is_no_chain_has_no_8_bit_form_and_learns_what_to_choose() -> None:
-    network = maps_of(LAYERS)
+    network = feature_maps_of(LAYERS)
     _residual(network)
 
     with pytest.raises(ExportError, match=r"no chain.*--precision fp32.*int8w"):
@@ -180,9 +182,9 @@ def _one_by_one(network: ModelProto, images: Pixels, normalisation: Normalisatio
     )
     given = network.graph.input[0].name
     run = session(network).run
-    planes = (planes_of(ten_crops(images, 224), normalisation) - mean) / std
-    return np.stack([run(None, {given: views})[0] for views in planes])
+    channels = (to_channels(ten_crops(images, 224), normalisation) - mean) / std
+    return np.stack([run(None, {given: views})[0] for views in channels])
 
 
 def _served(network: ModelProto) -> ModelProto:
-    return serving_graph(network, side=224, normalisation=IMAGENET)
+    return serving_graph(network, crop_size=224, normalisation=IMAGENET)

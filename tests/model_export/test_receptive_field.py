@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from model_export.receptive_field import NotAligned, Span, Window, after, strip, through
+from model_export.receptive_field import Extent, NotAligned, Window, after, receptive_field, through
 
 Value = object
 PADDING = "padding"
@@ -36,9 +36,9 @@ CROP = st.tuples(st.integers(0, 12), st.integers(1, 40), st.integers(0, 12))
 def test_the_places_that_differ_are_those_at_the_ends(
     layers: list[Window], crop: tuple[int, int, int]
 ) -> None:
-    span, differing = _crop(layers, crop)
+    extent, differing = _crop(layers, crop)
 
-    assert differing == _ends(span)
+    assert differing == _ends(extent)
 
 
 @given(LAYERS, st.integers(1, 40), st.data())
@@ -52,7 +52,7 @@ def test_a_strip_is_computed_from_its_part_alone(
     first = data.draw(st.integers(0, len(outputs) - 1))
     last = data.draw(st.integers(first + 1, len(outputs)))
 
-    part = strip(length, layers, range(first, last))
+    part = receptive_field(length, layers, range(first, last))
 
     padded = [
         Window(layer.kernel, layer.stride, *padding)
@@ -73,20 +73,20 @@ def test_a_crop_between_two_places_of_a_map_is_not_aligned(
     assume(not all(places))
 
     with pytest.raises(NotAligned, match="no multiple"):
-        after(Span(start, length, start + length), layers)
+        after(Extent(start, length, start + length), layers)
 
 
 def test_the_corner_crops_of_owt_differ_in_two_rows_after_two_convolutions() -> None:
     """Worked out by hand: conv1's padding of 2 spoils one row, no pooling sees more than one, and
     conv2's padding of 2 spoils two more."""
     conv1, pool, conv2 = Window(11, 4, 2, 2), Window(3, 2), Window(5, 1, 2, 2)
-    top, centre, bottom = (Span(start, 224, 256) for start in (0, 16, 32))
+    top, centre, bottom = (Extent(start, 224, 256) for start in (0, 16, 32))
 
-    assert through(top, conv1) == Span(0, 55, 63, low=0, high=1)
-    assert through(centre, conv1) == Span(4, 55, 63, low=1, high=1)
-    assert after(top, [conv1, pool]) == Span(0, 27, 31, low=0, high=1)
-    assert after(centre, [conv1, pool, conv2]) == Span(2, 27, 31, low=3, high=3)
-    assert after(bottom, [conv1, pool, conv2]) == Span(4, 27, 31, low=3, high=0)
+    assert through(top, conv1) == Extent(0, 55, 63, low=0, high=1)
+    assert through(centre, conv1) == Extent(4, 55, 63, low=1, high=1)
+    assert after(top, [conv1, pool]) == Extent(0, 27, 31, low=0, high=1)
+    assert after(centre, [conv1, pool, conv2]) == Extent(2, 27, 31, low=3, high=3)
+    assert after(bottom, [conv1, pool, conv2]) == Extent(4, 27, 31, low=3, high=0)
 
 
 def _values(pixels: Sequence[Value], layers: Sequence[Window]) -> list[Value]:
@@ -105,22 +105,22 @@ def _lengths(length: int, layers: Sequence[Window]) -> list[int]:
     return lengths
 
 
-def _ends(span: Span) -> list[int]:
-    return [n for n in range(span.length) if n < span.low or n >= span.length - span.high]
+def _ends(extent: Extent) -> list[int]:
+    return [n for n in range(extent.length) if n < extent.low or n >= extent.length - extent.high]
 
 
-def _crop(layers: Sequence[Window], crop: tuple[int, int, int]) -> tuple[Span, list[int]]:
+def _crop(layers: Sequence[Window], crop: tuple[int, int, int]) -> tuple[Extent, list[int]]:
     """What `after` says of a crop (start, length, pixels behind it), and which places differ."""
     start, length, rest = crop
     whole = start + length + rest
     assume(min(_lengths(length, layers)) > 0)
     try:
-        span = after(Span(start, length, whole), layers)
+        extent = after(Extent(start, length, whole), layers)
     except NotAligned:
         assume(False)
         raise
     outputs = _values(range(start, start + length), layers)
     image = _values(range(whole), layers)
-    assert max(span.low, span.high) <= span.length
-    assert (span.length, span.whole) == (len(outputs), len(image))
-    return span, [n for n, value in enumerate(outputs) if value != image[span.start + n]]
+    assert max(extent.low, extent.high) <= extent.length
+    assert (extent.length, extent.whole) == (len(outputs), len(image))
+    return extent, [n for n, value in enumerate(outputs) if value != image[extent.start + n]]

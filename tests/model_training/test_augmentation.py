@@ -90,13 +90,15 @@ def test_a_crop_is_that_part_of_its_square(photographs: Pixels) -> None:
     assert np.array_equal(views[1], photographs[0, 5:229, 7:231][:, ::-1])
 
 
-@pytest.mark.parametrize("side", [224, 227])
-def test_ten_crops_are_those_of_the_exporter(photographs: Pixels, side: int) -> None:
+@pytest.mark.parametrize("crop_size", [224, 227])
+def test_ten_crops_are_those_of_the_exporter(photographs: Pixels, crop_size: int) -> None:
     rows = np.array([3, 1])
 
-    views = cut_ten(photographs, rows, side)
+    views = cut_ten(photographs, rows, crop_size)
 
-    assert np.array_equal(views.reshape(2, 10, side, side, 3), ten_crops(photographs[rows], side))
+    assert np.array_equal(
+        views.reshape(2, 10, crop_size, crop_size, 3), ten_crops(photographs[rows], crop_size)
+    )
 
 
 @pytest.mark.parametrize("name", ["owt", "paper", "caffe", "d2l", "grey"])
@@ -122,4 +124,4 @@ def test_noise_is_added_to_the_pixels_before_they_are_normalised(photographs: Pi
 
 
 def _plan(count: int, *, seed: int = 0, epoch: int = 0, mirror: bool = True) -> Plan:
-    return plan(count, seed=seed, epoch=epoch, side=224, mirror=mirror)
+    return plan(count, seed=seed, epoch=epoch, crop_size=224, mirror=mirror)

@@ -162,9 +162,9 @@ def test_jitter_changes_brightness_contrast_and_colour_within_its_bounds() -> No
 def test_an_image_is_known_again_after_scaling_cropping_to_a_square_and_jpeg() -> None:
     photographs = np.stack([thumbnails(photograph(i)) for i in range(20)])
     wide = photograph(7)
-    side = min(wide.size)
-    left, top = ((length - side) // 2 for length in wide.size)
-    square = wide.crop((left, top, left + side, top + side)).resize((84, 84))
+    crop_size = min(wide.size)
+    left, top = ((length - crop_size) // 2 for length in wide.size)
+    square = wide.crop((left, top, left + crop_size, top + crop_size)).resize((84, 84))
     squeezed = wide.resize((64, 64))
 
     again = [decode(jpeg(image, 60)) for image in (square, squeezed)]
@@ -192,10 +192,10 @@ def test_other_images_are_not_taken_for_the_same() -> None:
 def test_the_folded_layers_are_owts_and_say_what_the_head_said() -> None:
     torch.manual_seed(0)
     head = Head((8, 7, 6))
-    maps = torch.randn(64, FEATURES).relu()
+    features = torch.randn(64, FEATURES).relu()
     head.train()
     for _ in range(3):  # so that the running statistics are not their start
-        head(maps + torch.randn_like(maps))
+        head(features + torch.randn_like(features))
     for norm in head.norms:
         assert isinstance(norm.weight, torch.Tensor)
         assert isinstance(norm.bias, torch.Tensor)
@@ -204,19 +204,21 @@ def test_the_folded_layers_are_owts_and_say_what_the_head_said() -> None:
     head.eval()
 
     network = owt(ranks=(8, 7, 6)).eval()
-    features = {f"features.{k}": v for k, v in network.features.state_dict().items()}
-    network.load_state_dict(features | folded(head, temperature=1.7))
+    trunk = {f"features.{k}": v for k, v in network.features.state_dict().items()}
+    network.load_state_dict(trunk | folded(head, temperature=1.7))
 
     with torch.inference_mode():
-        torch.testing.assert_close(network.classifier(maps), head(maps) / 1.7, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            network.classifier(features), head(features) / 1.7, rtol=1e-4, atol=1e-4
+        )
 
 
 class InFloat32(Head):
     """Ten times as quick as bfloat16, where the processor has no instructions for that."""
 
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", enabled=False):
-            return super().forward(maps.float())
+            return super().forward(features.float())
 
 
 @pytest.fixture
@@ -228,14 +230,14 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
 def dataset(count: int, *, high: int = 9, labels: torch.Tensor | None = None) -> Dataset:
     """Maps from which a linear teacher's answer can be learned."""
     random = torch.Generator().manual_seed(3)
-    maps = torch.zeros(count, FEATURES, dtype=torch.uint8)
+    features = torch.zeros(count, FEATURES, dtype=torch.uint8)
     seen = torch.randint(0, 10, (count,), generator=random)
     for row, kind in enumerate(seen):
-        maps[row, 900 * kind : 900 * kind + 900] = 40
-    maps += torch.randint(0, 8, maps.shape, dtype=torch.uint8, generator=random)
+        features[row, 900 * kind : 900 * kind + 900] = 40
+    features += torch.randint(0, 8, features.shape, dtype=torch.uint8, generator=random)
     logits = high * functional.one_hot(seen, 1000).half()
     unknown = torch.full((count,), -1)
-    return Dataset(maps, logits, unknown if labels is None else labels, 0)
+    return Dataset(features, logits, unknown if labels is None else labels, 0)
 
 
 PLACES_OF_CLASSES = (torch.eye(1000, 32), torch.zeros(1000))
@@ -288,11 +290,11 @@ def test_a_learner_of_another_recipe_is_refused(tmp_path: Path) -> None:
 
 def test_rare_classes_are_lifted_by_the_adjustment(tmp_path: Path, float32: None) -> None:
     # Nine of ten crops are of class 0; what stands between the two could be either.
-    maps = torch.full((500, FEATURES), 5, dtype=torch.uint8)
+    features = torch.full((500, FEATURES), 5, dtype=torch.uint8)
     random = torch.Generator().manual_seed(0)
-    maps += torch.randint(0, 3, maps.shape, dtype=torch.uint8, generator=random)
+    features += torch.randint(0, 3, features.shape, dtype=torch.uint8, generator=random)
     seen = (torch.arange(500) % 10 == 0).long()
-    some = Dataset(maps, 9 * functional.one_hot(seen, 1000).half(), torch.full((500,), -1), 0)
+    some = Dataset(features, 9 * functional.one_hot(seen, 1000).half(), torch.full((500,), -1), 0)
     shares = []
     for adjustment in (0.0, 1.0):
         recipe = replace(SMALL, adjustment=adjustment, epochs=12)
@@ -412,9 +414,9 @@ def test_a_convolutions_file_that_would_run_code_is_refused(
 def test_the_teacher_knows_a_cat() -> None:
     with Image.open(Path(__file__).parents[1] / "pictures" / "cat.jpg") as image:
         cat = np.asarray(image.convert("RGB").resize((224, 224)))
-    from model_training.distillation.crops import planes
+    from model_training.distillation.crops import normalised
 
-    views = torch.from_numpy(planes(cat[None], pretrained.TEACHER_PREPARATION))
+    views = torch.from_numpy(normalised(cat[None], pretrained.TEACHER_PREPARATION))
     with torch.inference_mode():
         best = pretrained.teacher()(views)[0].topk(5).indices.tolist()
 
@@ -435,9 +437,11 @@ def test_what_is_written_is_read_back_as_owt(
 
     path = tmp_path / "weights.safetensors"
     network = checkpoints.build(VARIANTS["owt"], checkpoints.read(path), source=path.name)
-    maps = torch.randn(3, FEATURES)
+    features = torch.randn(3, FEATURES)
     with torch.inference_mode():
-        torch.testing.assert_close(network.classifier(maps), head(maps), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            network.classifier(features), head(features), rtol=1e-4, atol=1e-4
+        )
     torch.testing.assert_close(network.features[0].weight, trunk[0].weight)
 
 

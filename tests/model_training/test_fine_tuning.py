@@ -161,7 +161,7 @@ def _pieces(folder: Path, count: int) -> Path:
     ):
         (folder / name).mkdir(parents=True)
         for number in range(count):
-            y, x = (random.integers(0, side - 64) for side in pixels.shape[:2])
+            y, x = (random.integers(0, crop_size - 64) for crop_size in pixels.shape[:2])
             piece = Image.fromarray(pixels[y : y + 64, x : x + 64])
             piece.save(folder / name / f"{number}.png")
     return write_digits(folder, (7,), count)

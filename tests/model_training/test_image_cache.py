@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model_export.crops import Pixels
 from model_training import image_cache
 from model_training.errors import RunUnusable, Stopped
 from model_training.image_cache import decode, read_image
@@ -130,7 +131,7 @@ def test_a_decoding_that_was_stopped_goes_on_where_it_was(
         decode(paths, tmp_path / "cache", workers=1, step=stop)
     left: list[Path] = []
 
-    def seen(path: Path) -> image_cache.Pixels:
+    def seen(path: Path) -> Pixels:
         left.append(path)
         return read_image(path)
 

@@ -186,7 +186,7 @@ def test_accuracy_is_that_of_the_exporters_reference(few: LabelledImages, crops:
     views = reference(
         start.network,
         few.pixels[rows],
-        side=224,
+        crop_size=224,
         normalisation=start.variant.normalisation,
         crops=crops,
     )
@@ -214,7 +214,7 @@ def test_the_top_five_of_many_classes_may_miss(few: LabelledImages) -> None:
     views = reference(
         start.network,
         few.pixels[rows],
-        side=224,
+        crop_size=224,
         normalisation=start.variant.normalisation,
         crops="one",
     )[:, 0]

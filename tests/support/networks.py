@@ -16,18 +16,18 @@ from torch import nn
 
 from model_export.alexnet import FULL, AlexNet, LocalResponseNorm, Ranks
 from model_export.crops import Floats, Pixels
-from model_export.graph import SIDE
+from model_export.graph import IMAGE_SIZE
 from model_export.variants import VARIANTS, Variant
 
 # Mirrored images have the same views: top left is what the mirror image's top right was.
 MIRRORED = [6, 5, 8, 7, 9, 1, 0, 3, 2, 4]
 
 
-def narrow(variant: Variant, classes: int = 10, planes: int = 3) -> AlexNet:
+def narrow(variant: Variant, classes: int = 10, channels: int = 3) -> AlexNet:
     """A variant whose convolutions are as wide as ever, and whose classifier is of low rank; no
     activation dies, and the logits are near one."""
     torch.manual_seed(0)
-    network = variant.build(classes, planes, (8, 8, 8))
+    network = variant.build(classes, channels, (8, 8, 8))
     for name, parameter in network.named_parameters():
         if parameter.ndim > 1:
             nn.init.kaiming_normal_(parameter)
@@ -75,7 +75,7 @@ SMALL: Variant = replace(VARIANTS["owt"], name="small", build=small)
 class Layer:
     """A convolution and what follows it."""
 
-    planes: int
+    channels: int
     kernel: int
     stride: int = 1
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
@@ -84,7 +84,9 @@ class Layer:
     pool: tuple[int, int, int] | None = None  # kernel, stride, padding
 
 
-def maps_of(layers: Sequence[Layer], *, side: int = 224, planes: int = 3) -> ModelProto:
+def feature_maps_of(
+    layers: Sequence[Layer], *, crop_size: int = 224, channels: int = 3
+) -> ModelProto:
     """An ONNX network that ends before its classifier: its "logits" are the last maps.
 
     Its weights are whole numbers, so that on pixels that are divided by a power of two float32
@@ -93,11 +95,11 @@ def maps_of(layers: Sequence[Layer], *, side: int = 224, planes: int = 3) -> Mod
     random = np.random.default_rng(0)
     nodes: list[NodeProto] = []
     tensors = []
-    value, rows, columns = "views", side, side
+    value, rows, columns = "views", crop_size, crop_size
     for n, layer in enumerate(layers):
-        shape = (layer.planes, planes // layer.groups, layer.kernel, layer.kernel)
+        shape = (layer.channels, channels // layer.groups, layer.kernel, layer.kernel)
         weight = random.integers(-2, 3, shape).astype(np.float32)
-        bias = random.integers(-2, 3, layer.planes).astype(np.float32)
+        bias = random.integers(-2, 3, layer.channels).astype(np.float32)
         tensors += [
             numpy_helper.from_array(weight, f"{n}.weight"),
             numpy_helper.from_array(bias, f"{n}.bias"),
@@ -134,26 +136,26 @@ def maps_of(layers: Sequence[Layer], *, side: int = 224, planes: int = 3) -> Mod
             )
             value = f"pool_{n}"
             rows, columns = ((size + 2 * pad - kernel) // stride + 1 for size in (rows, columns))
-        planes = layer.planes
-    features = planes * rows * columns
+        channels = layer.channels
+    features = channels * rows * columns
     tensors.append(numpy_helper.from_array(np.array([-1, features]), "shape"))
     nodes.append(helper.make_node("Reshape", [value, "shape"], ["logits"]))
     first = numpy_helper.to_array(tensors[0]).shape[1] * layers[0].groups
-    return _network(nodes, tensors, first, side, features)
+    return _network(nodes, tensors, first, crop_size, features)
 
 
 def _network(
     nodes: list[NodeProto],
     tensors: list[onnx.TensorProto],
-    planes: int,
-    side: int,
+    channels: int,
+    crop_size: int,
     features: int,
 ) -> ModelProto:
     tensor = helper.make_tensor_value_info
     graph = helper.make_graph(
         nodes,
         "network",
-        [tensor("views", onnx.TensorProto.FLOAT, ["M", planes, side, side])],
+        [tensor("views", onnx.TensorProto.FLOAT, ["M", channels, crop_size, crop_size])],
         [tensor("logits", onnx.TensorProto.FLOAT, ["M", features])],
         tensors,
     )
@@ -202,8 +204,8 @@ def work(model: ModelProto, images: Pixels, crops: int) -> list[Work]:
     )
     answers = session(seen).run(names, _feeds(images, crops))
     return [
-        Work(len(maps), maps.size * math.prod(weights[node.input[1]][1:]))
-        for node, maps in zip(convolutions, answers, strict=True)
+        Work(len(feature_maps), feature_maps.size * math.prod(weights[node.input[1]][1:]))
+        for node, feature_maps in zip(convolutions, answers, strict=True)
     ]
 
 
@@ -219,7 +221,9 @@ def session(model: ModelProto, threads: int = 1) -> onnxruntime.InferenceSession
 
 def noise(count: int, seed: int = 0) -> Pixels:
     """Images of random pixels: no two places of one look alike."""
-    return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+    return np.random.default_rng(seed).integers(
+        0, 256, (count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8
+    )
 
 
 def _feeds(images: Pixels, crops: int) -> dict[str, NDArray[np.uint8] | NDArray[np.int64]]:

@@ -34,8 +34,8 @@ class Block(nn.Module):
             nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
         )
 
-    def forward(self, maps: Tensor) -> Tensor:
-        return functional.relu(self.residual(maps) + self.shortcut(maps))
+    def forward(self, feature_maps: Tensor) -> Tensor:
+        return functional.relu(self.residual(feature_maps) + self.shortcut(feature_maps))
 
 
 def residual(classes: int = 1000, channels: int = 3, ranks: Ranks = FULL) -> AlexNet:
@@ -56,7 +56,7 @@ def residual(classes: int = 1000, channels: int = 3, ranks: Ranks = FULL) -> Ale
 RESIDUAL = Variant(
     name="residual",
     build=residual,
-    side=224,
+    crop_size=224,
     normalisation=IMAGENET,
     weights=None,
     source="He et al. 2015, in small",

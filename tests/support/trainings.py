@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from model_export.graph import IMAGE_SIZE
 from model_training.augmentation import colours_of
 from model_training.devices import Arithmetic
-from model_training.image_cache import IMAGE_SIZE
 from model_training.recipe import Recipe
 from model_training.run import Run
 from model_training.start import Start, from_nothing
