@@ -1,8 +1,8 @@
 """
 The ``alexnet-export`` command: weights in, a verified model file out.
 
-Exit status: 0 when the file is there and verified, 1 when anything stopped it (a file that
-was there before is left as it was), 2 when the command line itself is wrong.
+Exit status: 0 when the file is there and verified, 1 when anything stopped it (an
+existing file is left as it was), 2 when the command line itself is wrong.
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ def _labels(file: Path | None, classes: int) -> list[tuple[str | None, str]]:
 
 
 def _record(file: Path | None, path: Path, name: str, variant: Variant) -> Record:
-    """What is known of the weights: told by --record, or by the variant's row when they are its
-    published ones; else only their name and checksum."""
+    """What is known of the weights: from --record, or from the variant's row if they are its
+    published weights; otherwise only their name and checksum."""
     from model_export import checkpoints
     from model_export.export import Record
 
@@ -169,16 +169,16 @@ def _record(file: Path | None, path: Path, name: str, variant: Variant) -> Recor
     weights: dict[str, object] = {"name": path.name, "sha256": sha256, "licence": "unknown"}
     if file is not None:
         try:
-            told = json.loads(file.read_text("utf-8"))
-            return Record(name, {**weights, **told["weights"]}, told["accuracy"])
+            content = json.loads(file.read_text("utf-8"))
+            return Record(name, {**weights, **content["weights"]}, content["accuracy"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ExportError(
                 f"{file} is not a record; it is JSON with the keys weights and accuracy"
             ) from error
     row = variant.weights
     if row is not None and sha256.startswith(row.sha256):
-        told_weights = {"name": row.name, "licence": row.licence, "url": row.url}
-        return Record(name, {**weights, **told_weights}, row.accuracy)
+        published = {"name": row.name, "licence": row.licence, "url": row.url}
+        return Record(name, {**weights, **published}, row.accuracy)
     return Record(name, weights, [])
 
 

@@ -1,7 +1,7 @@
 """
 Nodes, one after another, into an ONNX graph: what `graph.py` writes with.
 
-Constants are shared by their value, names are made here, and a branch sees what stands outside.
+Equal constants are stored once, names are generated here, and a branch sees the values outside it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from model_export.layer_blocks import with_padding
 
 @dataclass
 class Builder:
-    """A graph in the making; values are known by their names."""
+    """A graph being written; its values are referred to by name."""
 
     nodes: list[NodeProto] = field(default_factory=list)
     constants: dict[tuple[object, ...], TensorProto] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Builder:
         return str(self.constants[key].name)
 
     def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """One node with one output; gives the output's name."""
+        """One node with one output; returns the output's name."""
         return self.several(kind, inputs, [output or self._name(kind)], **attributes)[0]
 
     def several(
@@ -64,7 +64,7 @@ class Builder:
     def over(
         self, nodes: Sequence[NodeProto], value: str, pads: Sequence[int] | None = None
     ) -> str:
-        """Nodes of a chain once more, over another value and, if given, with other padding."""
+        """Copy nodes of a chain to work on another value and, with ``pads``, with other padding."""
         if not nodes:
             return value
         names = {nodes[0].input[0]: value}
@@ -83,7 +83,7 @@ class Builder:
 
     @contextlib.contextmanager
     def branch(self) -> Iterator[list[NodeProto]]:
-        """What is added inside goes to a list of its own, for `choose`."""
+        """Nodes that are added inside go to their own list, for `choose`."""
         outside, self.nodes = self.nodes, []
         try:
             yield self.nodes
@@ -97,7 +97,7 @@ class Builder:
         otherwise: tuple[list[NodeProto], Sequence[str]],
         element: int,
     ) -> list[str]:
-        """An If over two branches, each with the names of what it gives, of one element type."""
+        """An If over two branches, each with the names of its outputs, all of one element type."""
         branches = {
             word: self._branch(nodes, results, element)
             for word, (nodes, results) in (("then_branch", when), ("else_branch", otherwise))
@@ -107,12 +107,12 @@ class Builder:
 
     def _branch(self, nodes: list[NodeProto], results: Sequence[str], element: int) -> GraphProto:
         inside = {name for node in nodes for name in node.output}
-        given = []
+        outputs = []
         for name in results:
-            if name not in inside:  # a branch cannot give what it has not made
+            if name not in inside:  # a branch can only output values of its own nodes
                 nodes.append(helper.make_node("Identity", [name], [name := self._name("Identity")]))
-            given.append(helper.make_tensor_value_info(name, element, None))
-        return helper.make_graph(nodes, self._name("branch"), [], given)
+            outputs.append(helper.make_tensor_value_info(name, element, None))
+        return helper.make_graph(nodes, self._name("branch"), [], outputs)
 
     def _name(self, kind: str) -> str:
         self._count += 1

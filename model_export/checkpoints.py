@@ -1,13 +1,14 @@
 """
-A checkpoint -> a state dict of float32 tensors under our names, or an error that names the key.
+A checkpoint -> a state dict of float32 tensors under this package's names, or an error that names
+the key.
 
-Read are ``.pth``/``.pt`` (as plain tensors only: ``weights_only=True``), ``.safetensors`` and
-``.onnx``, our own exports of any precision included.  Without a path the variant's published
-weights are fetched into the user's cache, resumed where an earlier attempt stopped, and checked
-against their SHA-256.
+It reads ``.pth``/``.pt`` (plain tensors only: ``weights_only=True``), ``.safetensors`` and
+``.onnx``, including what ``alexnet-export`` wrote in any precision.  Without a path it downloads
+the variant's published weights into the user's cache, resumes where an earlier attempt stopped, and
+verifies their SHA-256.
 
-``.safetensors`` and ``.onnx`` may tell, in their metadata, how the images were prepared that
-their network was trained on: then that counts, and not the variant's row.
+The metadata of ``.safetensors`` and ``.onnx`` may say how the training images were prepared; that
+takes precedence over the variant's row.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from model_export.errors import WeightsUnusable
 from model_export.variants import Normalisation, Variant, Weights
 
 StateDict = dict[str, Tensor]
-# Batch normalisation counts its training steps, as a whole number; no answer depends on it.
+# Batch normalisation counts its training steps; no output depends on the count.
 COUNTER = ".num_batches_tracked"
 
 
@@ -64,8 +65,8 @@ def read(path: Path) -> StateDict:
 def build(variant: Variant, state: Mapping[str, Tensor], *, source: str) -> AlexNet:
     """The network that ``state`` describes, with its weights in it, in evaluation mode.
 
-    The number of classes, of input channels and the ranks of the fully connected layers are read
-    off the tensors' shapes.  Raises WeightsUnusable naming every key that does not fit.
+    The shapes of the tensors say how many classes and input channels there are, and which ranks
+    the fully connected layers have.  Raises WeightsUnusable, which names the keys that do not fit.
     """
     state = {variant.rename(_unwrapped(key)): tensor for key, tensor in state.items()}
     state = {key: tensor for key, tensor in state.items() if not key.endswith(COUNTER)}
@@ -102,9 +103,9 @@ def prepared(variant: Variant, path: Path) -> Variant:
     """``variant`` with the normalisation that the checkpoint's own network was trained with.
 
     It is read from the metadata entry ``normalisation``, JSON with the keys ``mean``, ``std`` and
-    ``planes``; without one the variant's row counts.  Raises WeightsUnusable where it is broken.
+    ``planes``; without it the variant's row applies.  Raises WeightsUnusable if it is malformed.
     """
-    written = told(path).get("normalisation")
+    written = metadata(path).get("normalisation")
     if written is None:
         return variant
     try:
@@ -121,7 +122,7 @@ def prepared(variant: Variant, path: Path) -> Variant:
     return replace(variant, normalisation=Normalisation(mean, std, channels))
 
 
-def told(path: Path) -> dict[str, str]:
+def metadata(path: Path) -> dict[str, str]:
     """The metadata of a checkpoint that `read` takes; ``.pth`` and ``.pt`` have none."""
     if path.suffix.lower() == ".safetensors":
         with safetensors.safe_open(path, "pt") as file:
@@ -133,7 +134,7 @@ def told(path: Path) -> dict[str, str]:
 
 
 def fetch(weights: Weights, *, folder: Path | None = None) -> Path:
-    """The published weights as a verified file in the user's cache; fetched if need be."""
+    """The published weights, a verified file in the user's cache; downloaded if not there yet."""
     folder = folder or platformdirs.user_cache_path("alexnet-service")
     path = folder / weights.name
     if path.is_file() and sha256(path).startswith(weights.sha256):
@@ -147,11 +148,11 @@ def fetch(weights: Weights, *, folder: Path | None = None) -> Path:
             f"{weights.url} could not be fetched ({error or type(error).__name__}); run again to "
             f"resume, or fetch it elsewhere and give the file with --weights PATH"
         ) from error
-    found = sha256(part)
-    if not found.startswith(weights.sha256):
+    checksum = sha256(part)
+    if not checksum.startswith(weights.sha256):
         part.unlink()
         raise WeightsUnusable(
-            f"{weights.url} arrived damaged: its SHA-256 is {found}, not {weights.sha256}...; "
+            f"{weights.url} arrived damaged: its SHA-256 is {checksum}, not {weights.sha256}...; "
             "the download was deleted, run again, or give another copy with --weights PATH"
         )
     os.replace(part, path)
@@ -165,7 +166,7 @@ def sha256(path: Path) -> str:
 
 
 def _download(url: str, part: Path) -> None:
-    """Append what is missing of ``url`` to ``part``; a server that cannot resume sends it all."""
+    """Append what is missing of ``url`` to ``part``; start over if the server cannot resume."""
     have = part.stat().st_size if part.is_file() else 0
     headers = {"Accept-Encoding": "identity"}  # the file's own bytes: ranges count these
     if have:
@@ -208,10 +209,10 @@ def _read_pth(path: Path) -> StateDict:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:
         raise WeightsUnusable(f"{path.name} holds no state dict; save model.state_dict() into it")
-    strange = [key for key, value in content.items() if not isinstance(value, Tensor)]
-    if strange:
+    others = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    if others:
         raise WeightsUnusable(
-            f"{path.name}: {strange[0]} is not a tensor; save model.state_dict() alone"
+            f"{path.name}: {others[0]} is not a tensor; save model.state_dict() alone"
         )
     return dict(content)
 
@@ -226,7 +227,7 @@ def _read_safetensors(path: Path) -> StateDict:
 
 
 def _read_onnx(path: Path) -> StateDict:
-    """The weights of an ONNX file by their initialisers' names; 8-bit ones are multiplied out."""
+    """The weights of an ONNX file by their initialisers' names; 8-bit ones are dequantised."""
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf's DecodeError has no public home
@@ -258,7 +259,7 @@ def _unfold(state: StateDict, layer: str, mean: list[float], std: list[float]) -
     weight, bias = f"{layer}.weight", f"{layer}.bias"
     channels = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
     by_channel = state[weight].double()  # (out, channels, rows, columns), for pixels
-    if bias in state:  # a layer without one has one in the graph only
+    if bias in state:  # a layer without a bias has one only in the quantised graph
         state[bias] = (state[bias] + torch.einsum("oikl,i->o", by_channel, channels[0])).float()
     state[weight] = (by_channel * channels[1].reshape(-1, 1, 1)).float()
 
@@ -290,7 +291,7 @@ def _unwrapped(key: str) -> str:
 
 
 def _landmarks(variant: Variant) -> tuple[str, str]:
-    """Our names of the first convolution's weight, whose shape counts the channels, and of the last
+    """The names of the first convolution's weight, whose shape counts the channels, and of the last
     layer's bias, which counts the classes."""
     with torch.device("meta"):  # shapes without numbers
         network = variant.build(1, 3, FULL)

@@ -243,11 +243,11 @@ def _common_receptive_field(
     edge: Edge, before: Sequence[Region], regions: Sequence[Region], layers: Sequence[Window]
 ) -> ReceptiveField:
     """What the strips at one edge see of their crops: the same for every crop, or NotAligned."""
-    found = {
+    fields = {
         receptive_field(crop[edge.axis].length, layers, edge.outputs(region))
         for crop, region in zip(before, regions, strict=True)
         if edge.depth(region)
     }
-    if len(found) != 1:
-        raise NotAligned(f"the crops differ in unlike strips: {found}")
-    return found.pop()
+    if len(fields) != 1:
+        raise NotAligned(f"the crops differ in unlike strips: {fields}")
+    return fields.pop()

@@ -1,6 +1,6 @@
 """
-* ExportError             an export that cannot go on; its text says what to do
-  - WeightsUnusable       the weights cannot be had, read, or do not fit the variant
+* ExportError             the export cannot go on; its text says what to do
+  - WeightsUnusable       the weights cannot be fetched or read, or do not fit the variant
   - LabelsUnusable        the labels file does not fit the network
   - NotAChain             the network cannot be taken apart, so that nothing of it can be shared
   - VerificationFailed    the exported file does not answer as the PyTorch network does
@@ -12,7 +12,7 @@ class ExportError(Exception):
 
 
 class WeightsUnusable(ExportError):
-    """The weights cannot be had, cannot be read, or do not fit the variant."""
+    """The weights cannot be fetched or read, or do not fit the variant."""
 
 
 class LabelsUnusable(ExportError):

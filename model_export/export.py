@@ -2,8 +2,8 @@
 A network with its weights -> the model file: one ONNX file that holds everything between a
 256 x 256 image and its classes, and the record of where it came from.
 
-The file ends in a checksum of all that stands before it.  Protobuf merges what is written one
-after the other, so that the last metadata entry can be appended to the finished bytes.
+The file ends in a checksum of everything before it.  Protobuf merges messages that are written one
+after the other, so the last metadata entry can be appended to the finished bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from model_export.graph import CROPS, IMAGE_SIZE, IR_VERSION, OPSET, serving_gra
 from model_export.layer_blocks import fold_padding
 from model_export.variants import Normalisation, Variant, greyscale
 
-FORMAT = "1"  # of the contract between this file's reader and us; see docs/model-file.md
+FORMAT = "1"  # version of the contract with the service; see docs/model-file.md
 THUMB = 32  # pixels a side of the image that the start-up check classifies
 T = TypeVar("T")
 Label = tuple[str | None, str]  # WordNet id where there is one, name
@@ -73,8 +73,8 @@ def normalisation_of(network: AlexNet, variant: Variant) -> Normalisation:
 def to_onnx(network: AlexNet, crop_size: int) -> ModelProto:
     """``views`` (N, channels, size, size) -> ``logits``, with PyTorch's names on the weights.
 
-    Constants are folded; torch's further rewriting is not run, as it drops biases of zero, and an
-    exported model is to remain a whole checkpoint.
+    Constants are folded.  torch's other rewriting does not run: it drops biases of zero, and an
+    exported model must remain a complete checkpoint.
     """
     views = torch.zeros(2, network.channels, crop_size, crop_size)
     with _quiet():
@@ -114,8 +114,8 @@ def describe(
 ) -> None:
     """Write the metadata of the contract into ``model``.
 
-    ``image``, uint8 (256, 256, 3), becomes the start-up check: its thumbnail, and what this
-    very model answers to it.
+    ``image``, uint8 (256, 256, 3), becomes the start-up check: its thumbnail, and the
+    answer of this model to it.
     """
     entries = {entry.key: entry.value for entry in model.metadata_props} | {
         "format": FORMAT,
@@ -135,10 +135,10 @@ def describe(
 
 
 def write(model: ModelProto, path: Path, check: Callable[[Path], T]) -> T:
-    """Write the file and its checksum, and give what ``check`` says of what lies on the disk.
+    """Write the file and its checksum, and return what ``check`` says of the written file.
 
-    Only then does it take its name: a reader never sees half a file or an unchecked one, and when
-    ``check`` raises, what was at ``path`` before is there still.
+    Only then does it get its name: nobody reads a partial or unchecked file, and when ``check``
+    raises, a file that was at ``path`` before is still there.
     """
     body = model.SerializeToString()
     seal = ModelProto()

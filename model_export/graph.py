@@ -1,5 +1,5 @@
 """
-The serving graph: what stands before, around and after the network in the model file.
+The serving graph: what the model file computes before, around and after the network.
 
     images uint8 (N, 256, 256, 3), crops int64 ()
         -> pixels         the crop; or the image and its mirror image, one under the other
@@ -12,14 +12,14 @@ One trunk serves every choice of crops, over one copy of the weights:
 * one    the centre goes through it
 * dense  the image and its mirror image go through it whole; the five windows are cut out of the
          last maps before their pooling
-* ten    as dense, through the first convolutions; wherever a crop's map differs from the whole
-         image's, since the crop ends there in zeros, the strip is computed from the crop
-         and pasted over (`crop_sharing.py`)
+* ten    as dense, through the first convolutions.  A crop is padded with zeros where the image
+         goes on, so its feature map differs there from the whole image's: these strips are
+         computed from the crop and pasted over (`crop_sharing.py`)
 
-Only the cutting and joining stands in branches.  What was not asked for has no rows.
+Only cutting and joining is in branches.  What a choice does not need has no rows.
 
-A network that is no chain of layers, as one with skip connections, is not taken apart: the ten
-views go through it as it is, and dense is not offered.
+A network that is not a chain of layers, such as one with skip connections, is not taken apart:
+the ten views go through it as it is, and the file offers no dense.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def serving_graph(
 ) -> ModelProto:
     """Put the crops around a network (views -> logits) and the averaged softmax after it.
 
-    A network whose input is uint8 takes the pixels as they are, else they are normalised.  Where
-    the network is no chain of layers, or the crops do not begin at places of its maps, there is no
-    dense choice and nothing to share.  ``share=False`` cuts ten crops from the image and computes
-    them one by one: what the shared graph is held against.
+    If the network's input is uint8 it gets the pixels as they are; otherwise they are normalised
+    first.  If the network is not a chain of layers, or the crops begin between the places of its
+    feature maps, nothing can be shared and there is no dense choice.  ``share=False`` cuts ten
+    crops from the image and computes them one by one; tests compare the shared graph with that.
     """
     g = Builder()
     try:
@@ -110,7 +110,7 @@ def crops_of(model: ModelProto) -> dict[str, int]:
 
 
 def unshared(model: ModelProto) -> str:
-    """Why a serving graph computes ten crops one by one and offers no dense; empty where it shares
+    """Why a serving graph computes ten crops one by one and offers no dense; empty if it shares
     their work."""
     if "dense" in crops_of(model):
         return ""
@@ -121,8 +121,8 @@ def unshared(model: ModelProto) -> str:
 def _whole(
     network: ModelProto, crop_size: int, normalisation: Normalisation, reason: str
 ) -> ModelProto:
-    """The serving graph of a network that is no chain: its nodes and the names of its values stay
-    as they are, and a batch of ten views, or of the centre, goes through them."""
+    """The serving graph of a network that is not a chain: it keeps its nodes and the names of its
+    values, and a batch of ten views, or of the centre, goes through them."""
     g = Builder()
     is_one = g.add("Equal", "crops", g.constant(CROPS["one"]))
     pixels = channels_first(g, _choice(g, crop_size, is_one, _ten_views))
@@ -141,13 +141,13 @@ def _whole(
 def _choice(
     g: Builder, crop_size: int, is_one: str, several: Callable[[Builder, int], list[str]]
 ) -> FeatureMaps:
-    """The centre crop, or that from which several views are made."""
+    """The centre crop, or the images from which several views are cut."""
     with g.branch() as centre:
         y, x = corners(crop_size)[-1]
-        one = _crop(g, "images", y, x, crop_size)
+        crop = _crop(g, "images", y, x, crop_size)
     with g.branch() as others:
         more = g.join(several(g, crop_size), axis=0)
-    name = g.choose(is_one, (centre, [one]), (others, [more]), TensorProto.UINT8)[0]
+    name = g.choose(is_one, (centre, [crop]), (others, [more]), TensorProto.UINT8)[0]
     return FeatureMaps(name, TensorProto.UINT8)
 
 
@@ -187,7 +187,7 @@ def _with_front(g: Builder, network: ModelProto, normalisation: Normalisation) -
     first, *others = chain.blocks
     (convolution,) = first.convolution
     if takes_pixels:
-        # What normalisation would make zero.
+        # The pixel values that normalisation maps to zero.
         values = [round(value) for value in normalisation.mean]
         values = {"RGB": values, "BGR": values[::-1], "L": values * 3}[normalisation.channels]
         padding, convolution = separate_padding(convolution, tuple(values))
@@ -197,8 +197,8 @@ def _with_front(g: Builder, network: ModelProto, normalisation: Normalisation) -
 
 
 def _channels(g: Builder, channels: str, normalisation: Normalisation) -> str:
-    """RGB as it comes, BGR turned round, or the luma of ITU-R 601 in Pillow's whole numbers: below
-    2 ** 24 float32 holds them exactly, so that every runtime rounds alike."""
+    """RGB as it is, reversed to BGR, or the luma of ITU-R 601 in Pillow's whole numbers: float32
+    holds them exactly below 2 ** 24, so every runtime rounds alike."""
     if normalisation.channels == "RGB":
         return channels
     if normalisation.channels == "BGR":
@@ -285,7 +285,7 @@ def _trunk(
 
 
 def _order(crop_size: int) -> list[int]:
-    """Where the shared trunk leaves each view: crop by crop, the image's before its mirror's."""
+    """Where the shared trunk puts each view: crop by crop, the image's before its mirror's."""
     places = corners(crop_size)
     mirrors = [places.index((y, IMAGE_SIZE - crop_size - x)) for y, x in places]
     return [2 * place for place in range(len(places))] + [2 * place + 1 for place in mirrors]
@@ -308,7 +308,7 @@ def _averaged(g: Builder, logits: str, order: Sequence[int]) -> None:
 def _model(
     network: ModelProto, constants: Sequence[NodeProto], g: Builder, crops: Mapping[str, int]
 ) -> ModelProto:
-    """What was written, as a checked model."""
+    """The builder's nodes as a model that ONNX's checker accepts."""
     classes = network.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     tensor = helper.make_tensor_value_info
     graph = helper.make_graph(
@@ -323,7 +323,7 @@ def _model(
             tensor("view_probabilities", TensorProto.FLOAT, ["N", "V", classes]),
         ],
         [
-            # An initialiser of an input's name is its default: who sends nothing gets this.
+            # An initialiser of an input's name is its default.
             helper.make_tensor("crops", TensorProto.INT64, [], [CROPS["ten"]]),
             *network.graph.initializer,
             *g.constants.values(),
@@ -331,7 +331,7 @@ def _model(
     )
     opset = helper.make_opsetid("", OPSET)
     model = helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[opset])
-    told = {entry.key: entry.value for entry in network.metadata_props}
-    helper.set_model_props(model, told | {"crops": json.dumps(dict(crops))})
+    metadata = {entry.key: entry.value for entry in network.metadata_props}
+    helper.set_model_props(model, metadata | {"crops": json.dumps(dict(crops))})
     onnx.checker.check_model(model, full_check=True)
     return model

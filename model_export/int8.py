@@ -2,7 +2,7 @@
 A network in 8 bit (QDQ), its first convolution reading the pixels as they are.
 
 * Weights: signed, a scale per output channel, 7 of their 8 bits.  Without VNNI, x86 adds pairs of
-  products in 16 bits, which 8-bit weights overflow; so the file answers alike on every machine.
+  products in 16 bits, which 8-bit weights overflow; so the file answers the same everywhere.
 * The convolutions' weights are rounded one after the other, each rounding error made up for by
   those not yet rounded, as far as the calibration's images allow: GPTQ (Frantar et al. 2022,
   arXiv:2210.17323, section 3), here over the patches that a convolution sees.
@@ -64,8 +64,8 @@ def quantise(network: ModelProto, views: Floats, normalisation: Normalisation) -
         ]
         for name, of_each in scales.items()
     }
-    one, zero = np.array(1, np.float32), np.array(0, np.uint8)
-    overrides[first.input[0]] = [{"scale": one, "zero_point": zero}]
+    scale, zero_point = np.array(1, np.float32), np.array(0, np.uint8)
+    overrides[first.input[0]] = [{"scale": scale, "zero_point": zero_point}]
     quantised = _quantised(model, centred, overrides)
     _read_pixels(quantised, mean)
     layer = first.input[1].removesuffix(".weight")
@@ -134,7 +134,7 @@ def gptq(weights: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor]:
     inputs = left.shape[1]
     scale = (left.abs().amax(1) / LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
     damped = hessian.double() + DAMPING * hessian.diagonal().mean() * torch.eye(inputs)
-    damped += torch.finfo(torch.float32).tiny * torch.eye(inputs)  # should no input ever be seen
+    damped += torch.finfo(torch.float32).tiny * torch.eye(inputs)  # in case every input is zero
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     upper = torch.linalg.cholesky(inverse, upper=True)
     whole = torch.zeros_like(left)
@@ -173,14 +173,14 @@ def _groups(node: NodeProto) -> int:
 
 
 def _values(model: ModelProto, name: str, views: Floats) -> Iterator[Floats]:
-    """What a value of the model becomes, batch after batch of views."""
+    """A value of the model for each batch of views."""
     batches = (views[start : start + BATCH] for start in range(0, len(views), BATCH))
-    given = model.graph.input[0].name
-    if name == given:
+    views_name = model.graph.input[0].name
+    if name == views_name:
         yield from batches
         return
     part = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model)).extract_model(
-        [given], [name]
+        [views_name], [name]
     )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -188,7 +188,7 @@ def _values(model: ModelProto, name: str, views: Floats) -> Iterator[Floats]:
         part.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     for batch in batches:
-        yield session.run(None, {given: batch})[0]
+        yield session.run(None, {views_name: batch})[0]
 
 
 # ---- ONNX Runtime's quantiser
@@ -222,8 +222,8 @@ def _quantised(model: ModelProto, views: Floats, overrides: Mapping[str, object]
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantiser recommends a preparation that this graph does not need: nothing is left to
-    fuse or to infer in it."""
+    """The quantiser recommends a preparation that this graph does not need: it has nothing left to
+    fuse or to infer."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -248,15 +248,15 @@ class _Views(quantization.CalibrationDataReader):  # type: ignore[misc]  # untyp
 def _read_pixels(model: ModelProto, mean: Floats) -> None:
     """Take uint8 pixels where the centred views were quantised; the means go into the bias."""
     graph = model.graph
-    given = graph.input[0]
+    pixels = graph.input[0]
     quantise = next(n for n in graph.node if n.op_type == "QuantizeLinear")
-    assert quantise.input[0] == given.name
+    assert quantise.input[0] == pixels.name
     graph.node.remove(quantise)
     for node in graph.node:
         for place, name in enumerate(node.input):
             if name == quantise.output[0]:
-                node.input[place] = given.name
-    given.type.tensor_type.elem_type = onnx.TensorProto.UINT8
+                node.input[place] = pixels.name
+    pixels.type.tensor_type.elem_type = onnx.TensorProto.UINT8
     first = _first(model)
     makers = {node.output[0]: node for node in graph.node}
     weight, bias = (makers[name].input[0] for name in first.input[1:3])

@@ -1,5 +1,5 @@
 """
-A network's ONNX graph (views -> logits) as what it is: a chain of blocks, then the rest.
+A network's ONNX graph (views -> logits) as a chain of blocks, then the rest.
 
 A block is a convolution with all that follows it (activation, normalisation, quantisation), and
 the pooling after that, if there is one.  It can be copied into another graph several times, each
@@ -19,10 +19,10 @@ from onnx import ModelProto, NodeProto, helper
 from model_export.errors import NotAChain
 from model_export.receptive_field import Window
 
-# What may stand between the views and the classifier; of windows they have none but the two first.
+# What may stand between the views and the classifier; only the first two have windows.
 LAYERS = {"Conv", "MaxPool", "Relu", "LRN", "Cast", "QuantizeLinear", "DequantizeLinear"}
 FLATTENING = ("Reshape", "Flatten")
-MOVING = ("MaxPool", "Reshape")  # choose and move values, and so commute with rounding them
+MOVING = ("MaxPool", "Reshape")  # only choose and move values, so rounding may come before or after
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class Block:
 class Chain:
     """The network, taken apart; every node is in exactly one of the fields."""
 
-    constants: tuple[NodeProto, ...]  # what makes the weights: no image goes through it
+    constants: tuple[NodeProto, ...]  # compute the weights; no image goes through them
     before: tuple[NodeProto, ...]  # from the views to the first block: a cast
     blocks: tuple[Block, ...]
     rest: tuple[NodeProto, ...]  # from the last block to the logits
 
 
 def take_apart(network: ModelProto) -> Chain:
-    """The chain of a network whose graph is one, or NotAChain; see the module's head."""
+    """The blocks of a network whose graph is a chain; raises NotAChain if it is not."""
     data = {network.graph.input[0].name}
     network, unsorted = ModelProto(), network
     network.CopyFrom(unsorted)
@@ -86,21 +86,21 @@ def take_apart(network: ModelProto) -> Chain:
     return Chain(tuple(constants), tuple(path[: starts[0]]), tuple(blocks), tuple(path[end:]))
 
 
-def _must_be_a_chain(path: Sequence[NodeProto], given: str) -> None:
+def _must_be_a_chain(path: Sequence[NodeProto], input_name: str) -> None:
     """Raise NotAChain where a graph cannot be taken apart into blocks."""
     kinds = [node.op_type for node in path]
     flat = next((place for place, kind in enumerate(kinds) if kind in FLATTENING), None)
     if "Conv" not in kinds or flat is None:
         raise NotAChain("the network has no convolutions, or nothing that flattens their maps")
-    made, value = {given}, given
+    values, value = {input_name}, input_name
     for node in path:
-        if made & set(node.input) != {value}:
+        if values & set(node.input) != {value}:
             raise NotAChain(
                 f"the network is no chain of layers: {node.op_type} ({node.output[0]}) takes "
                 "something else than what the layer before it gives"
             )
         value = node.output[0]
-        made.add(value)
+        values.add(value)
     pools = 1  # since the last convolution; none may stand before the first
     for node in path[:flat]:
         if node.op_type not in LAYERS:
@@ -241,7 +241,7 @@ def _elements(network: ModelProto, path: Sequence[NodeProto]) -> dict[str, int]:
 
 def _constants(network: ModelProto) -> dict[str, list[int]]:
     """The small whole-numbered constants, by name."""
-    found = {
+    constants = {
         tensor.name: onnx.numpy_helper.to_array(tensor).ravel().tolist()
         for tensor in network.graph.initializer
         if tensor.data_type == onnx.TensorProto.INT64
@@ -251,7 +251,7 @@ def _constants(network: ModelProto) -> dict[str, list[int]]:
             for attribute in node.attribute:
                 value = helper.get_attribute_value(attribute)
                 if attribute.name == "value":
-                    found[node.output[0]] = onnx.numpy_helper.to_array(value).ravel().tolist()
+                    constants[node.output[0]] = onnx.numpy_helper.to_array(value).ravel().tolist()
                 elif attribute.name == "value_ints":
-                    found[node.output[0]] = list(value)
-    return found
+                    constants[node.output[0]] = list(value)
+    return constants

@@ -37,7 +37,7 @@ class Precision:
 
 
 class Runner:
-    """ONNX Runtime on the CPU, for what the exporter itself has to know about its model."""
+    """ONNX Runtime on the CPU: the exporter runs its models with it."""
 
     def __init__(self, model: ModelProto) -> None:
         options = onnxruntime.SessionOptions()

@@ -1,9 +1,9 @@
 """
 What is known about each network called AlexNet: how its images are prepared, where its
-published weights are, how good their source says they are and how good we found them.
+published weights are, how good their source says they are.
 
-A new variant is a new row of ``VARIANTS``.  The commands read their choices here, so nothing in
-this module imports torch, which takes seconds.
+A new variant is a new row of ``VARIANTS``.  The commands read their choices here, so this
+module does not import torch, which takes seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Weights:
-    """Published weights: where they are, and how to know that they arrived whole."""
+    """Published weights: where they are, and how to verify a download."""
 
     name: str
     url: str
@@ -52,13 +52,13 @@ class Variant:
     normalisation: Normalisation
     weights: Weights | None
     source: str
-    # Other people's parameter names, as (pattern, replacement): theirs -> ours.
+    # Parameter names of other publishers, as (pattern, replacement): theirs -> this package's.
     aliases: tuple[tuple[str, str], ...] = field(default=())
-    # Whether its random numbers ask for a lower rate where classes are few: model_training/fit.py.
+    # Whether few classes need a lower learning rate, as model_training/fit.py explains.
     slow_with_few: bool = True
 
     def rename(self, key: str) -> str:
-        """Our name of a parameter that another publisher calls ``key``."""
+        """This package's name of a parameter that another publisher calls ``key``."""
         for pattern, replacement in self.aliases:
             key, count = re.subn(pattern, replacement, key)
             if count:

@@ -1,10 +1,10 @@
 """
 Does the model file answer as the PyTorch network does?
 
-The reference is as plain as can be: numpy cuts and mirrors the crops, PyTorch runs the network in
-fp32, one softmax, one mean; for dense crops the convolutions go over the image and its mirror.
-Held against it are every choice of crops and every single view, on real and random images, in
-batches of 1 and 7.
+The reference is simple: numpy cuts and mirrors the crops, PyTorch runs the network in fp32, then
+come one softmax and one mean.  For dense crops the convolutions run over the image and its mirror.
+Every choice of crops and every view is compared with it, on real and random images, in batches of
+1 and 7.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from model_export.precision import PRECISIONS, Runner
 from model_export.variants import Normalisation
 
 BATCH = FEWEST
-VIEWS = 40  # that PyTorch takes at once, for memory's sake
+VIEWS = 40  # in one batch of PyTorch's, to limit its memory
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ def verify(
     precision: str,
     images: Pixels,
 ) -> list[Agreement]:
-    """Hold ``model`` against ``network`` on ``images`` (N, 256, 256, 3), N at least 7.
+    """Compare ``model`` with ``network`` on ``images`` (N, 256, 256, 3), N at least 7.
 
-    Raises VerificationFailed where the difference is larger than the precision's row allows.
+    Raises VerificationFailed if they differ by more than the precision's row allows.
     """
     random = np.random.default_rng(0).integers(0, 256, (BATCH, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     runner = Runner(model)
@@ -59,12 +59,12 @@ def verify(
     for crops, value in crops_of(model).items():
         real, noise, single = (
             _compare(
-                runner.run(given, value, batch=BATCH),
+                runner.run(pixels, value, batch=BATCH),
                 reference(
-                    network, given, crop_size=crop_size, normalisation=normalisation, crops=crops
+                    network, pixels, crop_size=crop_size, normalisation=normalisation, crops=crops
                 ),
             )
-            for given in (images, random, images[:1])
+            for pixels in (images, random, images[:1])
         )
         largest = max(real.largest, noise.largest, single.largest)
         agreement = Agreement(crops, real.top1, real.top5, largest, real.distance)
@@ -76,7 +76,7 @@ def verify(
 def reference(
     network: AlexNet, images: Pixels, *, crop_size: int, normalisation: Normalisation, crops: str
 ) -> Floats:
-    """PyTorch's own answer: float32 (N, V, classes), each view's softmax."""
+    """PyTorch's answer: float32 (N, V, classes), each view's softmax."""
     with torch.inference_mode():
         if crops == "dense":
             views = _windows(network.eval(), images, crop_size, normalisation)
@@ -131,7 +131,7 @@ def _normalised(views: Pixels, normalisation: Normalisation) -> Tensor:
 
 
 def read_back(path: Path) -> ModelProto:
-    """The model as it lies on the disk: what is verified is what was written."""
+    """The model as it is on the disk, so that the written file is what is verified."""
     return onnx.load(path)
 
 

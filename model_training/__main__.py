@@ -1,10 +1,10 @@
 """
 The ``alexnet-train`` command: labelled images in, weights for ``alexnet-export`` out.
 
-    alexnet-train FOLDER -o RUN        learn; the same command again goes on where it was stopped
-    alexnet-train plot RUN... -o FILE  draw what happened
+    alexnet-train FOLDER -o RUN        train; the same command again resumes it
+    alexnet-train plot RUN... -o FILE  draw the logs
 
-Exit status: 0 when the run is finished, 1 when anything stopped it, 2 when the command line is
+Exit status: 0 when the run is finished, 1 when it failed, 2 when the command line is
 wrong, 130 or 143 when a signal did; the checkpoint has then been written.
 """
 
@@ -143,15 +143,15 @@ def plot(
 
 
 class _sentences:
-    """What stops a command is one sentence on standard error, and a status."""
+    """Errors end a command with one sentence on standard error and an exit status."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, (TrainingError, ExportError)):
-            said = Console(stderr=True, soft_wrap=True)
-            said.print(f"alexnet-train: {error}", markup=False, highlight=False)
+            stderr = Console(stderr=True, soft_wrap=True)
+            stderr.print(f"alexnet-train: {error}", markup=False, highlight=False)
             raise typer.Exit(128 + error.signal if isinstance(error, Stopped) else 1) from error
 
 

@@ -1,8 +1,8 @@
 """
-How often a network is right: on the centre crop, or on the mean of the ten crops' softmax.
+A network's accuracy on the centre crop, or on the mean of the ten crops' softmax.
 
-In float32 and on the very pixels that the service gives it, so that the figure holds for the fp32
-file that is exported.
+It is measured in float32 and on the pixels that the service would give it, so it holds for the
+exported fp32 file.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from model_export.graph import IMAGE_SIZE
 from model_export.variants import Variant
 from model_training.augmentation import cut, cut_ten, prepare
 
-VIEWS = 120  # that go through the network at once
-AHEAD = 8  # batches that are made before they are asked for, at most
+VIEWS = 120  # in one batch
+AHEAD = 8  # batches that are prepared in advance, at most
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -52,7 +52,7 @@ def measure(
     workers: int = 1,
     step: Callable[[], None] = lambda: None,
 ) -> Accuracy:
-    """Classify these rows of the squares; ``crops`` is one or ten, ``labels`` are the rows'.
+    """Classify these rows of the images; ``crops`` is one or ten, ``labels`` are the rows'.
 
     ``step`` is called after each batch.
     """
@@ -91,7 +91,7 @@ def wrong(scores: torch.Tensor, truth: torch.Tensor) -> tuple[int, int]:
 
 
 def ahead(make: Callable[[T], U], things: Iterable[T], workers: int) -> Generator[U]:
-    """``make`` of each thing, in order, made by threads a little before it is asked for."""
+    """``make`` of each thing, in order, computed by threads a little in advance."""
     with ThreadPoolExecutor(workers) as pool:
         waiting: list[Future[U]] = []
         try:

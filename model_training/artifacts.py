@@ -1,6 +1,6 @@
 """
-What a finished run leaves beside its weights: labels and a record for `alexnet-export`, the list
-of images that were validated on for `alexnet evaluate`, and the commands that come next.
+What a finished run writes beside its weights: labels and a record for `alexnet-export`, and the
+list of validation images for `alexnet evaluate`; and the commands that come next.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def write(
             "licence": start.licence,
             "trained": _history(start, division, epoch),
         },
-        "accuracy": [_entry(division, crops, found) for crops, found in measured.items()],
+        "accuracy": [_entry(division, crops, accuracy) for crops, accuracy in measured.items()],
     }
     run.write("record.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
@@ -62,7 +62,7 @@ def commands(run: Run, variant: str, base: Path) -> list[str]:
 
 
 def _labels(classes: Sequence[str]) -> list[tuple[str, str]]:
-    """WordNet ids are written out as what they stand for; other names have no id."""
+    """(WordNet id, ImageNet's name) if all names are WordNet ids, else each name without an id."""
     if all(WORDNET_ID.fullmatch(name) for name in classes):
         names = dict(imagenet_labels())
         return [(name, names.get(name, name)) for name in classes]
@@ -77,8 +77,8 @@ def _history(start: Start, division: Division, epoch: int) -> str:
     )
 
 
-def _entry(division: Division, crops: str, found: Accuracy) -> dict[str, object]:
-    top1, count = 1 - found.top1_error, found.images
+def _entry(division: Division, crops: str, accuracy: Accuracy) -> dict[str, object]:
+    top1, count = 1 - accuracy.top1_error, accuracy.images
     # As if two more had been seen, one right and one wrong: all right is not certain.
     likely = (top1 * count + 1) / (count + 2)
     return {
@@ -86,7 +86,7 @@ def _entry(division: Division, crops: str, found: Accuracy) -> dict[str, object]
         "pictures": count,
         "crops": crops,
         "top1": round(top1, 4),
-        "top5": round(1 - found.top5_error, 4),
+        "top5": round(1 - accuracy.top5_error, 4),
         "standard_error": round(math.sqrt(likely * (1 - likely) / (count + 2)), 4),
         "by": "alexnet-train, in PyTorch, float32; the epoch was chosen on these very images",
     }
@@ -101,7 +101,7 @@ def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def shown(folder: Path) -> str:
-    """For people: the accuracies in a run's record, a line each."""
+    """The accuracies in a run's record, as lines to print."""
     record = json.loads((folder / "record.json").read_text("utf-8"))
     return "\n".join(
         f"{entry['crops']} crop{'s' if entry['crops'] == 'ten' else ''}: top-1 {entry['top1']:.1%} "

@@ -1,12 +1,12 @@
 """
-The paper's two augmentations (section 4.1), and everything else that is drawn while training.
+The paper's two augmentations (section 4.1), and all other random numbers of a training.
 
     order, places, mirrors, colours   drawn per image and epoch: `plan`
     crops     uint8 (N, size, size, 3), cut out of the images: `cut`
     views     float32 (N, channels, size, size), coloured and normalised, on the device: `prepare`
 
-What is drawn follows from the seed and the epoch alone, so that a training that is stopped and
-resumed draws what it would have drawn.
+They follow from the seed and the epoch alone, so a training that is stopped and resumed draws the
+same numbers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Colours:
 
         The paper prints the sum of p_i a_i lambda_i, lambda an eigenvalue of the covariance and
         a_i ~ N(0, 0.1).  For pixels of 0-255 that would be hundreds of grey levels; its authors'
-        program (cuda-convnet2, ``color_stdevs``) takes the standard deviations, and so do we.
+        program (cuda-convnet2, ``color_stdevs``) takes the standard deviations, as is done here.
         """
         return (SIGMA * draws * self.deviations) @ self.components.T
 

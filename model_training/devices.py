@@ -32,7 +32,7 @@ def device_of(name: str) -> torch.device:
 
 
 def processors() -> int:
-    """How many this process may use; systems other than Linux tell only how many there are."""
+    """How many this process may use; where the system does not say, how many there are."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -69,12 +69,12 @@ class Arithmetic:
         self._scaler.update()
 
     def fit(self, network: nn.Module) -> None:
-        """Have the local response normalisation computed in float32: it squares its input, and
+        """Compute the local response normalisation in float32: it squares its input, and
         float16 ends at 65504."""
         if self.precision == "fp16":
             for module in network.modules():
                 if isinstance(module, nn.LocalResponseNorm):
-                    module.register_forward_pre_hook(lambda _, given: (given[0].float(),))
+                    module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
 
     def state_dict(self) -> dict[str, Any]:
         return self._scaler.state_dict()

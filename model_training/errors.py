@@ -1,8 +1,8 @@
 """
-* TrainingError           a training that cannot go on; its text says what to do
-  - ImagesUnusable      the folder of images is at fault
+* TrainingError           the training cannot go on; its text says what to do
+  - ImagesUnusable        the folder of images is at fault
   - RunUnusable           the run's folder cannot be used, or holds another run
-  - Stopped               somebody asked us to stop: what was learned is kept
+  - Stopped               a signal asked to stop; the checkpoint is written
 """
 
 
@@ -19,7 +19,7 @@ class RunUnusable(TrainingError):
 
 
 class Stopped(TrainingError):
-    """A signal asked for the end; the checkpoint has been written."""
+    """A signal asked to stop; the checkpoint has been written."""
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)

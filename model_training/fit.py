@@ -1,7 +1,7 @@
 """
-The whole road of one run: folder, squares, network, training, outcome.
+One run: labelled folder, image cache, network, training, artifacts.
 
-What is printed: what was found, a line per epoch, what the best epoch is worth, what to do next.
+It prints what is in the folder, a line per epoch, the best epoch's accuracy and the next commands.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SHOWN = 5  # unreadable images that are named
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The command line; None is where the default depends on the others."""
+    """The command line; None where the default depends on other options."""
 
     folder: Path
     output: Path
@@ -68,7 +68,7 @@ class TrainConfig:
 
 
 def fit(config: TrainConfig, console: Console) -> None:
-    """Train as wished, or go on; raises TrainingError or ExportError."""
+    """Start the training, or resume it; raises TrainingError or ExportError."""
     if config.freeze != "none" and config.weights is None:
         raise TrainingError(
             "without weights there is nothing worth freezing: give some with --weights, or leave "
@@ -123,7 +123,7 @@ def _rate(start: Start, classes: int) -> float:
     A step on the last layer moves the logits by rate |h|^2 (p - y), h its 4096 inputs, which the
     biases of 1 make large.  The curvature, |h|^2 / classes as long as all are equally likely, is a
     hundred times the paper's with 10 classes instead of 1000: there 0.01 makes the loss jump to 20
-    and the network die.  A row says where the random numbers have no such h.
+    and the network die.  The variant's row says if its initialisation has no such h.
     """
     if start.source:
         return TUNING_RATE
@@ -133,7 +133,7 @@ def _rate(start: Start, classes: int) -> float:
 def _decode(
     config: TrainConfig, division: Division, console: Console, stop_signals: StopSignals
 ) -> tuple[Division, LabelledImages]:
-    """The squares of all images, and the division of those that can be read."""
+    """All images decoded, and the division without those that cannot be read."""
     examples = [*division.training, *division.validation]
     folder = config.cache or config.output / "cache"
     with _bar(console) as bar:
@@ -169,19 +169,21 @@ def _decode(
 
 def _colours(
     config: TrainConfig,
-    found: Pixels,
+    images: Pixels,
     rows: NDArray[np.int64],
     kept: Path,
     console: Console,
     stop_signals: StopSignals,
 ) -> Colours:
-    """The training set's, or none where neither their mean nor their noise is wanted.
+    """The training set's, or zeros if neither their mean nor their noise is used.
 
-    A file keeps them: a run that goes on, or another one on the same images, finds them there.
+    A file keeps them, for a run that is resumed or another run on the same images.
     """
     if config.weights is not None and not config.colours:
         return Colours(np.zeros(3), np.zeros(3), np.eye(3))
-    with suppress(OSError, ValueError, EOFError):  # there is none, or it was torn
+    with suppress(
+        OSError, ValueError, EOFError
+    ):  # it does not exist, or was not written completely
         mean, deviations, *components = np.load(kept)
         return Colours(mean, deviations, np.array(components))
     with _bar(console) as bar:
@@ -191,14 +193,14 @@ def _colours(
             bar.advance(task)
             stop_signals.check()
 
-        colours = colours_of(found, rows, step)
+        colours = colours_of(images, rows, step)
     with suppress(OSError):
         np.save(kept, np.vstack([colours.mean, colours.deviations, colours.components]))
     return colours
 
 
 def _judge(division: Division) -> None:
-    """Whether something is left to learn of each class, and to validate on."""
+    """Refuse a division with a class without training images, or without validation images."""
     seen = {example.label for example in division.training}
     for label, name in enumerate(division.classes):
         if label not in seen:
@@ -218,7 +220,7 @@ def _start(config: TrainConfig, division: Division, images: LabelledImages) -> S
 def _settings(
     config: TrainConfig, start: Start, recipe: Recipe, division: Division
 ) -> dict[str, Any]:
-    """What must be the same for a run to go on."""
+    """What must be the same for a run to be resumed."""
     return {
         "variant": start.variant.name,
         "weights": start.sha256 or None,
@@ -271,7 +273,7 @@ def _learn(training: Training, recipe: Recipe, console: Console) -> None:
 def _finish(
     training: Training, run: Run, start: Start, division: Division, console: Console
 ) -> None:
-    """Measure the best epoch by both crops, write the outcome, say what comes next."""
+    """Measure the best epoch by both crops, write the artifacts, print the next commands."""
     training.take_best()
     epoch = training.position.best_epoch
     with console.status("measuring the best epoch with ten crops"):

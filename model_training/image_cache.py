@@ -1,10 +1,9 @@
 """
-Image files -> their 256 x 256 squares, decoded once into a file that is mapped into memory.
+Image files -> 256 x 256 pixels each, decoded once into a file that is mapped into memory.
 
-The preparation is the service's own (``service/inference/image.py``), which the paper's is
-(section 2): EXIF orientation applied, transparency over white, the shorter side to 256, the central
-square.  What cannot be decoded is left out and listed.  An interrupted decoding
-goes on where it stopped.
+The preparation is that of the service (``service/inference/image.py``) and of the paper (section
+2): EXIF orientation applied, transparency over white, the shorter side to 256, the central square.
+Images that cannot be decoded are left out and listed.  An interrupted decoding is resumed.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ from model_training.errors import ImagesUnusable, RunUnusable
 MOST_PIXELS = 50_000_000  # of one image: the service's default limit
 MISSING, DECODED, UNREADABLE = 0, 1, 2  # an image's state in the cache
 UNDER_WAY = 64  # images that wait for a thread
-TOGETHER = 256  # images that are on the disk before they are marked as decoded
+TOGETHER = 256  # images that are written to the disk before they are marked as decoded
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The squares of the images that were asked for, row by row, and what went wrong."""
+    """The decoded images, row by row, and what went wrong."""
 
     images: Pixels  # mapped from the file
     readable: NDArray[np.bool_]  # (N,); the rows of others are zero
@@ -54,12 +53,12 @@ def decode(
     workers: int,
     step: Callable[[], None] = lambda: None,
 ) -> Decoded:
-    """The squares of ``paths``, from the cache in ``folder`` or decoded into it.
+    """Decode the images of ``paths`` into the cache in ``folder``, unless they are there.
 
-    The cache belongs to these very files: other paths, sizes or times of change make another.
-    ``step`` is called for each image that is decoded; what it raises ends the decoding.  Takes
+    The cache belongs to these files: other paths, sizes or modification times use another one.
+    ``step`` is called for each image that is decoded; what it raises ends the decoding.  It takes
     196,608 bytes of disk per image, and memory for a few images per worker.  Raises
-    RunUnusable where it cannot be written.
+    RunUnusable if it cannot be written.
     """
     name = identity(paths)
     try:
@@ -70,48 +69,48 @@ def decode(
             missing = np.flatnonzero(states == MISSING).tolist()
             new: dict[int, int] = {}
             try:
-                for row, square in _all(paths, missing, workers):
-                    if isinstance(square, str):
-                        print(json.dumps([row, square]), file=report, flush=True)
+                for row, result in _all(paths, missing, workers):
+                    if isinstance(result, str):
+                        print(json.dumps([row, result]), file=report, flush=True)
                     else:
-                        images[row] = square
-                    new[row] = UNREADABLE if isinstance(square, str) else DECODED
+                        images[row] = result
+                    new[row] = UNREADABLE if isinstance(result, str) else DECODED
                     if len(new) == TOGETHER:
                         _mark(images, states, new)
                     step()
             finally:
                 _mark(images, states, new)
-        told = dict(json.loads(line) for line in reasons.read_text("utf-8").splitlines())
+        messages = dict(json.loads(line) for line in reasons.read_text("utf-8").splitlines())
     except OSError as error:
         raise RunUnusable(
             f"the decoded images cannot be kept in {folder} ({error.strerror}); they take "
             f"{len(paths) * IMAGE_SIZE**2 * 3 / 1e6:.0f} MB: choose another place with --cache"
         ) from error
     unreadable = {
-        paths[row]: told.get(row, "cannot be read")
+        paths[row]: messages.get(row, "cannot be read")
         for row in np.flatnonzero(states == UNREADABLE).tolist()
     }
     return Decoded(images, states == DECODED, unreadable)
 
 
 def identity(paths: Sequence[Path]) -> str:
-    """What these files are known by, as long as nobody changes them: 16 hexadecimal digits."""
+    """Identify these files by path, size and modification time: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for path in paths:
         try:
-            found = path.stat()
+            status = path.stat()
         except OSError as error:
             raise ImagesUnusable(f"{path} cannot be read ({error.strerror})") from error
         digest.update(os.fsencode(path.resolve()) + b"\0")
-        digest.update(struct.pack("<qq", found.st_size, found.st_mtime_ns))
+        digest.update(struct.pack("<qq", status.st_size, status.st_mtime_ns))
     return digest.hexdigest()[:16]
 
 
 def read_image(path: Path | IO[bytes]) -> Pixels:
-    """An image file's square, uint8 (256, 256, 3); ValueError says why there is none.
+    """Decode an image file to uint8 (256, 256, 3); ValueError says why that is not possible.
 
-    As the service decodes it, bit for bit; an image that its camera turned may differ by one
-    grey level, since the service scales first and turns then.
+    The pixels are the service's, bit for bit, but an image with an EXIF rotation may differ by one
+    grey level, since the service scales before it rotates.
     """
     try:
         with warnings.catch_warnings():
@@ -121,12 +120,12 @@ def read_image(path: Path | IO[bytes]) -> Pixels:
                 if image.width * image.height > MOST_PIXELS:
                     raise ValueError(f"more than {MOST_PIXELS:,} pixels")
                 image.load()
-                return _square(_flat(_upright(image)))
-    except Exception as error:  # decoders let out whatever they like
+                return _resized(_flat(_upright(image)))
+    except Exception as error:  # Pillow's decoders raise anything
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _square(image: Image.Image) -> Pixels:
+def _resized(image: Image.Image) -> Pixels:
     """`Resize(256)`, bilinear with antialias, and `CenterCrop(256)`: only what the crop keeps."""
     width, height = image.size
     if width <= height:
@@ -140,8 +139,8 @@ def _square(image: Image.Image) -> Pixels:
         (left + IMAGE_SIZE) * width / size[0],
         (top + IMAGE_SIZE) * height / size[1],
     )
-    square = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, box)
-    return np.asarray(square.convert("RGB"))
+    resized = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, box)
+    return np.asarray(resized.convert("RGB"))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -164,16 +163,16 @@ def _flat(image: Image.Image) -> Image.Image:
 
 
 def _opened(folder: Path, name: str, count: int) -> tuple[np.memmap, np.memmap]:
-    """The squares and their states, mapped from their files; states of new squares are MISSING."""
+    """The images and their states, mapped from their files; states of new images are MISSING."""
     images, states = (folder / f"{name}.{kind}.npy" for kind in ("squares", "states"))
     shape = count, IMAGE_SIZE, IMAGE_SIZE, 3
-    found = _mapped(images, shape)
-    if found is None:
+    pixels = _mapped(images, shape)
+    if pixels is None:
         states.unlink(missing_ok=True)
-        found = _zeros(images, shape)
+        pixels = _zeros(images, shape)
     _allocate(images)
     known = _mapped(states, (count,))
-    return found, _zeros(states, (count,)) if known is None else known
+    return pixels, _zeros(states, (count,)) if known is None else known
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> np.memmap | None:
@@ -191,7 +190,7 @@ def _zeros(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def _allocate(path: Path) -> None:
-    """Take a file's room on the disk; on a full one, writing to its map would kill the process."""
+    """Allocate a file's disk space; on a full disk, writing to its map would kill the process."""
     if not hasattr(os, "posix_fallocate"):
         return
     with path.open("r+b") as file:
@@ -203,7 +202,7 @@ def _allocate(path: Path) -> None:
 
 
 def _mark(images: np.memmap, states: np.memmap, new: dict[int, int]) -> None:
-    """Note the states of new squares, once these are on the disk."""
+    """Set the states of new images, once these are on the disk."""
     images.flush()
     for row, state in new.items():
         states[row] = state
@@ -213,7 +212,7 @@ def _mark(images: np.memmap, states: np.memmap, new: dict[int, int]) -> None:
 def _all(
     paths: Sequence[Path], rows: Sequence[int], workers: int
 ) -> Iterator[tuple[int, Pixels | str]]:
-    """Each row's square or what is wrong with it, in any order."""
+    """Each row's image or what is wrong with it, in any order."""
     with ThreadPoolExecutor(workers) as pool:
         waiting = iter(rows)
         busy: dict[Future[Pixels | str], int] = {}

@@ -1,10 +1,10 @@
 """
-A labelled folder -> which images there are, of which class, to learn from or to validate on.
+A labelled folder -> its images and their classes, divided into training and validation.
 
     FOLDER/<class>/image, or deeper below the class
 
-Classes are numbered in the order of their names.  Which images are held out depends on nothing
-but their own paths: an image that is added moves few others to the other side.
+Classes are numbered in the order of their names.  Which images are held out depends only on their
+paths, so a new image moves few others from one side to the other.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Division:
-    """What there is to learn, and what to measure on; no image is in both."""
+    """The images for training and for validation; no image is in both."""
 
     classes: tuple[str, ...]
     training: tuple[Example, ...]
@@ -47,27 +47,27 @@ def divide(folder: Path, *, validation: Path | None, held_out: float) -> Divisio
     or without one the share ``held_out`` (0-1) of each class, rounded, at least one of two.
     Raises ImagesUnusable.
     """
-    found = _classes(folder)
-    if not found:
+    by_class = _classes(folder)
+    if not by_class:
         raise ImagesUnusable(
             f"{folder} holds no class; put each class's images into a folder of its own, named "
             "as the class: FOLDER/cat/1.jpg"
         )
-    if len(found) < 2:
+    if len(by_class) < 2:
         raise ImagesUnusable(
-            f"{folder} holds one class only, {next(iter(found))}; there is nothing to tell apart: "
-            "add a folder with images of something else"
+            f"{folder} holds one class only, {next(iter(by_class))}; there is nothing to tell "
+            "apart: add a folder with images of something else"
         )
-    for name, paths in found.items():
+    for name, paths in by_class.items():
         if not paths:
             raise ImagesUnusable(
                 f"{folder / name} holds no image ({', '.join(sorted(SUFFIXES))}); add some, or "
                 "delete the folder"
             )
-    classes = tuple(found)
+    classes = tuple(by_class)
     _judge_names(folder, classes)
     training, aside = [], []
-    for label, paths in enumerate(found.values()):
+    for label, paths in enumerate(by_class.values()):
         drawn = [] if validation else _held_out(paths, folder, held_out)
         kept = set(drawn)
         aside += [Example(path, label) for path in drawn]
@@ -84,7 +84,7 @@ def divide(folder: Path, *, validation: Path | None, held_out: float) -> Divisio
 
 
 def _judge_names(folder: Path, classes: Sequence[str]) -> None:
-    """Refuse names now that the service, or `alexnet evaluate`, would refuse after the training."""
+    """Refuse names that the service or `alexnet evaluate` would refuse after the training."""
     known: dict[str, str] = {}
     for name in classes:
         plain = BETWEEN_WORDS.sub(" ", name).strip().casefold()
@@ -112,7 +112,7 @@ def _keep_apart(training: Iterable[Example], aside: Iterable[Example]) -> None:
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
-    """Each class's images, sorted; hidden files and folders are none of ours."""
+    """Each class's images, sorted, without hidden files and folders."""
     if not folder.is_dir():
         raise ImagesUnusable(f"there is no folder at {folder}")
     try:

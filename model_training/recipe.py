@@ -22,7 +22,7 @@ DIVISIONS = 3  # of the learning rate, "three times prior to termination"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is learned by; the defaults are the paper's."""
+    """The hyperparameters; the defaults are the paper's."""
 
     epochs: int = 90  # at most
     batch: int = 128
@@ -33,7 +33,7 @@ class Recipe:
     patience: int = 5  # epochs without a better validation error before the rate is divided
     mirror: bool = True
     colours: bool = True
-    frozen: str = "none"  # or "features": the convolutions do not learn
+    frozen: str = "none"  # or "features": the convolutions keep their weights
     seed: int = 0
 
 

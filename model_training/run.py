@@ -1,12 +1,12 @@
 """
-A run's folder: everything that a training leaves, and all that it needs to go on.
+A run's folder: everything that a training writes, and all that it needs to be resumed.
 
-    run.json             the settings, to be compared when it goes on
+    run.json             the settings, compared when it is resumed
     checkpoint.pt        where the training stands
     weights.safetensors  the best network so far, for `alexnet-export --weights`
     log.csv, steps.csv   what happened, by epoch and by step; for `alexnet-train plot`
 
-A file appears whole or not at all, so that a power cut costs what came since the last one.
+Files are written completely or not at all, so a power cut costs what came after the last one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Run:
         except OSError as error:
             raise self._unwritable(error) from error
         except ValueError as error:
-            raise RunUnusable(f"{kept} is damaged; begin anew with --overwrite") from error
+            raise RunUnusable(f"{kept} is damaged; start over with --overwrite") from error
 
     def clear(self) -> None:
         """Forget what a run has left here; the decoded images stay."""
@@ -74,14 +74,14 @@ class Run:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-            raise RunUnusable(f"{path} is damaged; begin anew with --overwrite") from error
+            raise RunUnusable(f"{path} is damaged; start over with --overwrite") from error
         return state
 
-    def save_weights(self, state: Mapping[str, Tensor], told: Mapping[str, str]) -> None:
-        """Write the best network's weights, with what the exporter has to know of them."""
-        # safetensors writes what is not contiguous as garbage, without a word.
+    def save_weights(self, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        """Write the best network's weights, with the metadata that the exporter reads."""
+        # safetensors writes tensors that are not contiguous wrongly, without an error.
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        content = safetensors.torch.save(whole, dict(told))
+        content = safetensors.torch.save(whole, dict(metadata))
         self._replace("weights.safetensors", lambda file: file.write(content))
 
     def load_weights(self) -> dict[str, Tensor]:
@@ -102,13 +102,13 @@ class Run:
             raise self._unwritable(error) from error
 
     def rewind(self, steps: int) -> None:
-        """Drop from the logs what came after so many steps: the checkpoint knows nothing of it."""
+        """Drop from the logs what came after so many steps: the checkpoint is older."""
         for name in LOGS:
             path = self.folder / name
             if not path.exists():
                 continue
             try:
-                # Whatever has no end of its line was torn by a power cut, or a full disk.
+                # A line without its end was cut off by a power cut or a full disk.
                 *lines, _ = path.read_text("utf-8", "replace").split("\n")
                 if not lines or "step" not in lines[0].split(","):
                     path.unlink()
@@ -128,7 +128,7 @@ class Run:
         if other:
             raise RunUnusable(
                 f"{self.folder} holds another run: {'; '.join(other)}. Choose another folder with "
-                "-o, or begin anew with --overwrite"
+                "-o, or start over with --overwrite"
             )
 
     def _replace(self, name: str, write: Any) -> None:
@@ -139,7 +139,7 @@ class Run:
                 write(file)
                 _flush(file)
             os.replace(part, path)
-        except (OSError, RuntimeError) as error:  # torch tells of a full disk with the latter
+        except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
             part.unlink(missing_ok=True)
             raise self._unwritable(error) from error
 

@@ -50,22 +50,22 @@ def from_nothing(variant: Variant, classes: int, mean: Floats, *, seed: int) -> 
     return Start(network, own, (network,), "", "", OWN)
 
 
-def from_weights(given: str, variant_name: str | None, classes: int, *, seed: int) -> Start:
+def from_weights(weights: str, variant_name: str | None, classes: int, *, seed: int) -> Start:
     """Published weights by their variant's name, or those in a file, for so many classes.
 
-    Where the last layer has another number, it begins anew: N(0, 0.01) and biases of 0, the
-    paper's.  Raises WeightsUnusable.
+    If the last layer has another number of classes, a new one is drawn: N(0, 0.01), biases of 0,
+    as in the paper.  Raises WeightsUnusable.
     """
-    published = VARIANTS[given].weights if given in VARIANTS else None
-    if given in VARIANTS and published is None:
+    published = VARIANTS[weights].weights if weights in VARIANTS else None
+    if weights in VARIANTS and published is None:
         raise WeightsUnusable(
-            f"nobody has published weights of {given}; leave --weights away to train it from "
+            f"nobody has published weights of {weights}; leave --weights away to train it from "
             "nothing, or give a file"
         )
-    path = Path(given) if published is None else checkpoints.fetch(published)
+    path = Path(weights) if published is None else checkpoints.fetch(published)
     state = checkpoints.read(path)
-    told = checkpoints.told(path)
-    name = variant_name or (given if published else told.get("variant", "owt"))
+    metadata = checkpoints.metadata(path)
+    name = variant_name or (weights if published else metadata.get("variant", "owt"))
     if name not in VARIANTS:
         raise WeightsUnusable(f"{path.name} is of a variant that is not known here, {name}")
     variant = checkpoints.prepared(VARIANTS[name], path)
@@ -80,12 +80,12 @@ def from_weights(given: str, variant_name: str | None, classes: int, *, seed: in
         fresh,
         path.name,
         checkpoints.sha256(path),
-        _licence(variant, path, told),
+        _licence(variant, path, metadata),
     )
 
 
 def preparation(start: Start) -> str:
-    """For people: what becomes of a pixel of 0-255."""
+    """How a pixel of 0-255 is normalised, as text to print."""
     normalisation = start.variant.normalisation
     mean, std = (
         ", ".join(f"{value:g}" for value in figures)
@@ -106,12 +106,12 @@ def _last_layer(network: AlexNet, classes: int) -> nn.Linear:
     return layer
 
 
-def _licence(variant: Variant, path: Path, told: dict[str, str]) -> str:
-    """What is known of the licence of weights that others made."""
+def _licence(variant: Variant, path: Path, metadata: dict[str, str]) -> str:
+    """The licence of the weights, from the variant's row or the file's metadata."""
     row = variant.weights
     if row is not None and checkpoints.sha256(path).startswith(row.sha256):
         return row.licence
     try:
-        return str(json.loads(told.get("weights", "{}"))["licence"])
+        return str(json.loads(metadata.get("weights", "{}"))["licence"])
     except (ValueError, KeyError, TypeError):
         return "unknown"

@@ -1,9 +1,9 @@
 """
-The loop: epochs of steps, each epoch's validation error, and checkpoints to go on from.
+The training loop: epochs of steps, each epoch's validation error, and checkpoints to resume from.
 
-Everything that is drawn follows from the seed, the epoch and the step, and everything else that a
-step depends on is in the checkpoint: on a CPU a training that was stopped, wherever, ends with the
-very weights of one that was not.  (On a GPU sums are added in an order that changes.)
+All random numbers follow from the seed, the epoch and the step, and everything else that a step
+depends on is in the checkpoint.  So on a CPU a training that was stopped and resumed ends with
+exactly the weights of one that was not.  (On a GPU the order of additions changes.)
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EVERY = 600.0  # seconds between two checkpoints within an epoch
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Decoded squares; which rows of them are learned from and validated on; their classes."""
+    """The decoded images, which of them are for training and for validation, and their classes."""
 
     pixels: Pixels
     training: NDArray[np.int64]  # rows
@@ -50,9 +50,9 @@ class Position:
     """Where a training stands."""
 
     epoch: int = 0  # epochs done
-    step: int = 0  # batches done of the one under way
+    step: int = 0  # batches done of the current epoch
     steps: int = 0  # batches done in all
-    loss: float = 0.0  # sums over the images of the epoch under way
+    loss: float = 0.0  # sums over the images of the current epoch
     wrong1: int = 0
     wrong5: int = 0
     best_epoch: int = 0  # the first of the least error, and of those the least loss; from 1
@@ -61,7 +61,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step tells, for a progress bar."""
+    """One step's progress, for a progress bar."""
 
     position: Position
     of: int  # steps of this epoch
@@ -70,7 +70,7 @@ class Step:
 
 
 class Training:
-    """One training, from where its run's folder says it stands to its end."""
+    """One training, from its last checkpoint to its end."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Training:
         on_step: Callable[[Step], None] = lambda step: None,
         on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
     ) -> None:
-        """Train to the end; Stopped leaves a checkpoint behind."""
+        """Train to the end; on Stopped a checkpoint is written."""
         try:
             while not self.over:
                 on_epoch(self._epoch(on_step))
@@ -168,7 +168,7 @@ class Training:
     def _step(self, batch: slice, drawn: Plan, crops: Tensor) -> float:
         position, device = self.position, self._arithmetic.device
         self.network.train()
-        # For dropout: a stream of its own for each step.
+        # Dropout has its own random stream for each step.
         words = np.random.SeedSequence([self._recipe.seed, position.epoch, position.step])
         torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         labels = self._images.labels[self._images.training[drawn.order[batch]]]
@@ -181,7 +181,7 @@ class Training:
         if not math.isfinite(value):
             raise TrainingError(
                 f"the loss is no longer a number, in epoch {position.epoch + 1}: the learning rate "
-                "is too high for this network; begin anew with a lower --rate and --overwrite"
+                "is too high for this network; start over with a lower --rate and --overwrite"
             )
         self._arithmetic.descend(loss, self.optimiser)
         top1, top5 = wrong(logits.detach(), truth)
@@ -201,13 +201,13 @@ class Training:
 
     def _finish_epoch(self, count: int) -> dict[str, float]:
         position = self.position
-        found = self.measure("one")
+        validation = self.measure("one")
         rate = rule.rates(self.optimiser)[0]
-        self.plateau.step(found.top1_error)
-        if [found.top1_error, found.loss] < position.best:
-            position.best = [found.top1_error, found.loss]
+        self.plateau.step(validation.top1_error)
+        if [validation.top1_error, validation.loss] < position.best:
+            position.best = [validation.top1_error, validation.loss]
             position.best_epoch = position.epoch + 1
-            self._run.save_weights(self.network.state_dict(), self._told())
+            self._run.save_weights(self.network.state_dict(), self._metadata())
         row = {
             "epoch": position.epoch + 1,
             "step": position.steps,
@@ -215,15 +215,15 @@ class Training:
             "training_loss": position.loss / count,
             "training_top1_error": position.wrong1 / count,
             "training_top5_error": position.wrong5 / count,
-            "validation_loss": found.loss,
-            "validation_top1_error": found.top1_error,
-            "validation_top5_error": found.top5_error,
+            "validation_loss": validation.loss,
+            "validation_top1_error": validation.top1_error,
+            "validation_top5_error": validation.top5_error,
         }
         position.epoch, position.step = position.epoch + 1, 0
         position.loss, position.wrong1, position.wrong5 = 0.0, 0, 0
         return row
 
-    def _told(self) -> dict[str, str]:
+    def _metadata(self) -> dict[str, str]:
         """The metadata of ``weights.safetensors``: see `model_export.checkpoints.prepared`."""
         variant = self._start.variant
         return {

@@ -2,7 +2,7 @@
 The ``alexnet-distill`` command: public images and two published networks in, the bundled model's
 weights out.
 
-    alexnet-distill weights -o FILE      fetch, harvest, learn, calibrate, write
+    alexnet-distill weights -o FILE      fetch, extract features, train, calibrate, write
     alexnet-distill exclude FOLDER       list the images that FOLDER's photographs show too
 
 Whatever is there already is not done again.  Exit status: 0 when it is done, 1 when anything
@@ -63,7 +63,7 @@ def weights(
     ] = None,
     device: Annotated[str, typer.Option(help="Where the head learns: cpu or cuda.")] = "cpu",
 ) -> None:
-    """Fetch the ingredients, harvest what the teacher says, learn it, calibrate, write."""
+    """Fetch images and networks, extract features, train, calibrate, write the weights."""
     from model_training.devices import processors
     from model_training.distillation import distil
 
@@ -91,7 +91,7 @@ def exclude(
     clones: Clones = None,
     manifest: Manifest = None,
 ) -> None:
-    """List the harvested images that show what an evaluation photograph shows."""
+    """List the sets' images that show what an evaluation photograph shows."""
     from model_training.distillation import distil
 
     work = work or _cache()
@@ -113,10 +113,10 @@ def _cache() -> Path:
 
 def main() -> None:
     """Entry point of ``alexnet-distill`` and ``python -m model_training.distillation``."""
-    said = Console(stderr=True, soft_wrap=True)
+    stderr = Console(stderr=True, soft_wrap=True)
     for package in NEEDED:
         if importlib.util.find_spec(package) is None:
-            said.print(
+            stderr.print(
                 f"alexnet-distill: {package} is not installed; distilling needs the extras train "
                 "and cpu (scripts/install test makes a .venv-test that has them)",
                 markup=False,
@@ -125,7 +125,7 @@ def main() -> None:
     try:
         app()
     except (TrainingError, ExportError) as error:
-        said.print(f"alexnet-distill: {error}", markup=False, highlight=False)
+        stderr.print(f"alexnet-distill: {error}", markup=False, highlight=False)
         sys.exit(1)
 
 

@@ -1,5 +1,5 @@
 """
-Labelled photographs that nothing is learned from: which recipe is better, and how sure to sound.
+Labelled validation photographs: they compare recipes and set the softmax's temperature.
 
 Their ten views go through the trunk once; a head is then measured in seconds.
 """
@@ -52,20 +52,20 @@ class Score:
 
 def read_photographs(source: Validation, repository: Path, work: Path) -> Photographs:
     """The photographs' features, from a file in ``work`` or computed into it."""
-    told = f"{source.commit} {source.labels} {networks.identity(work)}"
-    kept = work / f"validation-{hashlib.sha256(told.encode()).hexdigest()[:12]}.npz"
+    settings = f"{source.commit} {source.labels} {networks.identity(work)}"
+    kept = work / f"validation-{hashlib.sha256(settings.encode()).hexdigest()[:12]}.npz"
     if not kept.is_file():
-        asked = networks.Networks(work)
+        both = networks.Networks(work)
         lines = read_file(repository, source.commit, source.labels).decode().splitlines()
         rows = [line.split(",") for line in lines if line.strip()]
         home = PurePosixPath(source.labels).parent
-        wanted = [Entry(path, f"{source.commit}:{home / path}") for path, _ in rows]
+        entries = [Entry(path, f"{source.commit}:{home / path}") for path, _ in rows]
         features = np.empty((len(rows), VIEWS, FEATURES), np.uint8)
         thumbs = np.empty((len(rows), 2, THUMBNAIL_SIZE * THUMBNAIL_SIZE), np.uint8)
-        for row, (_, data) in enumerate(contents(repository, wanted)):
-            square = read_image(io.BytesIO(data))
-            features[row] = asked.features(ten_crops(square[None], crops.CROP_SIZE)[0])
-            thumbs[row] = thumbnails(Image.fromarray(square))
+        for row, (_, data) in enumerate(contents(repository, entries)):
+            pixels = read_image(io.BytesIO(data))
+            features[row] = both.features(ten_crops(pixels[None], crops.CROP_SIZE)[0])
+            thumbs[row] = thumbnails(Image.fromarray(pixels))
         labels = np.array([int(row[1]) for row in rows])
         half = kept.with_suffix(".part")
         with half.open("wb") as file:
@@ -81,14 +81,14 @@ def read_photographs(source: Validation, repository: Path, work: Path) -> Photog
 
 @torch.inference_mode()
 def logits_of(head: Head, photographs: Photographs, scale: float) -> Tensor:
-    """What a head says of all views: float32 (N, 10, classes)."""
+    """A head's logits of all views: float32 (N, 10, classes)."""
     head.eval()
     device = next(head.parameters()).device
-    said = [
+    logits = [
         head(some.flatten(0, 1).to(device).float() * scale).float().cpu()
         for some in torch.split(photographs.features, 64)
     ]
-    return torch.cat(said).reshape(-1, VIEWS, CLASSES)
+    return torch.cat(logits).reshape(-1, VIEWS, CLASSES)
 
 
 def score(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Score:
@@ -105,8 +105,8 @@ def score(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Score:
 
 
 def temperature_of(logits: Tensor, labels: Tensor) -> float:
-    """The one whose ten-crop probabilities fit the labels best (Guo et al. 2017, section 4.2), to
-    a hundredth; by golden section, since the fit has one optimum."""
+    """The temperature whose ten-crop probabilities fit the labels best (Guo et al. 2017, section
+    4.2), to a hundredth; by golden section, since the fit has one optimum."""
     low, high = COOLEST, HOTTEST
     golden = (5**0.5 - 1) / 2
     while high - low > 0.005:

@@ -1,4 +1,4 @@
-"""What the head learns from: the harvest's crops, less the excluded, with labels where known."""
+"""The training set: the extracted features without excluded images, with labels if known."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Dataset:
     logits: Tensor
     labels: Tensor
     excluded: int  # images
-    identity: str = ""  # what they follow from
+    identity: str = ""  # a hash of the files and the excluded images
 
     def __len__(self) -> int:
         return len(self.features)
@@ -47,20 +47,20 @@ class Dataset:
 
 
 def read_dataset(files: Iterable[Path], excluded: Path = EXCLUDED) -> Dataset:
-    """Join the harvest's files; the excluded images' crops are left out."""
+    """Join the parts' files, without the crops of excluded images."""
     out, files = read_excluded(excluded), list(files)
-    kept, labels, missed = [], [], 0
+    kept, labels, left_out = [], [], 0
     for file in files:
         with np.load(file) as arrays:
             blobs, paths, owner = (arrays[name] for name in ("blobs", "paths", "owner"))
-        wanted = np.array([blob not in out for blob in blobs.tolist()], bool)
+        included = np.array([blob not in out for blob in blobs.tolist()], bool)
         classes = np.array([label_of(path) for path in paths.tolist()], np.int64)
-        kept.append(np.flatnonzero(wanted[owner]))
+        kept.append(np.flatnonzero(included[owner]))
         labels.append(classes[owner][kept[-1]])
-        missed += int((~wanted).sum())
+        left_out += int((~included).sum())
     count = sum(map(len, kept))
     if not count:
-        raise TrainingError("nothing has been harvested; is the manifest empty?")
+        raise TrainingError("no features have been extracted; is the manifest empty?")
     # Filled part by part: at 320,000 crops the features take 3 GB once, and no more.
     features = torch.empty((count, FEATURES), dtype=torch.uint8)
     logits = torch.empty((count, CLASSES), dtype=torch.float16)
@@ -72,19 +72,19 @@ def read_dataset(files: Iterable[Path], excluded: Path = EXCLUDED) -> Dataset:
             np.take(arrays["logits"], rows, 0, out=logits[start:end].numpy())
     digest = hashlib.sha256("\n".join([*(file.name for file in files), *sorted(out)]).encode())
     labelled = torch.from_numpy(np.concatenate(labels))
-    return Dataset(features, logits, labelled, missed, digest.hexdigest())
+    return Dataset(features, logits, labelled, left_out, digest.hexdigest())
 
 
 def read_excluded(path: Path = EXCLUDED) -> set[str]:
-    """The blobs of the list: the first word of each line that is no comment."""
+    """The blobs of the list: the first word of each line that is not a comment."""
     lines = path.read_text("utf-8").splitlines()
     return {line.split()[0] for line in lines if line and not line.startswith("#")}
 
 
 def label_of(path: str) -> int:
     """The class whose WordNet id stands last in a path, or -1."""
-    found = WORDNET_ID.findall(path)
-    return PLACES.get(found[-1], UNKNOWN) if found else UNKNOWN
+    ids = WORDNET_ID.findall(path)
+    return PLACES.get(ids[-1], UNKNOWN) if ids else UNKNOWN
 
 
 PLACES = {wordnet_id: place for place, (wordnet_id, _) in enumerate(imagenet_labels())}

@@ -1,4 +1,4 @@
-"""All of it, one step after the other; each leaves a file, and is not done again."""
+"""All steps, one after the other; each writes a file, and is not repeated while that is there."""
 
 from __future__ import annotations
 
@@ -92,20 +92,20 @@ def distil(
         task = bar.add_task("learning", total=recipe.epochs * trainer.steps)
         bar.advance(task, trainer.done * trainer.steps)
         while trainer.done < recipe.epochs:
-            told = trainer.epoch(lambda: bar.advance(task))
-            found = score(logits_of(trainer.head, photographs, scale), photographs.labels)
-            row = (told.number, told.loss, found.top1, found.top5, found.surprise)
+            epoch = trainer.epoch(lambda: bar.advance(task))
+            validation = score(logits_of(trainer.head, photographs, scale), photographs.labels)
+            row = (epoch.number, epoch.loss, validation.top1, validation.top5, validation.surprise)
             _log(work / "log.csv", row)
             bar.console.print(
-                f"epoch {told.number}: loss {told.loss:.3f}, validation top-1 {found.top1:.1%}, "
-                f"top-5 {found.top5:.1%}"
+                f"epoch {epoch.number}: loss {epoch.loss:.3f}, "
+                f"validation top-1 {validation.top1:.1%}, top-5 {validation.top5:.1%}"
             )
     logits = logits_of(trainer.head, photographs, scale)
     temperature = temperature_of(logits, photographs.labels)
-    sure = score(logits, photographs.labels, temperature)
+    calibrated = score(logits, photographs.labels, temperature)
     console.print(
-        f"temperature {temperature}: {sure.confidence:.1%} sure and {sure.top1:.1%} right, "
-        f"on {len(photographs.labels)} validation photographs"
+        f"temperature {temperature}: {calibrated.confidence:.1%} sure and "
+        f"{calibrated.top1:.1%} right, on {len(photographs.labels)} validation photographs"
     )
     write(output, trainer.head, temperature, downloads)
     record(output, dataset, recipe, [source.name for source in listed.sets])
@@ -141,8 +141,8 @@ def record(output: Path, dataset: Dataset, recipe: Recipe, sets: Sequence[str]) 
         "better": "the published weights: alexnet-export --variant owt",
     }
     path = output.with_suffix(".json")
-    told = {"weights": weights, "accuracy": []}
-    path.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    content = {"weights": weights, "accuracy": []}
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return path
 
 
@@ -155,7 +155,7 @@ def exclude(
     manifest: Path | None,
     console: Console,
 ) -> None:
-    """Write the list of harvested images that show what a photograph in ``folder``, or one of
+    """Write the list of the sets' images that show what a photograph in ``folder``, or one of
     the manifest's validation photographs, shows."""
     listed = read_manifest(manifest or MANIFEST)
     photographs = [
@@ -168,24 +168,24 @@ def exclude(
     with console.status("looking at the validation photographs"):
         repository = clone(listed.validation, clones)
         seen = read_photographs(listed.validation, repository, work).thumbs
-    some = turned(np.concatenate([np.stack(photographs), seen]))
+    photographed = turned(np.concatenate([np.stack(photographs), seen]))
     lines: list[str] = []
     for part in feature_extraction.parts(listed.sets, clones, work):
         if part.path.is_file():
-            found = Features.load(part.path)
-            same = alike(found.thumbnails, some)
+            features = Features.load(part.path)
+            same = alike(features.thumbnails, photographed)
             lines += [
                 f"{blob} {part.images.name} {path}"
-                for blob, path in zip(found.blobs[same], found.paths[same], strict=True)
+                for blob, path in zip(features.blobs[same], features.paths[same], strict=True)
             ]
     head = "# Images that show what an evaluation photograph shows: git's hash, set, path."
     output.write_text("\n".join([head, *lines, ""]), "utf-8")
-    console.print(f"{output}: {len(lines)} images alike to {len(some) // 8} photographs")
+    console.print(f"{output}: {len(lines)} images alike to {len(photographed) // 8} photographs")
 
 
 def _extract_features(parts: Sequence[Part], work: Path, workers: int, console: Console) -> None:
     with _bar(console) as bar:
-        task = bar.add_task("harvesting", total=sum(len(part.entries) for part in parts))
+        task = bar.add_task("extracting features", total=sum(len(part.entries) for part in parts))
         bar.advance(task, sum(len(part.entries) for part in parts if part.path.is_file()))
         for part in feature_extraction.extract_features(parts, work, workers):
             bar.advance(task, len(part.entries))

@@ -1,5 +1,5 @@
 """
-Which images show what an evaluation photograph shows: they are not learned from.
+Finds training images that show the same as an evaluation photograph, to exclude them.
 
 An image is compared as a thumbnail of 16 x 16 grey pixels, less their mean, by the cosine; whole
 and as its central square, since sets cut images down in either way.
@@ -13,7 +13,7 @@ from PIL import Image
 
 THUMBNAIL_SIZE = 16
 # 500 images scored 0.99 and more against themselves after another scaling and JPEG; what lies
-# between this and 0.99 looks alike, and is left out for good measure.
+# between this and 0.99 looks alike, and is left out to be safe.
 ALIKE = 0.965
 
 Thumbnails = NDArray[np.uint8]  # (N, 2, 256): of the whole image, and of its central square

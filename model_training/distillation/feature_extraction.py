@@ -1,9 +1,9 @@
 """
-What trunk and teacher say of every set's crops, kept on disk: a file for each part of a set.
+The trunk's features and the teacher's logits of every crop, on disk: a file for each part of a set.
 
-A part is written under another name and renamed when it is whole; a harvest that was stopped goes
-on with the parts that are not there.  Each image has a random generator of its own, seeded by its
-content, so that the same crops come out in whatever order and by however many workers.
+A part is written under another name and renamed when it is complete; an extraction that was
+stopped computes only the parts that are missing.  Each image has its own random generator,
+seeded by its content, so the crops do not depend on the order or the number of workers.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from model_training.distillation.sources import ImageSet
 from model_training.errors import TrainingError
 
 PART = 2500  # images
-PIXELS = 1  # to be raised when decode() or random_crop() begin to make other pixels
+PIXELS = 1  # increase it when decode() or random_crop() make other pixels
 BATCH = 16  # crops
-FEATURES_FOLDER = "harvest"  # the work folder's part of it
+FEATURES_FOLDER = "harvest"  # in the work folder
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some of a set's images, and where what is said of their crops will be."""
+    """Some of a set's images, and the file of their features and logits."""
 
     images: ImageSet
     repository: Path
@@ -65,7 +65,7 @@ class Features:
             return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
 
     def save(self, path: Path) -> None:
-        """Write the arrays, whole or not at all."""
+        """Write the arrays, completely or not at all."""
         half = path.with_suffix(".part")
         with half.open("wb") as file:
             np.savez(file, **vars(self))
@@ -78,22 +78,22 @@ def parts(sets: Sequence[ImageSet], clones: Path, work: Path, *, seed: int = 0) 
     A part's file is named for all that it follows from: another commit, other crops or other
     networks (in ``work``) have other files.
     """
-    asked = networks.identity(work)
+    identity = networks.identity(work)
     for images in sets:
         repository = clone(images, clones)
-        found = entries(images, repository)
-        for start in range(0, len(found), PART):
-            some = tuple(found[start : start + PART])
-            told = [PIXELS, seed, images.crops, images.smallest, asked]
-            told += [entry.blob for entry in some]
-            digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+        listed = entries(images, repository)
+        for start in range(0, len(listed), PART):
+            chunk = tuple(listed[start : start + PART])
+            settings = [PIXELS, seed, images.crops, images.smallest, identity]
+            settings += [entry.blob for entry in chunk]
+            digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
             name = f"{images.name}-{start // PART:03}-{digest}.npz"
-            yield Part(images, repository, some, seed, work / FEATURES_FOLDER / name)
+            yield Part(images, repository, chunk, seed, work / FEATURES_FOLDER / name)
 
 
-def extract_features(wanted: Sequence[Part], folder: Path, workers: int) -> Iterator[Part]:
-    """Work on the parts that are not there yet; gives each when it is."""
-    missing = [part for part in wanted if not part.path.is_file()]
+def extract_features(all_parts: Sequence[Part], folder: Path, workers: int) -> Iterator[Part]:
+    """Compute the missing parts, and yield each when it is written."""
+    missing = [part for part in all_parts if not part.path.is_file()]
     context = multiprocessing.get_context("spawn")
     # Not as a context manager: leaving that would take the cancelling back.  Workers end at once on
     # Ctrl-C; else it would be a part's result.
@@ -114,7 +114,7 @@ def extract_features(wanted: Sequence[Part], folder: Path, workers: int) -> Iter
 
 
 def extract_part(part: Part, folder: Path) -> None:
-    """One part, from images to the file; ``folder`` has the networks."""
+    """Compute one part and write its file; ``folder`` has the networks."""
     runs = networks.Networks(folder)
     read: list[Entry] = []
     owner: list[int] = []

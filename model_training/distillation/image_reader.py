@@ -1,7 +1,7 @@
 """
 A set's images, out of the objects of a git repository at one commit.
 
-Nothing is checked out, and git itself vouches for the bytes: an object's name is its hash.
+Nothing is checked out, and git verifies the bytes: an object's name is its hash.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Entry:
 
 
 def clone(source: Source, folder: Path) -> Path:
-    """The source's git directory in ``folder``, with its one commit; fetched if need be."""
+    """The source's git directory in ``folder``, with its one commit; fetched if it is not there."""
     place = folder / source.repository.replace("/", "+")
-    for found in (place, place / ".git", place / "repo", place / "repo" / ".git"):
-        if (found / "objects").is_dir() and _holds(found, source.commit):
-            return found
+    for candidate in (place, place / ".git", place / "repo", place / "repo" / ".git"):
+        if (candidate / "objects").is_dir() and _holds(candidate, source.commit):
+            return candidate
     place.mkdir(parents=True, exist_ok=True)
     _git(place, "init", "--quiet", "--bare")
     _git(place, "fetch", "--quiet", "--depth", "1", source.url, source.commit)
@@ -54,24 +54,24 @@ def entries(images: ImageSet, repository: Path) -> list[Entry]:
     """The set's images of less than 4 MiB, each content once, in an order that is the same
     everywhere."""
     listing = _git(repository, "ls-tree", "-r", "-l", "-z", images.commit)
-    found: dict[str, Entry] = {}
+    by_blob: dict[str, Entry] = {}
     for line in listing.decode("utf-8", "replace").split("\0")[:-1]:
         kind, path = line.split("\t", 1)
         _, sort, blob, size = kind.split()
         if sort != "blob" or not path.lower().endswith(ENDINGS) or not images.takes(path):
             continue
         if size.isdigit() and int(size) < LARGEST:  # what the clone lacks has none
-            found.setdefault(blob, Entry(path, blob))
-    return sorted(found.values(), key=lambda entry: hashlib.sha1(entry.blob.encode()).digest())
+            by_blob.setdefault(blob, Entry(path, blob))
+    return sorted(by_blob.values(), key=lambda entry: hashlib.sha1(entry.blob.encode()).digest())
 
 
-def contents(repository: Path, wanted: Sequence[Entry]) -> Iterator[tuple[Entry, bytes]]:
+def contents(repository: Path, requested: Sequence[Entry]) -> Iterator[tuple[Entry, bytes]]:
     """Each image's bytes, one after the other."""
     command = ["git", "--git-dir", str(repository), "cat-file", "--batch"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as git:
         assert git.stdin is not None
         assert git.stdout is not None
-        for entry in wanted:
+        for entry in requested:
             with suppress(BrokenPipeError):  # git has ended, and then there is no header
                 git.stdin.write(entry.blob.encode() + b"\n")
                 git.stdin.flush()
@@ -95,12 +95,12 @@ def read_file(repository: Path, commit: str, path: str) -> bytes:
 
 
 def decode(data: bytes) -> Image.Image | None:
-    """The image in RGB, no larger than crops of it need; None where it is none or a tiny one."""
+    """The image in RGB, no larger than its crops need; None if it cannot be decoded or is tiny."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as file:
             file.draft("RGB", (512, 512))
             image = ImageOps.exif_transpose(file).convert("RGB")
-    except Exception:  # decoders let out whatever they like
+    except Exception:  # Pillow's decoders raise anything
         return None
     shorter = min(image.size)
     if shorter < SMALLEST:
@@ -119,15 +119,15 @@ def _git(repository: Path, *arguments: str) -> bytes:
             check=True,
             capture_output=True,
             stdin=subprocess.DEVNULL,
-            env=os.environ | {"GIT_TERMINAL_PROMPT": "0"},  # a name nobody knows is no question
+            env=os.environ | {"GIT_TERMINAL_PROMPT": "0"},  # do not ask for a password
         ).stdout
     except FileNotFoundError as error:
         raise TrainingError("git is not installed; the image sets are git repositories") from error
     except subprocess.CalledProcessError as error:
-        said = " ".join(error.stderr.decode("utf-8", "replace").split())
+        message = " ".join(error.stderr.decode("utf-8", "replace").split())
         raise TrainingError(
-            f"git {arguments[0]} failed in {repository} ({said}); clone the set there by hand, or "
-            "take it out of the manifest"
+            f"git {arguments[0]} failed in {repository} ({message}); clone the set there by hand, "
+            "or take it out of the manifest"
         ) from error
 
 

@@ -1,6 +1,6 @@
 """
-Trunk and teacher in 8 bit, as the harvest runs them: twice as many crops a second, and the
-features are those of an int8 network, which the student will be served as.
+Trunk and teacher in 8 bit, for the feature extraction: twice as many crops a second, and the
+features are those of an int8 network, which is what will be served.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class Networks:
         return features.reshape(len(features), FEATURES)
 
     def logits(self, crops: Crops) -> NDArray[np.float16]:
-        """What the teacher says of crops (N, 224, 224, 3): (N, 1000)."""
+        """The teacher's logits of crops (N, 224, 224, 3): (N, 1000)."""
         views = normalised(crops, pretrained.TEACHER_PREPARATION)
-        said: NDArray[np.float32] = self._teacher.run(None, {"views": views})[0]
-        return said.astype(np.float16)
+        logits: NDArray[np.float32] = self._teacher.run(None, {"views": views})[0]
+        return logits.astype(np.float16)
 
 
 def prepare(folder: Path, downloads: Path | None = None) -> None:
@@ -72,21 +72,21 @@ def prepare(folder: Path, downloads: Path | None = None) -> None:
 
 
 def identity(folder: Path) -> str:
-    """What the networks' answers follow from: the SHA-256 of both files."""
+    """Identify both networks by the SHA-256 of their files."""
     if not (folder / TRUNK).is_file() or not (folder / TEACHER).is_file():
         raise TrainingError(
-            f"nothing has been harvested in {folder}; begin with alexnet-distill weights, or name "
+            f"{folder} has no features yet; begin with alexnet-distill weights, or name "
             "its work folder with --work"
         )
     return checkpoints.sha256(folder / TRUNK) + checkpoints.sha256(folder / TEACHER)
 
 
 def scale(folder: Path) -> float:
-    """What one step of the trunk's uint8 features is worth."""
+    """The value of one step of the trunk's uint8 features."""
     model = onnx.load(folder / TRUNK)
     step = next(n for n in model.graph.node if n.output[0] == model.graph.output[0].name).input[1]
-    found = next(i for i in model.graph.initializer if i.name == step)
-    return float(numpy_helper.to_array(found))
+    initialiser = next(i for i in model.graph.initializer if i.name == step)
+    return float(numpy_helper.to_array(initialiser))
 
 
 def _eight_bit(

@@ -1,9 +1,9 @@
 """
-The head learns to say what the teacher says.
+The head learns the teacher's probabilities.
 
 The loss is the Kullback-Leibler divergence from the teacher's probabilities, the head's logits
 corrected for how often each class stands in the crops (logit adjustment, Menon et al. 2021,
-arXiv:2007.07314): what is rare there need not be rare with those who will use the network.
+arXiv:2007.07314): a class that is rare in them need not be rare where the network is used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from model_training.errors import RunUnusable
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is decided before learning begins; the figures that made the bundled model."""
+    """The hyperparameters; the defaults made the bundled model."""
 
     ranks: Ranks = (512, 320, 512)
     epochs: int = 8
@@ -42,26 +42,27 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is told after each."""
+    """One epoch's result."""
 
     number: int
     loss: float  # mean divergence, nats
 
 
 class StudentTrainer:
-    """A head and its optimiser; after each epoch both are in ``checkpoint``, and a learner that
-    finds one there goes on from it as if it had never stopped."""
+    """A head and its optimiser; each epoch ends by writing both to ``checkpoint``, from which a
+    trainer resumes as if it had never stopped."""
 
     def __init__(
         self,
         dataset: Dataset,
         scale: float,
-        places: tuple[Tensor, Tensor],
+        teacher_layer: tuple[Tensor, Tensor],
         recipe: Recipe,
         checkpoint: Path,
         device: torch.device,
     ) -> None:
-        """``scale`` is what a step of the features is worth, ``places`` the teacher's last layer:
+        """``scale`` is the value of one step of the uint8 features, ``teacher_layer`` the
+        teacher's last layer:
         weight (1000, K) and bias (1000,)."""
         self.recipe, self.done = recipe, 0
         self._dataset, self._scale, self._device = dataset, scale, device
@@ -72,9 +73,9 @@ class StudentTrainer:
             kept = self._read()
             self.head.load_state_dict(kept["head"])
         else:
-            some = torch.randperm(len(dataset))[:SAMPLE]
-            features = dataset.features[some].float() * scale
-            self.head.begin(features, *places)
+            rows = torch.randperm(len(dataset))[:SAMPLE]
+            features = dataset.features[rows].float() * scale
+            self.head.begin(features, *teacher_layer)
             kept = None
         self.head.to(device)
         matrices = [p for p in self.head.parameters() if p.ndim > 1]
@@ -91,21 +92,21 @@ class StudentTrainer:
 
     @property
     def steps(self) -> int:
-        """Of one epoch; crops that do not fill a batch wait for the next one's shuffle."""
+        """Steps of an epoch; crops that do not fill a batch are left out until the next shuffle."""
         return max(1, len(self._dataset) // self.recipe.batch)
 
     def epoch(self, step: Callable[[], None] = lambda: None) -> Epoch:
         """Learn from every crop once."""
         order = torch.Generator().manual_seed(1000 * self.recipe.seed + self.done)
         torch.manual_seed(1000 * self.recipe.seed + self.done)  # dropout's
-        places = torch.randperm(len(self._dataset), generator=order)
+        shuffled = torch.randperm(len(self._dataset), generator=order)
         self.head.train()
         total = 0.0
         for number in range(self.steps):
             for group in self._optimiser.param_groups:
                 group["lr"] = self._rate(self.done * self.steps + number)
-            some = places[number * self.recipe.batch :][: self.recipe.batch]
-            loss = self._loss(some)
+            rows = shuffled[number * self.recipe.batch :][: self.recipe.batch]
+            loss = self._loss(rows)
             self._optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimiser.step()
@@ -115,19 +116,19 @@ class StudentTrainer:
         self._write()
         return Epoch(self.done, total / self.steps)
 
-    def _loss(self, some: Tensor) -> Tensor:
+    def _loss(self, rows: Tensor) -> Tensor:
         dataset, device = self._dataset, self._device
-        features = dataset.features[some].to(device, torch.bfloat16) * self._scale
-        wanted = functional.softmax(dataset.logits[some].to(device).float(), 1)
-        labels = dataset.labels[some].to(device)
+        features = dataset.features[rows].to(device, torch.bfloat16) * self._scale
+        targets = functional.softmax(dataset.logits[rows].to(device).float(), 1)
+        labels = dataset.labels[rows].to(device)
         known = labels >= 0
         share = self.recipe.label
-        wanted[known] *= 1 - share
-        wanted[known, labels[known]] += share
+        targets[known] *= 1 - share
+        targets[known, labels[known]] += share
         with torch.autocast(device.type, torch.bfloat16):
             logits = self.head(features)
-        said = functional.log_softmax(logits.float() + self._correction, 1)
-        return functional.kl_div(said, wanted, reduction="batchmean")
+        log_shares = functional.log_softmax(logits.float() + self._correction, 1)
+        return functional.kl_div(log_shares, targets, reduction="batchmean")
 
     def _rate(self, step: int) -> float:
         """Up from a 25th and down to nothing along half a cosine each."""
@@ -138,8 +139,8 @@ class StudentTrainer:
         return self.recipe.rate * (1 + math.cos(math.pi * (share - warm) / (1 - warm))) / 2
 
     def _settings(self) -> dict[str, Any]:
-        told = {"crops": len(self._dataset), "lessons": self._dataset.identity}
-        return asdict(self.recipe) | told
+        data = {"crops": len(self._dataset), "lessons": self._dataset.identity}
+        return asdict(self.recipe) | data
 
     def _write(self) -> None:
         state = {
@@ -154,10 +155,10 @@ class StudentTrainer:
 
     def _read(self) -> dict[str, Any]:
         kept = torch.load(self._checkpoint, weights_only=True, map_location="cpu")
-        wanted = self._settings()
+        settings = self._settings()
         other = [
             f"{name} {kept['recipe'].get(name)}, now {value}"
-            for name, value in wanted.items()
+            for name, value in settings.items()
             if kept["recipe"].get(name) != value
         ]
         if other:

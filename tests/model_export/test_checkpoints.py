@@ -410,7 +410,7 @@ def test_a_damaged_download_is_deleted(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_file_in_the_cache_is_fetched_anew(tmp_path: Path) -> None:
+def test_a_damaged_file_in_the_cache_is_fetched_again(tmp_path: Path) -> None:
     (tmp_path / "blob.pth").write_bytes(b"?" + BLOB[1:])
     with _server(BLOB) as (url, asked):
         path = checkpoints.fetch(_weights(url), folder=tmp_path)

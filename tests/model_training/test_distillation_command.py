@@ -124,7 +124,7 @@ def halves() -> Iterator[None]:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A harvest's workers are threads, which need not import PyTorch."""
+    """The extraction's workers are threads, which need not import PyTorch."""
 
     def pool(workers: int, context: object, **_: object) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(workers)
@@ -136,7 +136,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def first_and_broken(
     whole: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Part, Part, Exception]:
-    """Both halves of the set and how a worker process ended that harvested them, the second one
+    """Both halves of the set and how a worker process of an extraction ended, the second half
     from a damaged clone."""
     place = shutil.copytree(whole, tmp_path_factory.mktemp("harvest") / "place")
     with halves():
@@ -160,7 +160,7 @@ def wanted_parts(place: Path) -> list[Part]:
     return list(parts(listed.sets, place / "clones", place / "work"))
 
 
-def test_a_harvest_is_the_same_again_and_holds_what_the_networks_say(
+def test_an_extraction_is_the_same_again_and_holds_what_the_networks_say(
     first_and_broken: tuple[Part, Part, Exception], place: Path, threads: None
 ) -> None:
     """By one worker, a process; and by two that are threads."""
@@ -182,7 +182,9 @@ def test_a_harvest_is_the_same_again_and_holds_what_the_networks_say(
     assert one.logits.shape[1] == CLASSES
 
 
-def test_a_harvest_that_was_stopped_does_only_what_is_missing(place: Path, threads: None) -> None:
+def test_an_extraction_that_was_stopped_does_only_what_is_missing(
+    place: Path, threads: None
+) -> None:
     with halves():
         first, second = wanted_parts(place)
     assert list(extract_features([first], place / "work", 1)) == [first]
@@ -192,7 +194,7 @@ def test_a_harvest_that_was_stopped_does_only_what_is_missing(place: Path, threa
 
 
 @pytest.mark.parametrize("change", ["crops", "smallest", "paths", "trunk"])
-def test_what_was_harvested_otherwise_is_not_used(place: Path, change: str) -> None:
+def test_what_was_extracted_otherwise_is_not_used(place: Path, change: str) -> None:
     before = wanted_parts(place)[0].path
     manifest = (place / "sets.toml").read_text()
     match change:
@@ -209,7 +211,7 @@ def test_what_was_harvested_otherwise_is_not_used(place: Path, change: str) -> N
     assert wanted_parts(place)[0].path != before
 
 
-def test_a_part_that_fails_ends_the_harvest(
+def test_a_part_that_fails_ends_the_extraction(
     first_and_broken: tuple[Part, Part, Exception],
 ) -> None:
     _, broken, ended = first_and_broken
@@ -318,7 +320,7 @@ def test_a_folder_without_photographs_is_told(whole: Path, tmp_path: Path) -> No
     assert done.stderr == f"alexnet-distill: {tmp_path} holds no images to compare with\n"
 
 
-def test_a_work_folder_without_a_harvest_is_told(place: Path) -> None:
+def test_a_work_folder_without_features_is_told(place: Path) -> None:
     (place / "measured").mkdir()
     (place / "measured" / "n01440764.jpg").write_bytes(jpeg(photograph(4)))
     options: list[str | Path] = ["--work", place / "elsewhere", "--clones", place / "clones"]

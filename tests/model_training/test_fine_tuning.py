@@ -32,7 +32,7 @@ from tests.support.trainings import write_digits
 IMAGES = Path(__file__).parents[1] / "pictures"
 
 
-def test_the_last_layer_begins_anew_for_other_classes(bundled_model: Path) -> None:
+def test_the_last_layer_starts_from_random_numbers_for_other_classes(bundled_model: Path) -> None:
     """The others are those of the file; the preparation is, too."""
     start = from_weights(str(bundled_model), None, 5, seed=0)
 

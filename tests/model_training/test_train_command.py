@@ -122,7 +122,7 @@ def test_other_images_are_another_configuration(finished: tuple[Path, str], tmp_
         _fit(other, finished[0])
 
 
-def test_overwrite_begins_anew(folder: Path, tmp_path: Path) -> None:
+def test_overwrite_starts_over(folder: Path, tmp_path: Path) -> None:
     _fit(folder, tmp_path / "run")
 
     said = _fit(folder, tmp_path / "run", batch=5, overwrite=True)
@@ -135,7 +135,7 @@ def test_a_damaged_checkpoint_is_one_sentence(folder: Path, tmp_path: Path) -> N
     _fit(folder, tmp_path / "run")
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"not a checkpoint")
 
-    with pytest.raises(RunUnusable, match=r"checkpoint.pt is damaged; begin anew"):
+    with pytest.raises(RunUnusable, match=r"checkpoint.pt is damaged; start over"):
         _fit(folder, tmp_path / "run")
 
 
