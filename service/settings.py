@@ -102,7 +102,7 @@ class Settings(BaseSettings):
         default=0.0,
         ge=0.0,
         le=10.0,
-        description="How long to wait for more images before a batch starts, in seconds; 0 waits, "
+        description="Seconds to wait for more images before a batch starts; 0 waits, "
         "25 ms at most, only for images already being decoded, and for clients that usually come "
         "back at once.",
     )
