@@ -61,9 +61,9 @@ def test_the_paper_starts_some_biases_at_one() -> None:
 def test_response_normalisation_is_the_papers_formula() -> None:
     a = np.random.default_rng(0).normal(size=(2, 9, 3, 3)).astype(np.float32) * 50
 
-    found = alexnet.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2.0)(torch.from_numpy(a)).numpy()
+    result = alexnet.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2.0)(torch.from_numpy(a)).numpy()
 
-    assert np.allclose(found, _response_norm(a), atol=1e-5)
+    assert np.allclose(result, _response_norm(a), atol=1e-5)
 
 
 def _response_norm(a: Floats) -> Floats:
@@ -95,10 +95,10 @@ def test_caffe_answers_as_the_onnx_projects_own_graph_expects() -> None:
     expected = numpy_helper.to_array(expected_tensor)
 
     with torch.inference_mode():
-        found = network(_ramp()).softmax(1).numpy()
+        result = network(_ramp()).softmax(1).numpy()
 
-    assert expected.shape == found.shape == (1, 1000)
-    assert np.allclose(found, expected, rtol=1e-3, atol=1e-7)
+    assert expected.shape == result.shape == (1, 1000)
+    assert np.allclose(result, expected, rtol=1e-3, atol=1e-7)
 
 
 def test_caffe_in_onnx_has_the_layers_of_the_onnx_projects_graph() -> None:
@@ -126,7 +126,7 @@ def test_a_hidden_layer_of_low_rank_equals_its_product() -> None:
 def _layers(graph: onnx.GraphProto) -> list[tuple[object, ...]]:
     kinds = {"Conv", "Relu", "LRN", "MaxPool", "Gemm"}
     wanted = {"strides", "pads", "kernel_shape", "group", "size", "alpha", "beta", "bias"}
-    found = []
+    result = []
     for node in graph.node:
         if node.op_type not in kinds:
             continue
@@ -141,8 +141,8 @@ def _layers(graph: onnx.GraphProto) -> list[tuple[object, ...]]:
         if node.op_type == "Conv":
             attributes.setdefault("pads", [0, 0, 0, 0])
             attributes.pop("kernel_shape", None)
-        found.append((node.op_type, *sorted((k, str(v)) for k, v in attributes.items())))
-    return found
+        result.append((node.op_type, *sorted((k, str(v)) for k, v in attributes.items())))
+    return result
 
 
 def _fill(node: onnx.NodeProto) -> float:

@@ -94,8 +94,8 @@ def test_a_broken_preparation_is_refused(tmp_path: Path, written: str) -> None:
 
 def _told(folder: Path, normalisation: str) -> Path:
     path = folder / "own.safetensors"
-    told = {"normalisation": normalisation}
-    safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata=told)
+    metadata = {"normalisation": normalisation}
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata=metadata)
     return path
 
 
@@ -138,9 +138,9 @@ def test_half_precision_checkpoints_are_widened(state: dict[str, Tensor], tmp_pa
     halves = {key: tensor.half() for key, tensor in state.items()}
     safetensors.torch.save_file(halves, tmp_path / "a.safetensors")
 
-    found = _loaded(tmp_path / "a.safetensors")
+    result = _loaded(tmp_path / "a.safetensors")
 
-    assert _same(found, {key: tensor.float() for key, tensor in halves.items()})
+    assert _same(result, {key: tensor.float() for key, tensor in halves.items()})
 
 
 def test_an_exported_file_is_a_whole_checkpoint(
@@ -152,12 +152,12 @@ def test_an_exported_file_is_a_whole_checkpoint(
 def test_a_file_stored_in_8_bit_reads_back_within_its_scale(
     state: dict[str, Tensor], exported: Callable[[str], Path]
 ) -> None:
-    found = _loaded(exported("int8w"))
+    result = _loaded(exported("int8w"))
 
-    assert found.keys() == state.keys()
+    assert result.keys() == state.keys()
     for key, tensor in state.items():
         scale = tensor.abs().max().item() / 127
-        assert (found[key] - tensor).abs().max().item() <= scale / 2 * 1.01, key
+        assert (result[key] - tensor).abs().max().item() <= scale / 2 * 1.01, key
 
 
 @pytest.mark.parametrize("counters", ["with counters", "without counters"])
@@ -167,16 +167,16 @@ def test_batch_normalisation_keeps_its_statistics_and_needs_no_counter(
     """Its last layer and its first convolution stand elsewhere than an AlexNet's, too."""
     expected = learned(5).state_dict()
     counted = {key for key in expected if key.endswith(checkpoints.COUNTER)}
-    given = {k: t for k, t in expected.items() if counters == "with counters" or k not in counted}
-    torch.save(given, tmp_path / "a.pth")
+    weights = {k: t for k, t in expected.items() if counters == "with counters" or k not in counted}
+    torch.save(weights, tmp_path / "a.pth")
 
     network = checkpoints.build(RESIDUAL, checkpoints.read(tmp_path / "a.pth"), source="a.pth")
 
-    found = network.state_dict()
+    result = network.state_dict()
     assert len(counted) == 5
     assert network.classes == 5
     assert [
-        key for key in found if key not in counted and (found[key] != expected[key]).any()
+        key for key in result if key not in counted and (result[key] != expected[key]).any()
     ] == []
 
 
@@ -194,10 +194,10 @@ def test_an_exported_file_with_batch_normalisation_is_a_whole_checkpoint(tmp_pat
     model = export.build_model(network, RESIDUAL, precision="fp32", calibration=images)
     export.write(model, tmp_path / "a.onnx", check=lambda file: None)
 
-    found = checkpoints.read(tmp_path / "a.onnx")
+    result = checkpoints.read(tmp_path / "a.onnx")
 
     counted = {k: t for k, t in network.state_dict().items() if k.endswith(checkpoints.COUNTER)}
-    assert _same(found | counted, network.state_dict())
+    assert _same(result | counted, network.state_dict())
 
 
 def test_a_missing_key_is_named(state: dict[str, Tensor]) -> None:
@@ -324,8 +324,8 @@ def test_ranks_and_classes_are_read_off_the_shapes(ranks: alexnet.Ranks) -> None
     network = checkpoints.build(OWT, state, source="low rank")
 
     layers = [network.classifier[place] for place in (1, 4, 6)]
-    found = [m.u.shape[1] if isinstance(m, alexnet.LowRankLinear) else None for m in layers]
-    assert (tuple(found), network.classes) == (ranks, 7)
+    result = [m.u.shape[1] if isinstance(m, alexnet.LowRankLinear) else None for m in layers]
+    assert (tuple(result), network.classes) == (ranks, 7)
     assert _same(dict(network.state_dict()), state)
 
 
@@ -359,18 +359,18 @@ def test_the_books_names_and_its_one_plane_are_known(prefix: str) -> None:
 
 
 def test_published_weights_are_fetched_once(tmp_path: Path) -> None:
-    with _server(BLOB) as (url, asked):
+    with _server(BLOB) as (url, requests):
         first = checkpoints.fetch(_weights(url), folder=tmp_path / "new" / "cache")
         second = checkpoints.fetch(_weights(url), folder=tmp_path / "new" / "cache")
 
     assert first == second
     assert first.read_bytes() == BLOB
-    assert [request.range for request in asked] == [None]
+    assert [request.range for request in requests] == [None]
     assert [file.name for file in first.parent.iterdir()] == ["blob.pth"]
 
 
 def test_a_download_that_broke_off_is_resumed(tmp_path: Path) -> None:
-    with _server(BLOB, breaks_after=2_500_000) as (url, asked):
+    with _server(BLOB, breaks_after=2_500_000) as (url, requests):
         with pytest.raises(WeightsUnusable, match="run again to resume"):
             checkpoints.fetch(_weights(url), folder=tmp_path)
         have = (tmp_path / "blob.pth.part").stat().st_size
@@ -378,26 +378,26 @@ def test_a_download_that_broke_off_is_resumed(tmp_path: Path) -> None:
 
     assert path.read_bytes() == BLOB
     assert 0 < have <= 2_500_000
-    assert [request.range for request in asked] == [None, f"bytes={have}-"]
-    assert asked[1].sent == len(BLOB) - have
+    assert [request.range for request in requests] == [None, f"bytes={have}-"]
+    assert requests[1].sent == len(BLOB) - have
 
 
 def test_a_server_that_cannot_resume_sends_it_all(tmp_path: Path) -> None:
     (tmp_path / "blob.pth.part").write_bytes(BLOB[:100])
-    with _server(BLOB, ranges=False) as (url, asked):
+    with _server(BLOB, ranges=False) as (url, requests):
         path = checkpoints.fetch(_weights(url), folder=tmp_path)
 
     assert path.read_bytes() == BLOB
-    assert [(request.range, request.sent) for request in asked] == [("bytes=100-", len(BLOB))]
+    assert [(request.range, request.sent) for request in requests] == [("bytes=100-", len(BLOB))]
 
 
 def test_a_part_that_was_already_whole_becomes_the_file(tmp_path: Path) -> None:
     (tmp_path / "blob.pth.part").write_bytes(BLOB)
-    with _server(BLOB) as (url, asked):
+    with _server(BLOB) as (url, requests):
         path = checkpoints.fetch(_weights(url), folder=tmp_path)
 
     assert path.read_bytes() == BLOB
-    assert [request.sent for request in asked] == [0]
+    assert [request.sent for request in requests] == [0]
 
 
 def test_a_damaged_download_is_deleted(tmp_path: Path) -> None:
@@ -412,11 +412,11 @@ def test_a_damaged_download_is_deleted(tmp_path: Path) -> None:
 
 def test_a_damaged_file_in_the_cache_is_fetched_again(tmp_path: Path) -> None:
     (tmp_path / "blob.pth").write_bytes(b"?" + BLOB[1:])
-    with _server(BLOB) as (url, asked):
+    with _server(BLOB) as (url, requests):
         path = checkpoints.fetch(_weights(url), folder=tmp_path)
 
     assert path.read_bytes() == BLOB
-    assert len(asked) == 1
+    assert len(requests) == 1
 
 
 def test_a_file_that_the_server_does_not_have_names_the_way_out(tmp_path: Path) -> None:
@@ -448,12 +448,12 @@ def _server(
     content: bytes | None, *, ranges: bool = True, breaks_after: int | None = None
 ) -> Iterator[tuple[str, list[_Request]]]:
     """A real server of one file; ``breaks_after`` so many bytes its first answer ends."""
-    asked: list[_Request] = []
+    requests: list[_Request] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             request = _Request(self.headers["Range"])
-            asked.append(request)
+            requests.append(request)
             if content is None:
                 self.send_error(404)
                 return
@@ -471,7 +471,7 @@ def _server(
                 self.send_response(200)
             self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
-            stop = breaks_after if breaks_after and len(asked) == 1 else len(content)
+            stop = breaks_after if breaks_after and len(requests) == 1 else len(content)
             request.sent = len(content[start:stop])
             self.wfile.write(content[start:stop])
 
@@ -482,7 +482,7 @@ def _server(
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}/blob.pth", asked
+            yield f"http://127.0.0.1:{server.server_port}/blob.pth", requests
         finally:
             server.shutdown()
             thread.join()
@@ -498,17 +498,17 @@ def _loaded(path: Path) -> dict[str, Tensor]:
 
 
 def _numbered(
-    build: Callable[..., alexnet.AlexNet], *given: int, **ranks: alexnet.Ranks
+    build: Callable[..., alexnet.AlexNet], *arguments: int, **ranks: alexnet.Ranks
 ) -> dict[str, Tensor]:
     """The state of a whole network, each of its tensors full of a number of its own."""
     with torch.device("meta"):  # shapes without numbers
-        shapes = build(*given, **ranks).state_dict()
+        shapes = build(*arguments, **ranks).state_dict()
     return {key: torch.full(t.shape, 0.01 * n) for n, (key, t) in enumerate(shapes.items())}
 
 
-def _same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    return found.keys() == expected.keys() and all(
-        torch.equal(found[key], tensor) for key, tensor in expected.items()
+def _same(result: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return result.keys() == expected.keys() and all(
+        torch.equal(result[key], tensor) for key, tensor in expected.items()
     )
 
 

@@ -98,9 +98,9 @@ def test_a_networks_own_preparation_stays_with_it(folder: Path, tmp_path: Path) 
     """From a checkpoint into the file, and out of the file into the next one."""
     state = torch.load(folder / "flowers.pth", weights_only=True)["state_dict"]
     own = Normalisation((10.0, 20.0, 30.0), (200.0, 100.0, 50.0), "BGR")
-    told = {"normalisation": own.to_json()}
+    metadata = {"normalisation": own.to_json()}
     trained, first, second = (tmp_path / n for n in ("own.safetensors", "1.onnx", "2.onnx"))
-    safetensors.torch.save_file(state, trained, metadata=told)
+    safetensors.torch.save_file(state, trained, metadata=metadata)
 
     done = [
         _flowers(folder, "-o", str(first), weights=trained),
@@ -139,9 +139,9 @@ def test_an_output_that_cannot_be_written_leaves_no_file(
     """It need not wait for PyTorch to verify what is not kept."""
     monkeypatch.setattr(verify, "verify", lambda *_, **__: [])
     (tmp_path / "taken.onnx").mkdir()
-    given = _given(folder, "-o", str(tmp_path / "taken.onnx"))
+    arguments = _given(folder, "-o", str(tmp_path / "taken.onnx"))
 
-    done = CliRunner().invoke(app, given)
+    done = CliRunner().invoke(app, arguments)
 
     assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1), done.output
     assert done.stderr.startswith("alexnet-export: ")
@@ -209,8 +209,8 @@ def _given(folder: Path, *more: str, weights: Path | None = None) -> list[str]:
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     done = here(main, "alexnet-export", *arguments)
-    said = done.stdout.decode(), done.stderr.decode()
-    return subprocess.CompletedProcess(done.args, done.returncode, *said)
+    output = done.stdout.decode(), done.stderr.decode()
+    return subprocess.CompletedProcess(done.args, done.returncode, *output)
 
 
 def _failed_with(done: subprocess.CompletedProcess[str], *words: str) -> None:

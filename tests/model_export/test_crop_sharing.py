@@ -190,12 +190,12 @@ def test_dense_views_are_windows_of_the_whole_images_last_maps(name: str) -> Non
     network, made = _exported(name)
     images = np.concatenate([load_images(limit=7)[:1], noise(1)])
 
-    found = logits(_served(name, made), images, CROPS["dense"])
+    result = logits(_served(name, made), images, CROPS["dense"])
 
     expected = _dense(network, VARIANTS[name], images, *WINDOWS[name])
-    assert found.shape == (2, 10, 10)
+    assert result.shape == (2, 10, 10)
     assert expected.std(1).min() > 1e-4  # the views are not all alike
-    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.abs(result - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def _dense(network: AlexNet, variant: Variant, images: Pixels, length: int, *starts: int) -> Floats:
@@ -229,9 +229,9 @@ def test_a_mirrored_image_has_the_mirrored_views(name: str, crops: str) -> None:
     model = serving_graph(feature_maps_of(INVENTED[name]), crop_size=224, normalisation=HALVES)
     image = noise(1)
 
-    found = logits(model, image[:, :, ::-1], CROPS[crops])
+    result = logits(model, image[:, :, ::-1], CROPS[crops])
 
-    assert np.array_equal(found, logits(model, image, CROPS[crops])[:, MIRRORED])
+    assert np.array_equal(result, logits(model, image, CROPS[crops])[:, MIRRORED])
 
 
 def test_crops_that_begin_between_two_places_of_a_map_are_computed_one_by_one() -> None:

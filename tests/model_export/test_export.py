@@ -279,13 +279,13 @@ def test_the_views_are_told_in_the_order_of_the_output(real: Pixels) -> None:
 
     views = Runner(made).run(image, CROPS["ten"])[1][0]
 
-    for told, answer in zip(views_of(caffe.crop_size), views, strict=True):
-        left, top = int(str(told["left"])), int(str(told["top"]))
+    for view, answer in zip(views_of(caffe.crop_size), views, strict=True):
+        left, top = int(str(view["left"])), int(str(view["top"]))
         cut = image[:, top : top + caffe.crop_size, left : left + caffe.crop_size]
         seen = np.zeros_like(image)
         y = x = (256 - caffe.crop_size) // 2
         seen[:, y : y + caffe.crop_size, x : x + caffe.crop_size] = (
-            cut[:, :, ::-1] if told["mirrored"] else cut
+            cut[:, :, ::-1] if view["mirrored"] else cut
         )
         alone = Runner(made).run(seen, CROPS["one"])[0][0]
         assert np.abs(alone - answer).max() < 1e-6

@@ -105,9 +105,9 @@ def test_8_bit_stays_close_to_fp32(kind: str, crops: str) -> None:
     assert _error(rounded, exact) < 0.1
 
 
-def _error(found: Floats, expected: Floats) -> float:
+def _error(result: Floats, expected: Floats) -> float:
     """The mean error, as a share of how much the logits differ from image to image."""
-    return float(np.abs(found - expected).mean() / expected.std(0).mean())
+    return float(np.abs(result - expected).mean() / expected.std(0).mean())
 
 
 def test_nothing_is_left_in_float(tmp_path: Path) -> None:
@@ -170,10 +170,10 @@ def test_the_frame_around_pixels_is_the_mean(normalisation: Normalisation, crops
 
     channels, size = len(normalisation.mean), 30
     assert feature_maps.shape[2] == channels * size * size
-    found = feature_maps.reshape(-1, channels, size, size)
-    border = np.concatenate([found[:, :, 0], found[:, :, -1]], axis=-1)
+    result = feature_maps.reshape(-1, channels, size, size)
+    border = np.concatenate([result[:, :, 0], result[:, :, -1]], axis=-1)
     assert np.abs(border - 100).max() < 1
-    assert np.abs(found[:, :, 1:-1, 1:-1] - 100).max() > 5
+    assert np.abs(result[:, :, 1:-1, 1:-1] - 100).max() > 5
 
 
 @cache
@@ -197,16 +197,16 @@ def test_a_file_in_8_bit_reads_back_within_its_steps(kind: str, tmp_path: Path) 
     onnx.save(model, tmp_path / "a.onnx")
     scales = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
 
-    found = checkpoints.read(tmp_path / "a.onnx")
+    result = checkpoints.read(tmp_path / "a.onnx")
 
     state = _small(kind).state_dict()
-    assert found.keys() == state.keys()
+    assert result.keys() == state.keys()
     for key, tensor in state.items():
         rows = tensor.reshape(len(tensor), -1)
         step = rows.abs().amax(1, keepdim=True) / LARGEST
         if tensor.ndim == 1:
             step = torch.tensor(scales[f"{key}_quantized_scale"]).reshape(-1, 1)
-        steps = (found[key].reshape(rows.shape) - rows).abs() / step
+        steps = (result[key].reshape(rows.shape) - rows).abs() / step
         assert steps.max().item() < (4 if tensor.ndim == 4 else 1), key
         if tensor.ndim > 1:
             assert steps.square().mean().sqrt().item() < 0.5, key
@@ -220,10 +220,10 @@ def test_a_first_convolution_without_a_bias_reads_back_without_one(tmp_path: Pat
     conv1.bias = None
     onnx.save(_quantised(export.to_onnx(network, 224), IMAGENET), tmp_path / "a.onnx")
 
-    found = checkpoints.read(tmp_path / "a.onnx")
+    result = checkpoints.read(tmp_path / "a.onnx")
 
-    assert found.keys() == network.state_dict().keys()
-    assert torch.allclose(found["features.0.weight"], conv1.weight, atol=0.05)
+    assert result.keys() == network.state_dict().keys()
+    assert torch.allclose(result["features.0.weight"], conv1.weight, atol=0.05)
 
 
 # ---- the rounding

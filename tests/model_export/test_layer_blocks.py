@@ -50,9 +50,9 @@ def test_nodes_may_stand_in_any_order(precision: str) -> None:
     del network.graph.node[:]
     network.graph.node.extend(reversed(nodes))
 
-    found = logits(_served(network), noise(1), CROPS["ten"])
+    result = logits(_served(network), noise(1), CROPS["ten"])
 
-    assert np.array_equal(found, expected)
+    assert np.array_equal(result, expected)
 
 
 def _residual(network: ModelProto) -> None:
@@ -180,10 +180,10 @@ def _one_by_one(network: ModelProto, images: Pixels, normalisation: Normalisatio
         np.array(values, np.float32).reshape(-1, 1, 1)
         for values in (normalisation.mean, normalisation.std)
     )
-    given = network.graph.input[0].name
+    input_name = network.graph.input[0].name
     run = session(network).run
     channels = (to_channels(ten_crops(images, 224), normalisation) - mean) / std
-    return np.stack([run(None, {given: views})[0] for views in channels])
+    return np.stack([run(None, {input_name: views})[0] for views in channels])
 
 
 def _served(network: ModelProto) -> ModelProto:

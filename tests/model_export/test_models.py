@@ -48,11 +48,11 @@ def _graph(model: ModelProto) -> ModelProto:
 
 def _told(model: ModelProto) -> dict[str, Any]:
     """The metadata but for the exporter's versions, the golden probabilities and the checksum."""
-    told = _metadata(model)
-    golden = json.loads(told["golden"])
+    metadata = _metadata(model)
+    golden = json.loads(metadata["golden"])
     golden["classes"] = [each["index"] for each in golden["classes"]]
-    del told["exporter"], told["checksum"]
-    return {**told, "golden": golden}
+    del metadata["exporter"], metadata["checksum"]
+    return {**metadata, "golden": golden}
 
 
 def _answer(model: ModelProto) -> list[float]:

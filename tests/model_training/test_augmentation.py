@@ -19,13 +19,13 @@ def photographs() -> Pixels:
 
 
 def test_principal_components_are_those_that_scikit_learn_finds(photographs: Pixels) -> None:
-    found = colours_of(photographs, np.arange(len(photographs)))
+    result = colours_of(photographs, np.arange(len(photographs)))
 
     pixels = photographs.reshape(-1, 3).astype(np.float64)
     expected = PCA().fit(pixels)
-    assert np.allclose(found.mean, pixels.mean(0))
-    assert np.allclose(found.deviations**2, expected.explained_variance_, rtol=1e-5)
-    along = np.abs(np.sum(found.components.T * expected.components_, axis=1))
+    assert np.allclose(result.mean, pixels.mean(0))
+    assert np.allclose(result.deviations**2, expected.explained_variance_, rtol=1e-5)
+    along = np.abs(np.sum(result.components.T * expected.components_, axis=1))
     assert np.allclose(along, 1)
 
 

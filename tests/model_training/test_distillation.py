@@ -52,10 +52,10 @@ def test_a_set_is_its_commits_images_each_content_once(tmp_path: Path) -> None:
     images = a_set(repository(tmp_path / "someone+some", files))
 
     place = clone(images, tmp_path)
-    found = entries(images, place)
+    result = entries(images, place)
 
-    assert {entry.path for entry in found} == {"train/a.jpg", "train/b.jpeg"}
-    assert {data for _, data in contents(place, found)} == {one, two}
+    assert {entry.path for entry in result} == {"train/a.jpg", "train/b.jpeg"}
+    assert {data for _, data in contents(place, result)} == {one, two}
 
 
 def test_a_repository_is_fetched_at_its_commit(
@@ -252,15 +252,15 @@ def test_the_head_learns_what_the_teacher_says(tmp_path: Path, float32: None) ->
     recipe = replace(SMALL, epochs=20)
     trainer = StudentTrainer(some, 0.1, PLACES_OF_CLASSES, recipe, tmp_path / "learner.pt", CPU)
 
-    told = [trainer.epoch().loss for _ in range(20)]
+    losses = [trainer.epoch().loss for _ in range(20)]
 
     trainer.head.eval()
     with torch.inference_mode():
-        said = trainer.head(some.features.float() * 0.1).softmax(1)
-    wanted = some.logits.float().softmax(1)
-    assert told[-1] < 0.1 * told[0]
-    torch.testing.assert_close(said.max(1).values, wanted.max(1).values, atol=0.1, rtol=0)
-    assert torch.equal(said.argmax(1), wanted.argmax(1))
+        predicted = trainer.head(some.features.float() * 0.1).softmax(1)
+    expected = some.logits.float().softmax(1)
+    assert losses[-1] < 0.1 * losses[0]
+    torch.testing.assert_close(predicted.max(1).values, expected.max(1).values, atol=0.1, rtol=0)
+    assert torch.equal(predicted.argmax(1), expected.argmax(1))
 
 
 def test_a_stopped_learner_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
@@ -305,8 +305,8 @@ def test_rare_classes_are_lifted_by_the_adjustment(tmp_path: Path, float32: None
             trainer.epoch()
         trainer.head.eval()
         with torch.inference_mode():
-            said = trainer.head(some.features.float() * 0.1).softmax(1).mean(0)
-        shares.append(float(said[1] / (said[0] + said[1])))
+            predicted = trainer.head(some.features.float() * 0.1).softmax(1).mean(0)
+        shares.append(float(predicted[1] / (predicted[0] + predicted[1])))
 
     assert shares[0] == pytest.approx(0.1, abs=0.05)
     assert shares[1] == pytest.approx(0.5, abs=0.15)
@@ -323,8 +323,8 @@ def test_an_image_s_own_label_has_its_share(tmp_path: Path, float32: None) -> No
 
     trainer.head.eval()
     with torch.inference_mode():
-        said = trainer.head(trainer._dataset.features.float() * 0.1).softmax(1)
-    assert said[:, 0].mean() == pytest.approx(0.55, abs=0.05)  # the teacher says it of a tenth
+        predicted = trainer.head(trainer._dataset.features.float() * 0.1).softmax(1)
+    assert predicted[:, 0].mean() == pytest.approx(0.55, abs=0.05)  # the teacher says it of a tenth
 
 
 def test_the_photographs_that_measure_the_model_are_excluded() -> None:
@@ -348,15 +348,15 @@ def test_scores_are_those_of_the_mean_of_ten_softmaxes() -> None:
     logits, labels = random.normal(0, 3, (40, 10, 1000)), random.integers(0, 1000, 40)
     labels[:20] = logits[:20].mean(1).argmax(1)
 
-    found = score(torch.tensor(logits), torch.tensor(labels))
+    result = score(torch.tensor(logits), torch.tensor(labels))
 
     shares = np.exp(logits) / np.exp(logits).sum(2, keepdims=True)
     mean = shares.mean(1)
     ranked = np.argsort(-mean, 1)
-    assert found.top1 == pytest.approx((ranked[:, 0] == labels).mean())
-    assert found.top5 == pytest.approx((ranked[:, :5] == labels[:, None]).any(1).mean())
-    assert found.surprise == pytest.approx(-np.log(mean[range(40), labels]).mean())
-    assert found.confidence == pytest.approx(mean.max(1).mean())
+    assert result.top1 == pytest.approx((ranked[:, 0] == labels).mean())
+    assert result.top5 == pytest.approx((ranked[:, :5] == labels[:, None]).any(1).mean())
+    assert result.surprise == pytest.approx(-np.log(mean[range(40), labels]).mean())
+    assert result.confidence == pytest.approx(mean.max(1).mean())
 
 
 def test_the_temperature_that_labels_were_drawn_at_is_found_again() -> None:

@@ -166,9 +166,9 @@ def test_an_extraction_is_the_same_again_and_holds_what_the_networks_say(
     """By one worker, a process; and by two that are threads."""
     one = Features.load(first_and_broken[0].path)
     with halves():
-        wanted = wanted_parts(place)
-    assert len(list(extract_features(wanted, place / "work", 2))) == len(wanted) == 2
-    again, rest = (Features.load(part.path) for part in wanted)
+        all_parts = wanted_parts(place)
+    assert len(list(extract_features(all_parts, place / "work", 2))) == len(all_parts) == 2
+    again, rest = (Features.load(part.path) for part in all_parts)
 
     for name in Features.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(one, name), getattr(again, name))
@@ -246,13 +246,13 @@ def test_after_a_part_that_fails_no_other_is_begun(
 
     monkeypatch.setattr(f"{extract_features.__module__}.ProcessPoolExecutor", Pool)
     monkeypatch.setattr(f"{extract_features.__module__}.extract_part", fail)
-    wanted = wanted_parts(place)
+    all_parts = wanted_parts(place)
 
     with pytest.raises(TrainingError, match="the first part"):
-        list(extract_features(wanted, place / "work", 1))
+        list(extract_features(all_parts, place / "work", 1))
 
-    assert len(wanted) == 4
-    assert begun[0] == wanted[0]
+    assert len(all_parts) == 4
+    assert begun[0] == all_parts[0]
     assert len(begun) <= 2
 
 
@@ -283,20 +283,20 @@ def test_the_command_makes_weights_that_the_exporter_takes(
 
 
 def test_photographs_to_measure_on_are_listed_and_left_out(place: Path, threads: None) -> None:
-    wanted = wanted_parts(place)
-    list(extract_features(wanted, place / "work", 1))
+    all_parts = wanted_parts(place)
+    list(extract_features(all_parts, place / "work", 1))
     (place / "measured").mkdir()
     small = photograph(4).resize((160, 120)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     (place / "measured" / "n01440764.jpg").write_bytes(jpeg(small, 70))
     options: list[str | Path] = ["--work", place / "work", "--clones", place / "clones"]
     options += ["--manifest", place / "sets.toml", "-o", place / "excluded.txt"]
 
-    status, said = distill("exclude", place / "measured", *options)
+    status, output = distill("exclude", place / "measured", *options)
 
-    assert status == 0, said
+    assert status == 0, output
     _, line = (place / "excluded.txt").read_text().splitlines()
     assert line.endswith("some n02000004/4.jpg")
-    files = [part.path for part in wanted]
+    files = [part.path for part in all_parts]
     kept = read_dataset(files, place / "excluded.txt")
     assert kept.excluded == 1
     assert 2 <= sum(len(Features.load(file).owner) for file in files) - len(kept) <= 3
@@ -305,10 +305,10 @@ def test_photographs_to_measure_on_are_listed_and_left_out(place: Path, threads:
 
 def test_a_folder_without_photographs_is_told(whole: Path, tmp_path: Path) -> None:
     """The real command."""
-    given = ["exclude", tmp_path, "-o", tmp_path / "x.txt", "--work", whole / "work"]
+    arguments = ["exclude", tmp_path, "-o", tmp_path / "x.txt", "--work", whole / "work"]
 
     done = subprocess.run(
-        [sys.executable, "-m", "model_training.distillation", *map(str, given)],
+        [sys.executable, "-m", "model_training.distillation", *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},  # PyTorch's
         capture_output=True,
@@ -326,10 +326,10 @@ def test_a_work_folder_without_features_is_told(place: Path) -> None:
     options: list[str | Path] = ["--work", place / "elsewhere", "--clones", place / "clones"]
     options += ["--manifest", place / "sets.toml", "-o", place / "x.txt"]
 
-    status, said = distill("exclude", place / "measured", *options)
+    status, output = distill("exclude", place / "measured", *options)
 
     assert status == 1
-    assert "begin with alexnet-distill weights" in said
+    assert "begin with alexnet-distill weights" in output
 
 
 def test_the_features_scale_is_read_from_the_trunk(whole: Path) -> None:

@@ -36,13 +36,13 @@ def test_the_last_layer_starts_from_random_numbers_for_other_classes(bundled_mod
     """The others are those of the file; the preparation is, too."""
     start = from_weights(str(bundled_model), None, 5, seed=0)
 
-    given = checkpoints.read(bundled_model)
+    state = checkpoints.read(bundled_model)
     ours = start.network.state_dict()
     assert start.variant.name == "owt"
     assert start.variant.normalisation == VARIANTS["owt"].normalisation
     kept = [name for name in ours if not name.startswith("classifier.6.")]
     assert "classifier.1.u" in kept
-    assert all(torch.equal(ours[name], given[name].float()) for name in kept)
+    assert all(torch.equal(ours[name], state[name].float()) for name in kept)
     assert ours["classifier.6.weight"].shape == (5, 4096)
     assert ours["classifier.6.weight"].std().item() == pytest.approx(0.01, rel=0.05)
     assert not ours["classifier.6.bias"].any()
@@ -77,17 +77,17 @@ def test_published_weights_are_fetched_by_their_name(
 ) -> None:
     file = tmp_path / "published.pth"
     torch.save(alexnet.owt(7, ranks=(2, 2, 2)).state_dict(), file)
-    asked: list[object] = []
+    requests: list[object] = []
 
     def fetch(weights: object) -> Path:
-        asked.append(weights)
+        requests.append(weights)
         return file
 
     monkeypatch.setattr(checkpoints, "fetch", fetch)
 
     start = from_weights("owt", None, 3, seed=0)
 
-    assert asked == [VARIANTS["owt"].weights]
+    assert requests == [VARIANTS["owt"].weights]
     assert (start.variant.name, start.network.classes) == ("owt", 3)
 
 
@@ -116,11 +116,11 @@ def test_the_export_of_a_fine_tuned_five_class_network_serves_its_own_labels(
     names = sorted(place.name for place in pieces.iterdir())
 
     export, evaluate, serve = _fine_tune(pieces, run, bundled_model)
-    said = _export(export, images=_few(pieces, tmp_path / "few"))
+    output = _export(export, images=_few(pieces, tmp_path / "few"))
 
-    assert "owt, fp32, " in said
-    assert "against PyTorch in fp32, 7 real images and 7 random ones" in said
-    assert said.endswith(f"try it: {serve}\n")
+    assert "owt, fp32, " in output
+    assert "against PyTorch in fp32, 7 real images and 7 random ones" in output
+    assert output.endswith(f"try it: {serve}\n")
 
     record = json.loads((run / "record.json").read_text("utf-8"))
     trained = {entry["crops"]: entry["top1"] for entry in record["accuracy"]}
@@ -180,9 +180,9 @@ def _fine_tune(folder: Path, run: Path, weights: Path) -> list[str]:
         workers=2,
     )
     console = Console(soft_wrap=True)
-    with console.capture() as said:
+    with console.capture() as output:
         fit.fit(config, console)
-    return said.get().splitlines()[-3:]
+    return output.get().splitlines()[-3:]
 
 
 def _few(pieces: Path, folder: Path) -> Path:

@@ -83,13 +83,13 @@ def test_what_cannot_be_decoded_is_left_out_and_said(tmp_path: Path) -> None:
     paths[2].write_text("not an image")
     paths[3].touch()
 
-    found = decode(paths, tmp_path / "cache", workers=2)
+    result = decode(paths, tmp_path / "cache", workers=2)
 
-    assert found.readable.tolist() == [True, False, False, False]
-    assert set(found.unreadable) == set(paths[1:])
-    assert all(found.unreadable.values())
-    assert np.array_equal(found.images[0], read_image(paths[0]))
-    assert not found.images[1:].any()
+    assert result.readable.tolist() == [True, False, False, False]
+    assert set(result.unreadable) == set(paths[1:])
+    assert all(result.unreadable.values())
+    assert np.array_equal(result.images[0], read_image(paths[0]))
+    assert not result.images[1:].any()
 
 
 def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,11 +136,11 @@ def test_a_decoding_that_was_stopped_goes_on_where_it_was(
         return read_image(path)
 
     monkeypatch.setattr(image_cache, "read_image", seen)
-    found = decode(paths, tmp_path / "cache", workers=1)
+    result = decode(paths, tmp_path / "cache", workers=1)
 
     assert len(left) == 4
-    assert found.readable.all()
-    assert all(np.array_equal(found.images[i], read_image(p)) for i, p in enumerate(paths))
+    assert result.readable.all()
+    assert all(np.array_equal(result.images[i], read_image(p)) for i, p in enumerate(paths))
 
 
 def test_squares_that_were_deleted_are_decoded_again(tmp_path: Path) -> None:
@@ -167,10 +167,10 @@ def test_the_squares_are_on_the_disk_before_they_count_as_decoded(
     monkeypatch.setattr(np.memmap, "flush", flush)
     monkeypatch.setattr(image_cache, "TOGETHER", 2)
 
-    found = decode(_gradients(tmp_path, 5), tmp_path / "cache", workers=1)
+    result = decode(_gradients(tmp_path, 5), tmp_path / "cache", workers=1)
 
     assert marked == [0, 2, 4]
-    assert found.readable.all()
+    assert result.readable.all()
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system has no such call")
@@ -183,8 +183,8 @@ def test_the_room_on_the_disk_is_taken_before_anything_is_decoded(tmp_path: Path
     with pytest.raises(Stopped):
         decode(_gradients(tmp_path, 9), tmp_path / "cache", workers=1, step=stop)
 
-    found = next((tmp_path / "cache").glob("*.squares.npy")).stat()
-    assert found.st_blocks * 512 >= found.st_size > 9 * 256 * 256 * 3
+    result = next((tmp_path / "cache").glob("*.squares.npy")).stat()
+    assert result.st_blocks * 512 >= result.st_size > 9 * 256 * 256 * 3
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system has no such call")

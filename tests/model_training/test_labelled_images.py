@@ -23,18 +23,20 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_classes_are_the_folders_and_images_lie_anywhere_below_them(folder: Path) -> None:
-    found = divide(folder, validation=None, held_out=0.2)
+    division = divide(folder, validation=None, held_out=0.2)
 
-    assert found.classes == ("a dog", "cat")
-    assert len(_paths(found)) == 15
-    assert {e.path.relative_to(folder).parts[0] for e in found.training if e.label == 1} == {"cat"}
+    assert division.classes == ("a dog", "cat")
+    assert len(_paths(division)) == 15
+    assert {e.path.relative_to(folder).parts[0] for e in division.training if e.label == 1} == {
+        "cat"
+    }
 
 
 def test_a_share_of_each_class_is_held_out_and_nothing_is_on_both_sides(folder: Path) -> None:
-    found = divide(folder, validation=None, held_out=0.2)
+    division = divide(folder, validation=None, held_out=0.2)
 
-    assert [sum(e.label == c for e in found.validation) for c in (0, 1)] == [1, 2]
-    assert len({e.path for e in found.training} | {e.path for e in found.validation}) == 15
+    assert [sum(e.label == c for e in division.validation) for c in (0, 1)] == [1, 2]
+    assert len({e.path for e in division.training} | {e.path for e in division.validation}) == 15
 
 
 def test_what_is_held_out_is_the_same_wherever_the_folder_lies(
@@ -60,19 +62,19 @@ def test_an_image_more_moves_at_most_one_to_the_other_side(folder: Path) -> None
 
 
 def test_one_image_of_a_class_is_always_left_to_learn_from(folder: Path) -> None:
-    found = divide(folder, validation=None, held_out=0.9)
+    division = divide(folder, validation=None, held_out=0.9)
 
-    assert {e.label for e in found.training} == {0, 1}
+    assert {e.label for e in division.training} == {0, 1}
 
 
 def test_validation_images_may_lie_in_a_folder_of_their_own(folder: Path, tmp_path: Path) -> None:
     _touch(tmp_path / "other" / "cat" / "1.jpg")
 
-    found = divide(folder, validation=tmp_path / "other", held_out=0.2)
+    division = divide(folder, validation=tmp_path / "other", held_out=0.2)
 
-    assert len(found.training) == 15
-    assert [(e.path.name, e.label) for e in found.validation] == [("1.jpg", 1)]
-    assert found.base == tmp_path / "other"
+    assert len(division.training) == 15
+    assert [(e.path.name, e.label) for e in division.validation] == [("1.jpg", 1)]
+    assert division.base == tmp_path / "other"
 
 
 @pytest.mark.parametrize(
@@ -152,5 +154,5 @@ def _touch(path: Path) -> None:
     path.touch()
 
 
-def _paths(found: Division) -> list[Path]:
-    return [e.path for e in (*found.training, *found.validation)]
+def _paths(division: Division) -> list[Path]:
+    return [e.path for e in (*division.training, *division.validation)]

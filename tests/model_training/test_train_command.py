@@ -83,29 +83,29 @@ def test_the_training_sets_mean_is_told_to_the_exporter(finished: tuple[Path, st
 
 
 def test_a_run_says_what_comes_next(finished: tuple[Path, str]) -> None:
-    run, said = finished
+    run, output = finished
 
-    export, evaluate, serve = said.splitlines()[-3:]
+    export, evaluate, serve = output.splitlines()[-3:]
     assert export.startswith("alexnet-export --variant small --weights '")
     assert f"--labels '{run}/labels.csv' --record '{run}/record.json'" in export
     assert export.endswith(f"--name my-digits -o '{run}/my-digits.onnx'")
     assert evaluate.startswith("alexnet evaluate ")
     assert evaluate.endswith(f" --labels '{run}/validation.csv' --model '{run}/my-digits.onnx'")
     assert serve == f"alexnet serve --model '{run}/my-digits.onnx'"
-    assert "2 classes, 10 images to learn from, 2 to validate on" in said
-    assert "of 2 images held out" in said
+    assert "2 classes, 10 images to learn from, 2 to validate on" in output
+    assert "of 2 images held out" in output
 
 
 def test_the_same_command_again_learns_nothing_and_says_the_same(
     finished: tuple[Path, str], folder: Path
 ) -> None:
-    run, said = finished
+    run, output = finished
     before = (run / "weights.safetensors").stat().st_mtime_ns
 
     again = _fit(folder, run)
 
     assert (run / "weights.safetensors").stat().st_mtime_ns == before
-    assert again.splitlines()[-6:] == said.splitlines()[-6:]
+    assert again.splitlines()[-6:] == output.splitlines()[-6:]
 
 
 def test_another_configuration_is_refused_with_what_differs(
@@ -125,9 +125,9 @@ def test_other_images_are_another_configuration(finished: tuple[Path, str], tmp_
 def test_overwrite_starts_over(folder: Path, tmp_path: Path) -> None:
     _fit(folder, tmp_path / "run")
 
-    said = _fit(folder, tmp_path / "run", batch=5, overwrite=True)
+    output = _fit(folder, tmp_path / "run", batch=5, overwrite=True)
 
-    assert "epoch 1 of 2" in said
+    assert "epoch 1 of 2" in output
     assert json.loads((tmp_path / "run" / "run.json").read_text())["batch"] == 5
 
 
@@ -143,10 +143,10 @@ def test_an_unreadable_image_is_said_and_left_out(tmp_path: Path) -> None:
     folder = write_digits(tmp_path / "digits", (0, 1), 6)
     (folder / "0" / "broken.jpg").write_text("not an image")
 
-    said = _fit(folder, tmp_path / "run")
+    output = _fit(folder, tmp_path / "run")
 
-    assert "broken.jpg: cannot identify image file" in said
-    assert "10 images to learn from" in said
+    assert "broken.jpg: cannot identify image file" in output
+    assert "10 images to learn from" in output
 
 
 def test_wordnet_ids_become_names(tmp_path: Path) -> None:
@@ -165,10 +165,10 @@ def test_the_colours_are_looked_at_once_and_only_if_they_are_wanted(
 ) -> None:
     looked = 0
 
-    def counting(*given: Any) -> Colours:
+    def counting(*arguments: Any) -> Colours:
         nonlocal looked
         looked += 1
-        return colours_of(*given)
+        return colours_of(*arguments)
 
     monkeypatch.setattr(fit, "colours_of", counting)
     weights, plain = tmp_path / "weights.safetensors", {"epochs": 1, "colours": False}
@@ -254,9 +254,9 @@ def test_a_signal_ends_the_command_with_its_status_and_a_checkpoint(
     """The real command, on the bundled network."""
     folder = write_digits(tmp_path / "digits", (0, 1), 3)
     run = tmp_path / "run"
-    given = [folder, "-o", run, "--weights", bundled_model, "--freeze", "features"]
-    given += ["--epochs", "10000", "--patience", "10000"]
-    command = [sys.executable, "-m", "model_training", *map(str, given)]
+    arguments = [folder, "-o", run, "--weights", bundled_model, "--freeze", "features"]
+    arguments += ["--epochs", "10000", "--patience", "10000"]
+    command = [sys.executable, "-m", "model_training", *map(str, arguments)]
     with subprocess.Popen(
         command,
         cwd=ROOT,
@@ -271,12 +271,12 @@ def test_a_signal_ends_the_command_with_its_status_and_a_checkpoint(
                 assert time.monotonic() < patient, "it has begun nothing"
                 time.sleep(0.02)
             process.terminate()
-            _, said = process.communicate(timeout=LONG)
+            _, output = process.communicate(timeout=LONG)
         finally:
             process.kill()
 
-    assert process.returncode == 143, said
-    assert said == f"alexnet-train: {run}: stopped; the same command goes on from here\n"
+    assert process.returncode == 143, output
+    assert output == f"alexnet-train: {run}: stopped; the same command goes on from here\n"
     assert (Run(run).load() or {})["position"]["steps"] > 0
 
 
@@ -311,14 +311,14 @@ def test_what_cannot_be_done_is_one_sentence_and_status_1(
     for name in ("one/cat/1", "one/cat/2", "two/cat/1", "two/cat/2", "two/dog/1", "two/dog/2"):
         Image.new("RGB", (300, 280), "green").save(f"{name}.png")
     Path("file").touch()
-    given = [argument.format(bundled=bundled_model) for argument in arguments]
+    arguments = [argument.format(bundled=bundled_model) for argument in arguments]
 
-    status, said = _command(monkeypatch, capsys, *given)
+    status, output = _command(monkeypatch, capsys, *arguments)
 
     assert status == 1
-    assert message in said
-    assert said.startswith("alexnet-train: ")
-    assert len(said.splitlines()) == 1
+    assert message in output
+    assert output.startswith("alexnet-train: ")
+    assert len(output.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -335,10 +335,10 @@ def test_a_missing_package_is_one_sentence_that_names_the_extra(
         importlib.util, "find_spec", lambda name: None if name == gone else found(name)
     )
 
-    status, said = _command(monkeypatch, capsys, *arguments)
+    status, output = _command(monkeypatch, capsys, *arguments)
 
     assert status == 1
-    assert f"{gone} is not installed; training needs the extras train and cpu" in said
+    assert f"{gone} is not installed; training needs the extras train and cpu" in output
 
 
 def test_the_names_in_the_help_are_those_of_the_tables() -> None:
@@ -406,9 +406,9 @@ def command_kinds() -> set[str]:
 def _fit(folder: Path, run: Path, **config: object) -> str:
     settings: dict[str, object] = {"epochs": 2, "batch": 4, "rate": 0.005, **config}
     console = Console(soft_wrap=True, width=80)
-    with console.capture() as said:
+    with console.capture() as output:
         fit.fit(TrainConfig(folder=folder, output=run, **settings), console)  # type: ignore[arg-type]
-    return said.get()
+    return output.get()
 
 
 def _command(

@@ -35,7 +35,7 @@ def test_a_small_set_is_learned_by_heart(tmp_path: Path, few: LabelledImages) ->
 
     training.learn()
 
-    found = measure(
+    accuracy = measure(
         training.network,
         trainings.begin(3, few).variant,
         few.pixels,
@@ -44,8 +44,8 @@ def test_a_small_set_is_learned_by_heart(tmp_path: Path, few: LabelledImages) ->
         crops="one",
         device=torch.device("cpu"),
     )
-    assert found.top1_error == 0
-    assert found.loss < 0.05
+    assert accuracy.top1_error == 0
+    assert accuracy.loss < 0.05
 
 
 def test_the_recipe_learns_to_read_digits(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_accuracy_is_that_of_the_exporters_reference(few: LabelledImages, crops:
     start = trainings.begin(3, few)
     rows = few.validation
 
-    found = measure(
+    accuracy = measure(
         start.network.eval(),
         start.variant,
         few.pixels,
@@ -191,17 +191,19 @@ def test_accuracy_is_that_of_the_exporters_reference(few: LabelledImages, crops:
         crops=crops,
     )
     mean, truth = views.mean(1), few.labels[rows]
-    assert found.images == len(rows)
-    assert found.top1_error == pytest.approx((mean.argmax(1) != truth).mean())
-    assert found.top5_error == 0  # of three classes
-    assert found.loss == pytest.approx(-np.log(mean[np.arange(len(rows)), truth]).mean(), rel=1e-4)
+    assert accuracy.images == len(rows)
+    assert accuracy.top1_error == pytest.approx((mean.argmax(1) != truth).mean())
+    assert accuracy.top5_error == 0  # of three classes
+    assert accuracy.loss == pytest.approx(
+        -np.log(mean[np.arange(len(rows)), truth]).mean(), rel=1e-4
+    )
 
 
 def test_the_top_five_of_many_classes_may_miss(few: LabelledImages) -> None:
     start = trainings.begin(40, few)
     rows = few.validation
 
-    found = measure(
+    accuracy = measure(
         start.network.eval(),
         start.variant,
         few.pixels,
@@ -220,8 +222,8 @@ def test_the_top_five_of_many_classes_may_miss(few: LabelledImages) -> None:
     )[:, 0]
     best = np.argsort(-views, 1)[:, :5]
     missed = [label not in five for label, five in zip(few.labels[rows] + 20, best, strict=True)]
-    assert found.top5_error == pytest.approx(np.mean(missed))
-    assert found.top1_error >= found.top5_error > 0
+    assert accuracy.top5_error == pytest.approx(np.mean(missed))
+    assert accuracy.top1_error >= accuracy.top5_error > 0
 
 
 def test_no_more_than_a_few_batches_wait_however_many_threads_make_them() -> None:
