@@ -478,7 +478,7 @@ def test_bytes_that_are_unpacked_count_against_all_bodies(tiny_model: Path) -> N
             until(lambda: held in server.client.get("/metrics").text)
             beside = server.client.post(INFER["alexnet_image"], **packed)
 
-    refused(alone, 415, "not an image")
+    refused(alone, 415, "Unsupported image format")
     refused(beside, 503, "ALEXNET_MAX_UPLOADS")
 
 
