@@ -50,7 +50,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
             file = nodeid.partition("::")[0]
             if "test_the_examples_of_a_page" in nodeid:
                 return nodeid
-            return "ray" if file.endswith(("test_ray_serve.py", "test_scoring_ray.py")) else file
+            return "ray" if file.endswith(("test_ray_serve.py", "test_batch_ray.py")) else file
 
     return ByFile(config, log) if config.getoption("dist") == "loadscope" else None
 
@@ -61,7 +61,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     seconds: defaultdict[str, float] = defaultdict(float)
     for outcome in ("passed", "skipped", "failed", "error"):
         for report in terminalreporter.getreports(outcome):
-            if "external" in report.keywords:
+            if isinstance(report, pytest.TestReport) and "external" in report.keywords:
                 counts[report.location[0]][outcome] += 1
     for reports in terminalreporter.stats.values():
         for report in reports:

@@ -96,7 +96,7 @@ def test_a_page_that_nobody_runs_asks_for_nothing(tiny_model: Path) -> None:
         live.client.get("/")
 
         after = live.client.get("/metrics").text
-    count = re.compile(r"^alexnet_(?:pictures_total|batch_pictures_count).*$", re.MULTILINE)
+    count = re.compile(r"^alexnet_(?:images_total|batch_images_count).*$", re.MULTILINE)
     assert len(count.findall(before)) >= 2
     assert count.findall(before) == count.findall(after)
 
