@@ -6,7 +6,8 @@ no key and are not refused under load, since they touch no queue.
 """
 
 import re
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -60,15 +61,32 @@ def unwell(answer: type[BaseModel], reason: str) -> dict[int | str, dict[str, An
     return responses
 
 
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+def check(
+    router: APIRouter, path: str, answer: type[BaseModel], *, summary: str, unready: str
+) -> Callable[[Endpoint], Endpoint]:
+    """Route GET and HEAD of a check, which answers with `answer`: 200, or 503 when `unready`."""
+
+    def route(endpoint: Endpoint) -> Endpoint:
+        responses = unwell(answer, unready)
+        router.get(path, summary=summary, response_model=answer, responses=responses)(endpoint)
+        router.head(path, include_in_schema=False)(endpoint)
+        return endpoint
+
+    return route
+
+
 router = APIRouter(tags=["operations"])
 
 
-@router.head("/health", include_in_schema=False)
-@router.get(
+@check(
+    router,
     "/health",
+    HealthAnswer,
     summary="Ready or not, and the details",
-    response_model=HealthAnswer,
-    responses=unwell(HealthAnswer, "Not ready: starting or draining"),
+    unready="Not ready: starting or draining",
 )
 async def health(request: Request) -> Response:
     """What runs, where it runs, and how full the queue is."""
@@ -76,12 +94,12 @@ async def health(request: Request) -> Response:
     return report(_health(state), state.ready)
 
 
-@router.head("/readyz", include_in_schema=False)
-@router.get(
+@check(
+    router,
     "/readyz",
+    StatusAnswer,
     summary="Whether to send traffic here",
-    response_model=StatusAnswer,
-    responses=unwell(StatusAnswer, "Not ready: starting or draining"),
+    unready="Not ready: starting or draining",
 )
 async def readyz(request: Request) -> Response:
     """200 while an image sent now would be classified, 503 otherwise."""
@@ -89,12 +107,12 @@ async def readyz(request: Request) -> Response:
     return report(StatusAnswer(status=state.status), state.ready)
 
 
-@router.head("/livez", include_in_schema=False)
-@router.get(
+@check(
+    router,
     "/livez",
+    StatusAnswer,
     summary="Whether to leave the process alone",
-    response_model=StatusAnswer,
-    responses=unwell(StatusAnswer, "The dispatcher has stopped"),
+    unready="The dispatcher has stopped",
 )
 async def livez(request: Request) -> Response:
     """200 while the dispatcher's heart beats; 503 asks for a restart."""

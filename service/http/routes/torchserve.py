@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from service import errors
 from service.http.middleware.errors import STATUSES, documented
-from service.http.routes.health import report, unwell
+from service.http.routes.health import check, report
 from service.http.routes.parameters import Crops, Top
 from service.http.routes.request import accept
 from service.http.routes.uploads import uploads
@@ -41,12 +41,8 @@ class PingAnswer(BaseModel):
     status: str
 
 
-@about.head("/ping", include_in_schema=False)
-@about.get(
-    "/ping",
-    summary="Healthy, or not",
-    response_model=PingAnswer,
-    responses=unwell(PingAnswer, "Not ready: starting or draining"),
+@check(
+    about, "/ping", PingAnswer, summary="Healthy, or not", unready="Not ready: starting or draining"
 )
 async def ping(request: Request) -> Response:
     """200 while an image sent now would be classified, 503 otherwise."""

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from service import __version__
 from service.http.middleware.errors import documented, missing
-from service.http.routes.health import report, unwell
+from service.http.routes.health import check, report, unwell
 from service.http.routes.open_inference import served_models
 from service.http.routes.open_inference.schema import (
     UNKNOWN,
@@ -33,12 +33,12 @@ router = APIRouter(tags=["open inference"])
 Model = Annotated[str, Path(json_schema_extra={"enum": list(MODELS)})]
 
 
-@router.head("/v2/health/live", include_in_schema=False)
-@router.get(
+@check(
+    router,
     "/v2/health/live",
+    ServerLive,
     summary="Whether to leave the process alone",
-    response_model=ServerLive,
-    responses=unwell(ServerLive, "The dispatcher has stopped"),
+    unready="The dispatcher has stopped",
 )
 async def live(request: Request) -> Response:
     """As /livez."""
@@ -46,12 +46,12 @@ async def live(request: Request) -> Response:
     return report(ServerLive(live=alive), alive)
 
 
-@router.head("/v2/health/ready", include_in_schema=False)
-@router.get(
+@check(
+    router,
     "/v2/health/ready",
+    ServerReady,
     summary="Whether to send traffic here",
-    response_model=ServerReady,
-    responses=unwell(ServerReady, "Not ready: starting or draining"),
+    unready="Not ready: starting or draining",
 )
 async def ready(request: Request) -> Response:
     """As /readyz."""
