@@ -105,7 +105,9 @@ def _failed(url: str, error: httpx2.RequestError) -> ClientError:
             f"what listens at {url} did not answer in HTTP to the end "
             f"({str(reason).rstrip('.')}); if it speaks TLS, try https://"
         )
-    return ConnectionFailed(f"the connection to {url} was lost ({reason})")
+    # A server that speaks TLS closes unencrypted connections, with or without a reset.
+    remedy = "; if it speaks TLS, try https://" if url.startswith("http:") else ""
+    return ConnectionFailed(f"the connection to {url} was lost ({reason}){remedy}")
 
 
 def timeouts(deadline: Deadline) -> httpx2.Timeout:

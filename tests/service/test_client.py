@@ -56,6 +56,7 @@ from tests.support.scripted import (
     classifies,
     hangs_up,
     refuses,
+    resets,
     says,
     scripted,
 )
@@ -661,15 +662,17 @@ def test_where_nothing_listens_it_says_what_to_start(either: Either, pauses: lis
 
 
 def test_another_protocol_is_told_with_the_one_to_try(live: Live, either: Either) -> None:
-    """TLS to who does not speak it, HTTP to who speaks something else."""
+    """TLS to a server without it; HTTP to one that speaks something else, or hangs up on it."""
     tls = either.error(live.url.replace("http:", "https:"), "model", client={"retries": 0})
-    with scripted(babbles) as server:
+    with scripted(babbles, resets) as server:
         other = either.error(server.url, "model", client={"retries": 0})
+        reset = either.error(server.url, "model", client={"retries": 0})
 
     assert "does not speak TLS as we do" in str(tls)
     assert "try http://" in str(tls)
     assert "did not answer in HTTP" in str(other)
     assert "try https://" in str(other)
+    assert "was lost (Connection reset by peer); if it speaks TLS, try https://" in str(reset)
 
 
 @pytest.mark.parametrize("act", [hangs_up, says(200, b"{", Content_Length="100")])

@@ -1,6 +1,8 @@
 """A small real server that answers as it is told, and remembers what it was asked."""
 
 import json
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -76,6 +78,17 @@ def classifies(handler: BaseHTTPRequestHandler, asked: Asked) -> None:
 def hangs_up(handler: BaseHTTPRequestHandler, asked: Asked) -> None:
     """Close without a word."""
     handler.close_connection = True
+
+
+def resets(handler: BaseHTTPRequestHandler, asked: Asked) -> None:
+    """Break the connection off, as a server of TLS may that is sent HTTP."""
+    now = struct.pack("ii", 1, 0)  # SO_LINGER: a reset in place of an end
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
+    handler.close_connection = True
+    # The file objects keep the socket open.
+    handler.rfile.close()
+    handler.wfile.close()
+    handler.connection.close()
 
 
 def babbles(handler: BaseHTTPRequestHandler, asked: Asked) -> None:
