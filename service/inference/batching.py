@@ -1,31 +1,33 @@
 """
 Dynamic batching: single images in, batches to the engine, single rows out.
 
-Batching is greedy: an idle engine starts at once with the images that are there.  While it runs,
-arrivals gather, and the next batch takes all of them that ask for the same crops, up to
-`max_batch`.  A batch lingers briefly only for images that are likely to come: those accepted and
-being decoded at that moment and, just after a batch, as many as usually come right after one, if
-that is most of those answered.  Without lingering, eight clients that each wait for their answer
-split into batches of three and five for good; with it they share one.
+Batching is greedy: idle cores start at once with the images that are there.  While they run,
+arrivals gather, and the next batch takes all of them that ask for the same crops, up to what
+`scheduling` plans.  A batch lingers briefly only for images that are likely to come: those
+accepted and being decoded at that moment and, just after a batch, as many as usually come right
+after one, if that is most of those answered.  Without lingering, eight clients that each wait for
+their answer split into batches of three and five for good; with it they share one.
 
     reserve(n)             n places in the bounded queue, or Overloaded at once
     Reservation.submit()   joins the queue, waits for its own row
-    _dispatch()            one task: drops cancelled images, joins the rest, runs them in one thread
+    _dispatch()            one task: drops cancelled images, joins the rest, starts their runs
+    _serve()               one task a run: a thread runs the batch, each image gets its row
 
 Nothing that happens to one entry harms its neighbours.  A client that leaves only leaves a row that
 nobody reads.  When a run fails, its images are run one by one, each failing alone.
 
-A run that hangs, or an engine that fails even its check, ends the dispatcher.  Then no image waits
-for it, `ready` is false, and `on_death` is called.
+A run that hangs, or an engine that fails even its check, ends the dispatcher and all runs.  Then no
+image waits for them, `ready` is false, and `on_death` is called.
 """
 
 import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -33,6 +35,7 @@ import numpy as np
 from service.errors import NotReady, Overloaded
 from service.inference.predictions import Probabilities
 from service.inference.queue import Entry, ImageQueue, Pixels, Run, refuse
+from service.inference.scheduling import Plan, Scheduler
 from service.inference.timings import StageTimings
 
 SHAPE = (256, 256, 3)
@@ -83,7 +86,7 @@ class Reservation:
 
 
 class Batcher:
-    """Joins images of many requests into runs of `run(images, crops)`, one at a time."""
+    """Joins images of many requests into runs of `run(images, crops)`, as many as pay at once."""
 
     def __init__(
         self,
@@ -91,6 +94,7 @@ class Batcher:
         *,
         max_batch: int,
         max_queue: int,
+        cores: int = 1,
         max_delay: float = 0.0,
         run_timeout: float | None = None,
         check: Callable[[], None] | None = None,
@@ -100,12 +104,13 @@ class Batcher:
         """
         `max_batch` and `max_queue` count images; `max_delay` and `run_timeout` are in seconds.
 
-        `check` raises if the engine is broken; it is called in the worker thread when a run has
+        Up to `cores` runs may be under way, each then with `one_core=True` as a further argument;
+        a run without it takes all cores, and is the only one.
+        `check` raises if the engine is broken; it is called in a worker thread when a run has
         failed for each of its images.  `on_run` gets the images and seconds of each run that
         succeeded, `on_death` the reason when the dispatcher ends without having been stopped.
         """
         self._run = run
-        self._max_batch = max_batch
         self._max_queue = max_queue
         self._max_delay = max_delay
         self._run_timeout = run_timeout
@@ -113,7 +118,11 @@ class Batcher:
         self._on_run = on_run
         self._on_death = on_death
         self._queue = ImageQueue()
-        self._changed = asyncio.Event()  # an arrival, a place freed, or the wish to stop
+        self._scheduler = Scheduler(cores, max_batch)
+        self._idle = cores  # those on which no run is under way
+        self._runs: dict[asyncio.Task[None], Sequence[Entry]] = {}
+        self._failure: BaseException | None = None  # of a run, which ends the dispatcher
+        self._changed = asyncio.Event()  # an arrival, a place or a core freed, or the wish to stop
         self._worker: ThreadPoolExecutor | None = None
         self._dispatcher: asyncio.Task[None] | None = None
         self._pending = 0
@@ -153,7 +162,7 @@ class Batcher:
         if self.alive:
             raise RuntimeError("the batcher runs already")
         self._stopping = False
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="alexnet-engine")
+        self._worker = ThreadPoolExecutor(self._scheduler.cores, "alexnet-engine")
         self._dispatcher = asyncio.create_task(self._dispatch(), name="alexnet-dispatcher")
         self._dispatcher.add_done_callback(self._on_dispatcher_done)
 
@@ -255,26 +264,47 @@ class Batcher:
         return max(1, round(self._pending * self._image_seconds))
 
     async def _dispatch(self) -> None:
-        """Batch after batch, until stopped and nothing holds a place."""
-        batch: list[Entry] = []
+        """Run after run, until stopped and nothing holds a place."""
         try:
             while True:
+                if self._failure is not None:
+                    raise self._failure
                 self._drop_cancelled()
-                if self._queue:
-                    await self._gather()
+                if self._queue and self._idle:
+                    plan = await self._gather()
                     self._drop_cancelled()
-                    if batch := self._queue.take(self._max_batch):
-                        await self._serve(batch)
-                        batch = []  # its model may be replaced by now
-                elif self._stopping and not self._pending:
+                    # Not kept in a variable: its model may be replaced while nothing happens here.
+                    self._start(self._queue.take(plan.size), plan.one_core)
+                elif self._stopping and not (self._pending or self._runs):
                     return
                 else:
                     self._changed.clear()
                     await self._changed.wait()
         finally:
             # Should this task ever end early, no image may wait for it for good.
-            for entry in (*batch, *self._queue):
-                refuse(entry, NotReady("The service has stopped. Try again shortly."))
+            for run, batch in self._runs.items():
+                run.cancel()
+                _refuse_all(batch)
+            _refuse_all(self._queue)
+
+    def _start(self, batch: Sequence[Entry], one_core: bool) -> None:
+        """Start the run of a batch, if any image is left in it, on one core or on all."""
+        if not batch:
+            return
+        taken = 1 if one_core else self._scheduler.cores
+        self._idle -= taken
+        run = asyncio.create_task(self._serve(batch, one_core), name="alexnet-run")
+        self._runs[run] = batch
+        run.add_done_callback(partial(self._on_run_done, taken))
+
+    def _on_run_done(self, taken: int, run: asyncio.Task[None]) -> None:
+        """Free the run's cores; a run that failed as a whole ends the dispatcher."""
+        self._idle += taken
+        batch = self._runs.pop(run)
+        if not run.cancelled() and (error := run.exception()):
+            self._failure = error
+            _refuse_all(batch)
+        self._changed.set()
 
     def _on_dispatcher_done(self, dispatcher: asyncio.Task[None]) -> None:
         """Report the end of the dispatcher, unless it was asked to end."""
@@ -290,60 +320,69 @@ class Batcher:
     def _drop_cancelled(self) -> None:
         self._queue.drop_cancelled(asyncio.get_running_loop().time())
 
-    async def _gather(self) -> None:
-        """Linger so that other images can join the next batch: briefly for those on their way,
-        with a `max_delay` that long for any."""
+    async def _gather(self) -> Plan:
+        """
+        The plan of the next run.
+
+        Linger before it so that other images can join: briefly for those on their way, with a
+        `max_delay` that long for any.
+        """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        while not self._stopping:
-            batch = self._queue.next_batch(self._max_batch)
-            if len(batch) == self._max_batch:
-                return
+        while True:
+            together = self._queue.next_batch(len(self._queue))
+            crops = together[0].crops if together else 0
+            waiting = max(1, len(together) + self._expected)
+            plan = self._scheduler.plan(crops, waiting, self._idle)
+            if self._stopping or not together or len(together) >= plan.size:
+                return plan
             until = began + self._max_delay
             # No lingering while images of other crops wait for the engine.
-            if batch and len(batch) == len(self._queue):
-                linger = self._linger(batch[0].crops)
+            if len(together) == len(self._queue):
+                linger = self._linger(crops)
                 if self._expected:
                     until = max(until, began + linger)
                 expected = self._return_rate * self._answered
                 if self._return_rate > RETURN_RATE and self._returned < expected:
                     until = max(until, self._ended + linger)
             if loop.time() >= until:
-                return
+                return plan
             self._changed.clear()
             try:
                 async with asyncio.timeout_at(until):
                     await self._changed.wait()
             except TimeoutError:
-                return
+                return plan
+            if self._failure is not None:
+                return plan
 
     def _linger(self, crops: int) -> float:
         """Seconds that a batch of these crops waits for images on their way."""
         return min(LINGER * self._seconds_of.get(crops, 0.0), LINGER_SECONDS)
 
-    async def _serve(self, batch: Sequence[Entry]) -> None:
-        """Run a batch in the worker thread and give each entry its row, or its own failure."""
+    async def _serve(self, batch: Sequence[Entry], one_core: bool) -> None:
+        """Run a batch in a worker thread and give each entry its row, or its own failure."""
         began = asyncio.get_running_loop().time()
         try:
-            rows = await self._run_together(batch)
+            rows = await self._run_together(batch, one_core)
         except RunHung:
             raise
         except Exception as error:  # whatever a run raises belongs to its batch, not to the loop
-            await self._one_by_one(batch, error)
+            await self._one_by_one(batch, one_core, error)
             return
         self._measure(began, batch)
         for entry, row in zip(batch, rows, strict=True):
             if not entry.answer.done():  # its client may have left meanwhile
                 entry.answer.set_result(row)
 
-    async def _one_by_one(self, batch: Sequence[Entry], error: Exception) -> None:
+    async def _one_by_one(self, batch: Sequence[Entry], one_core: bool, error: Exception) -> None:
         """After a run that failed: its images alone, and if none succeeds, the check."""
         log.error("A run of %d images failed: %r", len(batch), error)
         answered = False
         for entry in batch:
             if len(batch) > 1 and not entry.answer.done():
                 try:
-                    row = (await self._run_together([entry]))[0]
+                    row = (await self._run_together([entry], one_core))[0]
                 except RunHung:
                     raise
                 except Exception as again:
@@ -356,13 +395,16 @@ class Batcher:
         if not answered and self._check is not None:
             await self._in_worker(self._check)
 
-    async def _run_together(self, batch: Sequence[Entry]) -> Probabilities:
+    async def _run_together(self, batch: Sequence[Entry], one_core: bool) -> Probabilities:
         """One run of these images, which is written down in the timings of each."""
         began = time.monotonic()
         for entry in batch:
             entry.timings.running, entry.timings.batch = began, len(batch)
-        rows = await self._in_worker(_join_and_run, batch)
+        rows, worked = await self._in_worker(_join_and_run, batch, one_core)
         ended = time.monotonic()
+        self._scheduler.record(
+            batch[0].crops, len(batch), one_core=one_core, passed=ended - began, worked=worked
+        )
         for entry in batch:
             entry.timings.answered = ended
         if self._on_run is not None:
@@ -373,7 +415,7 @@ class Batcher:
         return rows
 
     async def _in_worker(self, work: Callable[..., T], *arguments: object) -> T:
-        """`work`'s result, from the worker thread, or `RunHung`."""
+        """`work`'s result, from a worker thread, or `RunHung`."""
         run = asyncio.get_running_loop().run_in_executor(self._worker, work, *arguments)
         await asyncio.wait([run], timeout=self._run_timeout)
         if not run.done():
@@ -398,12 +440,20 @@ class Batcher:
         self._answered, self._returned = len(batch), 0
 
 
-def _join_and_run(batch: Sequence[Entry]) -> Probabilities:
-    """In the worker thread: the one copy, then the engine."""
-    rows = batch[0].run(np.stack([entry.pixels for entry in batch]), batch[0].crops)
+def _join_and_run(batch: Sequence[Entry], one_core: bool) -> tuple[Probabilities, float]:
+    """In a worker thread: the one copy, then the engine; and the thread's seconds of CPU."""
+    how = {"one_core": True} if one_core else {}
+    began = time.thread_time()
+    rows = batch[0].run(np.stack([entry.pixels for entry in batch]), batch[0].crops, **how)
     if len(rows) != len(batch):
         raise RuntimeError(f"{len(batch)} images went in, {len(rows)} rows came out")
-    return rows
+    return rows, time.thread_time() - began
+
+
+def _refuse_all(entries: Iterable[Entry]) -> None:
+    """Answer those who wait for a run that will not come."""
+    for entry in entries:
+        refuse(entry, NotReady("The service has stopped. Try again shortly."))
 
 
 def _recent(before: float, newest: float) -> float:

@@ -57,9 +57,10 @@ class Classifier:
         """`on_run` and `on_death` are those of `Batcher`."""
         self.engine = engine  # may be replaced: requests that came before keep theirs
         self.batcher = Batcher(
-            lambda images, crops: self.engine.run(images, crops),
+            lambda images, crops, **how: self.engine.run(images, crops, **how),
             max_batch=limits.max_batch,
             max_queue=limits.max_queue,
+            cores=engine.cores,
             max_delay=limits.max_delay,
             run_timeout=limits.run_timeout,
             check=lambda: self.engine.check(),

@@ -4,6 +4,9 @@ uint8 images -> float32 probabilities, in ONNX Runtime, on the device that the o
 Some execution providers run only batches of a few sizes, padded up to them (`fixed_sizes` in
 providers.py).  All sizes run once at load, the largest first, so that what does not fit into the
 memory is known before the service is ready.
+
+On a CPU there are two sessions on the same file: one whose runs take all cores, and one whose runs
+take the core that calls, so that each core can run a batch of its own.
 """
 
 from bisect import bisect_left
@@ -15,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from service.cgroups import cpu_quota
 from service.errors import ModelUnusable, ProviderUnusable
 from service.inference import model_file
 from service.inference.model_file import Label, Model
@@ -33,10 +37,12 @@ from service.inference.providers import (
 __all__ = ["Engine", "Label", "Model", "batch_sizes", "inspect", "padded"]
 
 MAX_BATCH = 16  # images; the service's own default
+# Bytes of a model file that two sessions may hold, each with weights of its own.
+LARGEST_TWICE = 64 * 2**20
 
 
 class Engine:
-    """One session on one model file; `load` builds it, `run` may be called from any thread."""
+    """One model file in sessions; `load` builds it, `run` may be called from any thread."""
 
     def __init__(
         self,
@@ -47,14 +53,19 @@ class Engine:
         device: str,
         failures: tuple[type[Exception], ...],
         sizes: Sequence[int] = (),
+        one_core: Any = None,
+        cores: int = 1,
     ) -> None:
         """
-        `device` is the operator's choice, `failures` are the runtime's own exceptions.
+        `device` is the operator's choice, `failures` are the runtime's own exceptions; `one_core`
+        is a second session whose runs take one core, of which `cores` may be under way at once.
 
         `sizes`, rising, are the only batches that will run; without any, each runs as it comes.
         """
         self._session = session
+        self._one_core = one_core or session
         self._failures = failures
+        self.cores = cores
         self.sizes = tuple(sizes)
         self.model = model
         self.device_requested = device
@@ -92,6 +103,7 @@ class Engine:
                 try:
                     session = _session(runtime, provider, path, threads, gpu_memory_limit)
                     model = _model(path, sha256, session)
+                    cores = _cores(provider, path, threads)
                     engine = cls(
                         session,
                         model,
@@ -99,6 +111,8 @@ class Engine:
                         device=device,
                         failures=failures(runtime),
                         sizes=batch_sizes(max_batch) if provider.fixed_sizes else (),
+                        one_core=_session(runtime, CPU, path, 1, 0) if cores > 1 else None,
+                        cores=cores,
                     )
                     engine.prove()
                 except ProviderUnusable as error:
@@ -112,36 +126,46 @@ class Engine:
                     return engine
         raise ValueError(f"device {device!r} is not one of {', '.join(devices())}")
 
-    def run(self, images: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
-        """uint8 `(N, 256, 256, 3)` to float32 `(N, classes)`, the mean over `crops` views."""
-        return self._outputs(images, crops, ["probabilities"])[0]
+    def run(
+        self, images: NDArray[np.uint8], crops: int, *, one_core: bool = False
+    ) -> NDArray[np.float32]:
+        """uint8 `(N, 256, 256, 3)` to float32 `(N, classes)`, the mean over `crops` views, on all
+        cores or on one."""
+        return self._outputs(images, crops, ["probabilities"], one_core)[0]
 
-    def run_views(self, images: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
+    def run_views(
+        self, images: NDArray[np.uint8], crops: int, *, one_core: bool = False
+    ) -> NDArray[np.float32]:
         """`run` with its views: float32 `(N, 1 + V, classes)`, the mean first, then the V views in
         the order of the model file, all from the same run."""
-        mean, views = self._outputs(images, crops, ["probabilities", "view_probabilities"])
+        names = ["probabilities", "view_probabilities"]
+        mean, views = self._outputs(images, crops, names, one_core)
         return np.concatenate([mean[:, np.newaxis], views], axis=1)
 
     def _outputs(
-        self, images: NDArray[np.uint8], crops: int, names: list[str]
+        self, images: NDArray[np.uint8], crops: int, names: list[str], one_core: bool
     ) -> list[NDArray[np.float32]]:
         """The outputs of these names, from several runs if there are more images than the largest
         of `sizes`."""
         if not self.sizes:
-            return self._run(images, crops, names)
+            return self._run(images, crops, names, one_core)
         step = self.sizes[-1]
         parts = [images[i : i + step] for i in range(0, max(1, len(images)), step)]
         runs = [
-            [output[: len(part)] for output in self._run(padded(part, self.sizes), crops, names)]
+            [
+                output[: len(part)]
+                for output in self._run(padded(part, self.sizes), crops, names, one_core)
+            ]
             for part in parts
         ]
         return runs[0] if len(runs) == 1 else [*map(np.concatenate, zip(*runs, strict=True))]
 
     def _run(
-        self, images: NDArray[np.uint8], crops: int, names: list[str]
+        self, images: NDArray[np.uint8], crops: int, names: list[str], one_core: bool
     ) -> list[NDArray[np.float32]]:
         feeds = {"images": images, "crops": np.array(crops, np.int64)}
-        outputs: list[NDArray[np.float32]] = self._session.run(names, feeds)
+        session = self._one_core if one_core else self._session
+        outputs: list[NDArray[np.float32]] = session.run(names, feeds)
         return outputs
 
     def prove(self) -> None:
@@ -234,6 +258,13 @@ def _session(
     if provider == CPU:
         return _cpu_session(runtime, path, session_options(runtime, CPU, threads))
     return create_session(runtime, provider, path, threads, memory_limit)
+
+
+def _cores(provider: Provider, path: Path, threads: int) -> int:
+    """How many runs may be under way at once, each on one core."""
+    if provider != CPU or path.stat().st_size > LARGEST_TWICE:
+        return 1
+    return threads or cpu_quota()
 
 
 def _cpu_session(runtime: ModuleType, path: Path, options: Any) -> Any:

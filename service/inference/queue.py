@@ -19,7 +19,8 @@ from service.inference.predictions import Probabilities
 from service.inference.timings import StageTimings
 
 Pixels = NDArray[np.uint8]
-Run = Callable[[Pixels, int], Probabilities]  # images and crops to a row for each image
+# Images and crops to a row for each image; with `one_core=True` on one core, otherwise on all.
+Run = Callable[..., Probabilities]
 
 LATE = "The time allowed passed while the image waited for its turn. Try again, or allow more time."
 

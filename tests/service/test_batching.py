@@ -39,6 +39,7 @@ class Gate:
 
     def __init__(self, *, opened: bool = False) -> None:
         self.batches: list[tuple[list[int], int]] = []
+        self.on_one_core: list[bool] = []  # of each batch
         self.checks = 0
         self.broken = False
         self.deaths: list[str] = []
@@ -48,9 +49,12 @@ class Gate:
         if opened:
             self.open.set()
 
-    def __call__(self, images: Pixels, crops: int) -> NDArray[np.float32]:
+    def __call__(
+        self, images: Pixels, crops: int, *, one_core: bool = False
+    ) -> NDArray[np.float32]:
         marks = [int(mark) for mark in images[:, 0, 0, 0]]
         self.batches.append((marks, crops))
+        self.on_one_core.append(one_core)
         self.entered.release()
         assert self.open.wait(PATIENCE)
         self.during()
@@ -78,6 +82,7 @@ def play(
     opened: bool = False,
     max_batch: int = 4,
     max_queue: int = 8,
+    cores: int = 1,
     max_delay: float = 0.0,
     run_timeout: float | None = None,
 ) -> Gate:
@@ -89,6 +94,7 @@ def play(
             gate,
             max_batch=max_batch,
             max_queue=max_queue,
+            cores=cores,
             max_delay=max_delay,
             run_timeout=run_timeout,
             check=gate.check,
@@ -713,3 +719,112 @@ def test_no_batch_lingers_while_others_wait_for_the_engine() -> None:
             )
 
     assert sorted(play(scene, opened=True).batches[1:]) == [([2], 10), ([3], 1)]
+
+
+async def two_runs(batcher: Batcher, gate: Gate, *marks: int) -> list[asyncio.Task[Any]]:
+    """Two images each on a core of its own, both inside the network."""
+    with batcher.reserve(2) as places:
+        places.release()
+        tasks = await ask(batcher, *marks)
+    await gate.running()
+    await gate.running()
+    return tasks
+
+
+def test_a_lone_image_takes_all_cores_and_the_next_one_waits() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        tasks = await ask(batcher, 1)
+        await gate.running()
+        tasks += await ask(batcher, 2)
+        await turns()
+        assert gate.batches == [([1], 10)]
+        gate.open.set()
+        await asyncio.gather(*tasks)
+
+    gate = play(scene, cores=2)
+
+    assert gate.batches == [([1], 10), ([2], 10)]
+    assert gate.on_one_core == [False, False]
+
+
+def test_images_that_wait_are_run_at_the_same_time_one_core_each() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        tasks = await two_runs(batcher, gate, 1, 2)
+        later = await ask(batcher, 3, 4, 5)
+        await turns()
+        assert len(gate.batches) == 2
+        gate.open.set()
+        answers = await asyncio.gather(*tasks, *later)
+        assert [answer.tolist() for answer in answers] == [[float(m)] for m in range(1, 6)]
+
+    gate = play(scene, cores=2)
+
+    assert sorted(gate.batches[:2]) == [([1], 10), ([2], 10)]
+    assert gate.on_one_core[:2] == [True, True]
+    assert sorted(mark for marks, _ in gate.batches[2:] for mark in marks) == [3, 4, 5]
+
+
+def test_a_run_that_fails_on_one_core_harms_none_on_another() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        unlucky, lucky = await two_runs(batcher, gate, 13, 14)
+        gate.open.set()
+        with pytest.raises(ArithmeticError):
+            await unlucky
+        assert (await lucky).tolist() == [14.0]
+        assert (await batcher.submit(image(15), 10)).tolist() == [15.0]
+
+    assert play(scene, cores=2).checks == 1
+
+
+@pytest.mark.parametrize("ended_by", ["hang", "abandon"])
+def test_the_end_of_the_dispatcher_ends_all_runs(ended_by: str) -> None:
+    """Of two that are under way: a thread that hangs keeps nobody waiting for the other."""
+
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        tasks = await two_runs(batcher, gate, 1, 2)
+        tasks += await ask(batcher, 3)
+        if ended_by == "abandon":
+            batcher.abandon("too late")
+
+        failures = await asyncio.gather(*tasks, return_exceptions=True)
+
+        assert [type(failure) for failure in failures] == [NotReady] * 3
+        assert not batcher.alive
+
+    timeout = 0.05 if ended_by == "hang" else None
+    (reason,) = play(scene, cores=2, run_timeout=timeout).deaths
+    assert reason == (
+        "too late" if timeout is None else "RunHung: a run has not come back in 0.05 s"
+    )
+
+
+def test_stopping_waits_for_the_runs_of_all_cores() -> None:
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        tasks = await two_runs(batcher, gate, 1, 2)
+        stopping = asyncio.create_task(batcher.stop())
+        await turns()
+        assert not stopping.done()
+        gate.open.set()
+        await stopping
+        assert all(task.done() for task in tasks)
+
+    play(scene, cores=2)
+
+
+def test_on_many_cores_single_images_and_large_requests_still_take_turns() -> None:
+    """Each core's batch of one is of the other kind than the last one."""
+
+    async def scene(batcher: Batcher, gate: Gate) -> None:
+        tasks = await two_runs(batcher, gate, 1, 2)
+        for mark in (3, 4):
+            tasks.append(asyncio.create_task(batcher.submit(image(mark), 10)))
+            large = batcher.submit(image(10 * mark), 10, alone=False)
+            tasks.append(asyncio.create_task(large))
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(*tasks)
+
+    batches = play(scene, cores=2, max_batch=1).batches
+
+    assert [marks[0] >= 30 for marks, _ in batches[2:]].count(True) == 2
+    assert len({marks[0] >= 30 for marks, _ in batches[2:4]}) == 2

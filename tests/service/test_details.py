@@ -372,7 +372,7 @@ def play(model: Path, scene: Callable[[Classifier], Awaitable[T]]) -> T:
 
     async def whole() -> T:
         classifier = Classifier(
-            Engine.load(model, device="cpu"),
+            Engine.load(model, device="cpu", threads=1),
             Limits(
                 max_batch=4,
                 max_queue=256,

@@ -330,3 +330,26 @@ def test_a_missing_runtime_is_one_sentence_that_names_the_extras(tiny_model: Pat
 
 def test_the_bundled_model_is_smaller_than_16_megabytes(bundled_model: Path) -> None:
     assert bundled_model.stat().st_size < 16_000_000
+
+
+def test_runs_on_one_core_answer_as_those_on_all(tiny_model: Path) -> None:
+    """And several may be under way at once."""
+    two = Engine.load(tiny_model, device="cpu", threads=2)
+    expected = two.run(IMAGES, 10)
+
+    with ThreadPoolExecutor(two.cores) as pool:
+        answers = list(pool.map(lambda _: two.run(IMAGES, 10, one_core=True), range(6)))
+
+    assert two.cores == 2
+    for answer in answers:
+        np.testing.assert_allclose(answer, expected, atol=1e-6)
+    with_views = two.run_views(IMAGES, 10, one_core=True)
+    np.testing.assert_allclose(with_views[:, 0], expected, atol=1e-6)
+
+
+def test_weights_are_held_twice_only_where_they_are_small_and_it_pays(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Engine.load(tiny_model, device="cpu", threads=1).cores == 1
+    monkeypatch.setattr("service.inference.engine.LARGEST_TWICE", 1000)
+    assert Engine.load(tiny_model, device="cpu", threads=2).cores == 1

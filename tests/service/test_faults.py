@@ -197,7 +197,7 @@ def _prepared(status: Path) -> bool:
 def test_a_dispatcher_that_dies_ends_the_server_and_nobody_waits_for_it(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def dying(batcher: Batcher, batch: Sequence[Entry]) -> None:
+    async def dying(batcher: Batcher, batch: Sequence[Entry], one_core: bool) -> None:
         raise LookupError("a fault of the dispatcher's own")
 
     monkeypatch.setattr(Batcher, "_serve", dying)

@@ -134,11 +134,11 @@ class Gate:
         for name in ("run", "run_views"):
             setattr(engine, name, partial(self._pass, getattr(engine, name)))
 
-    def _pass(self, run: Callable[..., Any], *given: Any) -> Any:
+    def _pass(self, run: Callable[..., Any], *images: Any, **how: Any) -> Any:
         if not self._open.is_set():
             self._arrived.release()
             assert self._open.wait(PATIENCE), "the gate was not opened"
-        return run(*given)
+        return run(*images, **how)
 
     @contextmanager
     def closed(self) -> Iterator["Gate"]:

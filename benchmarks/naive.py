@@ -1,0 +1,38 @@
+"""
+The naive server that the service is compared with: FastAPI's thread pool, one run a request.
+
+    NAIVE_MODEL=service/bundled/alexnet.onnx NAIVE_CROPS=ten uvicorn benchmarks.naive:app
+
+It has what such a server has to have and nothing else: no queue, no limits, no health checks.  All
+that helps it is given to it: the same file, the same options, an upload that FastAPI parses.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from fastapi import FastAPI, UploadFile
+from PIL import Image
+
+from service.inference.engine import inspect
+from service.inference.providers import session_options
+
+model = inspect(Path(os.environ["NAIVE_MODEL"]))
+crops = np.array(model.crops[os.environ.get("NAIVE_CROPS", "ten")])
+session = onnxruntime.InferenceSession(model.path, session_options(onnxruntime))
+app = FastAPI()
+
+
+@app.post("/v1/predict")
+def predict(file: UploadFile) -> list[dict[str, object]]:
+    image = Image.open(file.file).convert("RGB")
+    scale = 256 / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.BILINEAR)
+    left, top = (image.width - 256) // 2, (image.height - 256) // 2
+    pixels = np.asarray(image.crop((left, top, left + 256, top + 256)))[np.newaxis]
+    (probabilities,) = session.run(["probabilities"], {"images": pixels, "crops": crops})
+    best = probabilities[0].argsort()[:-6:-1]
+    return [
+        {"label": model.labels[i].name, "probability": float(probabilities[0, i])} for i in best
+    ]
