@@ -22,8 +22,8 @@ from fastapi_offline import FastAPIOffline
 from service.errors import SettingsInvalid
 from service.http import middleware, server
 from service.http.access import Keys
-from service.http.middleware import errors, headers, tracing
-from service.http.middleware.admission import Admission
+from service.http.middleware import tracing
+from service.http.middleware.access_log import SECURITY_HEADERS
 from service.http.routes import docs, health, open_inference, page, torchserve, v1
 from service.http.server.reload import Reloader
 from service.http.state import ServiceState
@@ -83,9 +83,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         telemetry=tracing.telemetry(tracer),
     )
     app.state.service = state
-    app.add_middleware(Admission, state=state, paths=paths)
-    errors.install(app)
-    guards = middleware.install(app, state, metrics, tracer)
+    guards = middleware.install(app, state, metrics, paths, tracer)
     for module in classifying:
         app.include_router(module.router, dependencies=guards)
     for open_to_all in (
@@ -132,7 +130,7 @@ class Server(uvicorn.Server):
                     max_connections=server.within_file_limit(settings.max_connections),
                     max_connections_per_address=settings.max_connections_per_address,
                 ),
-                headers=headers.SECURITY_HEADERS,
+                headers=SECURITY_HEADERS,
                 admin_port=self._state.admin_port,
             ),
             ssl_certfile=settings.ssl_certfile,

@@ -1,27 +1,37 @@
 """
 Prometheus metrics: requests and runs are counted as they pass, gauges are read on demand.
 
-The parts that are measured do not know of it: `Metrics.count` gets each request that was answered,
-`Metrics.ran` each run of the network, and `read` returns the state of the service.  Triton's names
-are there too, for dashboards that ask for them.
+`Metrics.count` gets each request that was answered, `Metrics.ran` each run of the network, and
+`read` returns the state of the service.  Triton's names are there too, for dashboards that ask for
+them: as in an ensemble of Triton's, `alexnet_image` decodes and then asks `alexnet`.  A request to
+the first is one to the second too, where it begins when its image is decoded.  A request that is
+not answered counts only for the model that it asked for.
 """
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Histogram, Metric, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, UnknownMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
-from service.telemetry import triton_metrics
-from service.telemetry.request_record import IMAGE_MODEL, TENSOR_MODEL, RequestRecord
-from service.telemetry.triton_metrics import Statistics
+from service.telemetry.request_record import IMAGE_MODEL, TENSOR_MODEL, VERSION, RequestRecord
 
 OPEN_METRICS: Final = "application/openmetrics-text"
+OK: Final = 200
 
 # Labels are kept for good: any other method is counted under one name.
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -58,6 +68,185 @@ class Snapshot:
     facts: Mapping[str, str]  # provider, device requested, model
 
 
+@dataclass(slots=True)
+class Statistics:
+    """What one model has done since the start, in Triton's terms; durations are sums over requests
+    in nanoseconds, of each the times of the image that was answered last."""
+
+    success: int = 0  # requests answered with 200
+    success_ns: int = 0  # of those, from the headers to the answer
+    failure: int = 0  # other requests that asked for it
+    failure_ns: int = 0
+    inferences: int = 0  # images answered
+    executions: int = 0  # runs of the network; of alexnet_image, requests
+    input_ns: int = 0  # reading and decoding
+    queue_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0  # from the end of the run to the answer
+    last: int = 0  # ms since 1970, of the last request
+    batches: dict[int, tuple[int, int]] = field(default_factory=dict)  # size: runs, nanoseconds
+
+    def ran(self, images: int, seconds: float) -> None:
+        """Count a run of the network."""
+        self.executions += 1
+        runs, before = self.batches.get(images, (0, 0))
+        self.batches[images] = runs + 1, before + _ns(seconds)
+
+    def failed(self, record: RequestRecord) -> None:
+        """Count a request that was not answered with 200."""
+        self.failure += 1
+        self.failure_ns += _ns((record.ended or record.began) - record.began)
+        self.last = _now()
+
+    def succeeded(self, record: RequestRecord, *, from_pixels: bool) -> None:
+        """Count a request; `from_pixels` leaves out what came before its image was pixels."""
+        if (last := record.last) is None:  # it had no image
+            return
+        moments = (record.began, last.decoded, last.running, last.answered, record.ended)
+        # Each at least the one before: two clocks of different fineness may have been read.
+        began, *after = accumulate((moment or 0.0 for moment in moments), max)
+        decoded, running, answered, ended = after
+        if from_pixels:
+            began = decoded
+        self.success += 1
+        self.success_ns += _ns(ended - began)
+        self.input_ns += _ns(decoded - began)
+        self.queue_ns += _ns(running - decoded)
+        self.infer_ns += _ns(answered - running)
+        self.output_ns += _ns(ended - answered)
+        self.inferences += record.outcomes.count(None)
+        self.last = _now()
+
+
+# Triton's names are those of counters, but without the ending that the formats demand of these.
+TRITON: Final[Mapping[str, tuple[str, Callable[[Statistics], float]]]] = {
+    "request_success": ("Requests answered.", lambda model: model.success),
+    "request_failure": (
+        "Requests that asked for it and got no answer.",
+        lambda model: model.failure,
+    ),
+    "count": ("Images answered.", lambda model: model.inferences),
+    "exec_count": ("Runs; of alexnet_image, requests.", lambda model: model.executions),
+    "request_duration_us": ("Of requests answered.", lambda model: model.success_ns // 1000),
+    "queue_duration_us": ("In the queue.", lambda model: model.queue_ns // 1000),
+    "compute_input_duration_us": ("Reading and decoding.", lambda model: model.input_ns // 1000),
+    "compute_infer_duration_us": ("In the network.", lambda model: model.infer_ns // 1000),
+    "compute_output_duration_us": ("From run to answer.", lambda model: model.output_ns // 1000),
+}
+
+
+class Metrics(Collector):
+    """The metrics of one application, in a registry of its own."""
+
+    def __init__(self, read: Callable[[], Snapshot], routes: Collection[str] = ()) -> None:
+        """`routes` are paths that may be answered before the router has named them: those that
+        classify, which a full queue refuses early."""
+        self._read = read
+        self._routes = {
+            path: TENSOR_MODEL if f"/models/{TENSOR_MODEL}/" in path else IMAGE_MODEL
+            for path in routes
+        }
+        self.statistics = {model: Statistics() for model in (TENSOR_MODEL, IMAGE_MODEL)}
+        self._registry = CollectorRegistry()
+        # One more series for each, which would be stored and never read.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        counter = partial(Counter, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry, buckets=SECONDS)
+        self._requests = counter(
+            "alexnet_http_requests",
+            "Requests answered, by the route's path, method and status.",
+            ["route", "method", "status"],
+        )
+        self._errors = counter(
+            "alexnet_http_errors",
+            "Requests answered with an error, by the route's path and the error's code.",
+            ["route", "reason"],
+        )
+        self._images = counter(
+            "alexnet_images",
+            "Images answered, refused, failed or abandoned, and the error's code.",
+            ["outcome", "reason"],
+        )
+        self._request_seconds = histogram(
+            "alexnet_request_duration_seconds",
+            "From a request's headers to its answer's end, if it asked for classes and was not "
+            "refused.",
+            ["route"],
+        )
+        self._decode_seconds = histogram(
+            "alexnet_decode_duration_seconds", "Decoding an image, and waiting for a decoder."
+        )
+        self._queue_seconds = histogram(
+            "alexnet_queue_duration_seconds", "From an image's decoding to its batch's start."
+        )
+        self._run_seconds = histogram(
+            "alexnet_run_duration_seconds", "A run of the network, of one batch."
+        )
+        self._batches = histogram(
+            "alexnet_batch_images", "Images in a run of the network.", buckets=BATCHES
+        )
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def ran(self, images: int, seconds: float) -> None:
+        """Count a run of the network."""
+        self._run_seconds.observe(seconds)
+        self._batches.observe(images)
+        self.statistics[TENSOR_MODEL].ran(images, seconds)
+
+    def count(self, scope: Scope, record: RequestRecord) -> None:
+        """Count a request that was answered."""
+        # The router writes the route into the scope, if it finds one.
+        route = getattr(scope.get("route"), "path", None)
+        path, method = scope["path"], scope["method"]
+        label = route or (path if path in self._routes else OTHER)
+        self._requests.labels(label, method if method in METHODS else OTHER, record.status).inc()
+        if record.code is not None:
+            self._errors.labels(label, record.code).inc()
+        model = record.model
+        if model is None and record.status == 503:  # refused at admission
+            model = self._routes.get(path)
+        if model is not None:
+            self._count_for_triton(record, model)
+        if record.images:
+            self._count_images(record)
+        if record.model and record.ended and _outcome(record.code) != "refused":
+            self._request_seconds.labels(label).observe(record.ended - record.began)
+
+    def text(self, accept: str = "") -> tuple[bytes, str]:
+        """All metrics and their media type: OpenMetrics 1.0.0 if it is accepted, or 0.0.4."""
+        # Not the header itself: a client does not choose what is parsed as a version, or echoed.
+        encode, media_type = choose_encoder(OPEN_METRICS if OPEN_METRICS in accept else "")
+        return encode(self._registry), media_type
+
+    def collect(self) -> Iterator[Metric]:
+        """What the registry asks for each time: what is read on demand."""
+        yield from _gauges(now := self._read())
+        yield from _triton_families(self.statistics, now.pending)
+
+    def _count_for_triton(self, record: RequestRecord, model: str) -> None:
+        if record.status != OK:
+            self.statistics[model].failed(record)
+            return
+        if model == IMAGE_MODEL:
+            self.statistics[IMAGE_MODEL].executions += 1
+            self.statistics[IMAGE_MODEL].succeeded(record, from_pixels=False)
+        self.statistics[TENSOR_MODEL].succeeded(record, from_pixels=model == IMAGE_MODEL)
+
+    def _count_images(self, record: RequestRecord) -> None:
+        for code in record.outcomes or [record.code] * len(record.images):
+            # Of v2's rows that are well none is answered if one is not.
+            reason = code or record.code
+            self._images.labels(_outcome(reason), reason or "").inc()
+        for timings in record.images:
+            if timings.decoded is None:
+                continue
+            if timings.began is not None and record.model == IMAGE_MODEL:
+                self._decode_seconds.observe(timings.decoded - timings.began)
+            if timings.running is not None:
+                self._queue_seconds.observe(timings.running - timings.decoded)
+
+
 def _gauges(now: Snapshot) -> Iterator[Metric]:
     """The gauges of a snapshot, one family after the other."""
     for name, text, value in (
@@ -87,142 +276,30 @@ def _gauges(now: Snapshot) -> Iterator[Metric]:
     yield InfoMetricFamily("alexnet", "What computes, and with which model.", value=dict(now.facts))
 
 
-class Metrics(Collector):
-    """The metrics of one application, in a registry of its own."""
-
-    def __init__(self, read: Callable[[], Snapshot], routes: Collection[str] = ()) -> None:
-        """`routes` are paths that may be answered before the router has named them: those that
-        classify, which a full queue refuses early."""
-        self._read = read
-        self._routes = {
-            path: TENSOR_MODEL if f"/models/{TENSOR_MODEL}/" in path else IMAGE_MODEL
-            for path in routes
-        }
-        self._registry = CollectorRegistry()
-        self.statistics = {model: Statistics() for model in (TENSOR_MODEL, IMAGE_MODEL)}
-        self._requests: Counter[tuple[str, str, str]] = Counter()
-        self._errors: Counter[tuple[str, str]] = Counter()
-        self._images: Counter[str | None] = Counter()
-        self._request_seconds = Histogram(
-            "alexnet_request_duration_seconds",
-            "From a request's headers to its answer's end, if it asked for classes and was not "
-            "refused.",
-            ["route"],
-            buckets=SECONDS,
-            registry=None,
-        )
-        self._decode_seconds = _histogram(
-            "alexnet_decode_duration_seconds", "Decoding an image, and waiting for a decoder."
-        )
-        self._queue_seconds = _histogram(
-            "alexnet_queue_duration_seconds", "From an image's decoding to its batch's start."
-        )
-        self._run_seconds = _histogram(
-            "alexnet_run_duration_seconds", "A run of the network, of one batch."
-        )
-        self._batches = _histogram(
-            "alexnet_batch_images", "Images in a run of the network.", BATCHES
-        )
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
-
-    def ran(self, images: int, seconds: float) -> None:
-        """Count a run of the network."""
-        self._run_seconds.observe(seconds)
-        self._batches.observe(images)
-        self.statistics[TENSOR_MODEL].ran(images, seconds)
-
-    def count(self, scope: Scope, record: RequestRecord) -> None:
-        """Count a request that was answered."""
-        # The router writes the route into the scope, if it finds one.
-        route = getattr(scope.get("route"), "path", None)
-        path, method = scope["path"], scope["method"]
-        label = route or (path if path in self._routes else OTHER)
-        self._requests[label, method if method in METHODS else OTHER, str(record.status)] += 1
-        if record.code is not None:
-            self._errors[label, record.code] += 1
-        model = record.model
-        if model is None and record.status == 503:  # refused at admission
-            model = self._routes.get(path)
-        if model is not None:
-            triton_metrics.count(self.statistics, record, model)
-        if record.images:
-            self._count_images(record)
-        if record.model and record.ended and _outcome(record.code) != "refused":
-            self._request_seconds.labels(label).observe(record.ended - record.began)
-
-    def text(self, accept: str = "") -> tuple[bytes, str]:
-        """All metrics and their media type: OpenMetrics 1.0.0 if it is accepted, or 0.0.4."""
-        # Not the header itself: a client does not choose what is parsed as a version, or echoed.
-        encode, media_type = choose_encoder(OPEN_METRICS if OPEN_METRICS in accept else "")
-        return encode(self._registry), media_type
-
-    def collect(self) -> Iterator[Metric]:
-        """What the registry asks for each time."""
-        yield from self._counters()
-        yield from self._histograms()
-        yield from _gauges(now := self._read())
-        yield from triton_metrics.families(self.statistics, now.pending)
-
-    def _count_images(self, record: RequestRecord) -> None:
-        for code in record.outcomes or [record.code] * len(record.images):
-            # Of v2's rows that are well none is answered if one is not.
-            self._images[code or record.code] += 1
-        for timings in record.images:
-            if timings.decoded is None:
-                continue
-            if timings.began is not None and record.model == IMAGE_MODEL:
-                self._decode_seconds.observe(timings.decoded - timings.began)
-            if timings.running is not None:
-                self._queue_seconds.observe(timings.running - timings.decoded)
-
-    def _histograms(self) -> Iterator[Metric]:
-        for histogram in (
-            self._request_seconds,
-            self._decode_seconds,
-            self._queue_seconds,
-            self._run_seconds,
-            self._batches,
-        ):
-            for metric in histogram.collect():
-                # One more series for each, which would be stored and never read.
-                metric.samples = [
-                    sample for sample in metric.samples if not sample.name.endswith("_created")
-                ]
-                yield metric
-
-    def _counters(self) -> Iterator[Metric]:
-        requests = CounterMetricFamily(
-            "alexnet_http_requests",
-            "Requests answered, by the route's path, method and status.",
-            labels=["route", "method", "status"],
-        )
-        for labels, count in self._requests.items():
-            requests.add_metric(labels, count)
-        yield requests
-        errors = CounterMetricFamily(
-            "alexnet_http_errors",
-            "Requests answered with an error, by the route's path and the error's code.",
-            labels=["route", "reason"],
-        )
-        for words, count in self._errors.items():
-            errors.add_metric(words, count)
-        yield errors
-        images = CounterMetricFamily(
-            "alexnet_images",
-            "Images answered, refused, failed or abandoned, and the error's code.",
-            labels=["outcome", "reason"],
-        )
-        for code, count in self._images.items():
-            images.add_metric([_outcome(code), code or ""], count)
-        yield images
-
-
-def _histogram(name: str, text: str, buckets: Sequence[float] = SECONDS) -> Histogram:
-    return Histogram(name, text, buckets=buckets, registry=None)
+def _triton_families(statistics: Mapping[str, Statistics], pending: int) -> Iterator[Metric]:
+    """Triton's counters, and its gauge of pending requests, which counts `pending` images here."""
+    labels = ["model", "version"]
+    for name, (text, value) in TRITON.items():
+        sums = UnknownMetricFamily(f"nv_inference_{name}", text, labels=labels)
+        for model, of_model in statistics.items():
+            sums.add_metric([model, VERSION], value(of_model))
+        yield sums
+    waiting = GaugeMetricFamily(
+        "nv_inference_pending_request_count", "Images accepted and unanswered.", labels=labels
+    )
+    waiting.add_metric([TENSOR_MODEL, VERSION], pending)
+    yield waiting
 
 
 def _outcome(code: str | None) -> str:
     if code is None:
         return "answered"
     return "abandoned" if code in ABANDONED else "failed" if code in FAILED else "refused"
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -1,8 +1,8 @@
 """
 Everything recorded about one request, for the log, metrics, spans and headers.
 
-The outermost middleware opens the record and puts it into the scope; whatever learns something
-writes it there.
+The outermost middleware opens the record and puts it into the scope; the parts that the request
+passes add what they learn.
 """
 
 from collections.abc import MutableMapping
@@ -19,6 +19,7 @@ KEY: Final = "alexnet.record"  # in a scope
 # it decodes first.
 TENSOR_MODEL: Final = "alexnet"
 IMAGE_MODEL: Final = "alexnet_image"
+VERSION: Final = "1"  # of both models; which file answers is in their configuration
 
 
 @dataclass(slots=True)
@@ -28,7 +29,7 @@ class RequestRecord:
     request_id: str
     began: float
     read: float | None = None  # when its body was there
-    model: str | None = None  # TENSOR_MODEL or IMAGE_MODEL, if it wants something classified
+    model: str | None = None  # TENSOR_MODEL or IMAGE_MODEL, of a request to classify
     images: list[StageTimings] = field(default_factory=list)
     outcomes: list[str | None] = field(default_factory=list)  # of each image: None, or the code
     status: int = 0

@@ -14,8 +14,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from starlette.responses import Response
 from starlette.types import Scope
 
 from service.http.middleware import access_log
@@ -23,6 +25,7 @@ from service.http.routes import health
 from service.inference.decoding_pool import DecodingPool
 from service.inference.timings import StageTimings
 from service.telemetry import logs
+from service.telemetry.metrics import Metrics
 from service.telemetry.request_record import RequestRecord
 from tests.support.commands import alexnet
 from tests.support.images import image
@@ -422,9 +425,9 @@ def test_the_sum_of_refusals_is_nobodys_request(monkeypatch: pytest.MonkeyPatch)
 
     async def refused_twice() -> None:
         logs.ABOUT.set({"request_id": "the first"})
-        tell = access_log.AccessLog()
-        tell(scope, RequestRecord("the first", 0.0))
-        tell(scope, RequestRecord("the second", 0.0))
+        middleware = access_log.AccessLog(Response(status_code=503), Metrics(Mock()))
+        middleware.log(scope, RequestRecord("the first", 0.0))
+        middleware.log(scope, RequestRecord("the second", 0.0))
         async with asyncio.timeout(PATIENCE):
             while not lines.getvalue():  # noqa: ASYNC110  written by a timer
                 await asyncio.sleep(0.01)

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
 from robustness import chaos
-from service.http.middleware.headers import SECURITY_HEADERS
+from service.http.middleware.access_log import SECURITY_HEADERS
 from service.http.server import PIPELINE, REFUSED, Connection, Limits, protocol
 from service.http.server.flow import DRAIN
 from tests.support.images import image

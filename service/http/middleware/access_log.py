@@ -1,5 +1,6 @@
 """
-The access log, and what else is recorded of every answer: `X-Request-ID`, `Server-Timing`, metrics.
+The access log, and what else every answer has: metrics, `X-Request-ID`, `Server-Timing` and the
+security headers.
 
 The log has a line for each answer, but one line a second for all that a full queue refuses, with
 their number: under overload each line costs 80 us, as much as the refusal itself.
@@ -10,7 +11,6 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
 from contextvars import Context
 from typing import Any, Final
 from urllib.parse import quote
@@ -19,9 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.inference.timings import StageTimings
 from service.telemetry.logs import ABOUT
+from service.telemetry.metrics import Metrics
 from service.telemetry.request_record import KEY, RequestRecord
-
-Observer = Callable[[Scope, RequestRecord], None]  # a request, and what is recorded of it
 
 QUIET: Final = "alexnet.quiet"  # in a scope: its answer is only counted in the log
 PAUSE: Final = 1.0  # seconds between two lines with the number of refusals
@@ -29,19 +28,30 @@ PAUSE: Final = 1.0  # seconds between two lines with the number of refusals
 REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")  # others are not taken: they go into logs
 PLAIN: Final = "!#$%&'()*+,/:;<=>?@[]^`{|}"  # left as it is in a line: not space, quote, backslash
 
+SECURITY_HEADERS: Final = (
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
+
 log = logging.getLogger("service.routes.observing")
 
 
-class Observed:
+class AccessLog:
     """
-    ASGI middleware: opens the record, and tells `observers` of each answer, when it is complete.
+    ASGI middleware, the outermost: opens the record, completes the headers of the answer, and
+    counts and logs it once it is complete.
 
-    An answer has the `X-Request-ID` that its request came with, or one that is made here.
+    An answer has the `X-Request-ID` that its request came with, or one that is made here, and the
+    strictest security headers where its endpoint has not chosen others.
     """
 
-    def __init__(self, app: ASGIApp, observers: Sequence[Observer]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
-        self._observers = observers
+        self._metrics = metrics
+        self._refused = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and record its answer."""
@@ -51,12 +61,14 @@ class Observed:
         record = scope[KEY] = RequestRecord(_request_id(scope), time.monotonic())
         # Never reset: an error that is raised is logged later, in the same task.
         ABOUT.set({"request_id": record.request_id})
-        named = (b"x-request-id", record.request_id.encode())
 
         async def send_and_record(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                headers = [*message.get("headers", ()), named]
+                headers = list(message.get("headers", ()))
+                chosen = {name for name, _ in headers}
+                headers += [header for header in SECURITY_HEADERS if header[0] not in chosen]
+                headers.append((b"x-request-id", record.request_id.encode()))
                 if record.model is not None or QUIET in scope:
                     headers.append((b"server-timing", _server_timing(record).encode()))
                 message = {**message, "headers": headers}
@@ -67,8 +79,29 @@ class Observed:
         finally:
             record.ended = time.monotonic()
             if record.status:
-                for observer in self._observers:
-                    observer(scope, record)
+                self._metrics.count(scope, record)
+                self.log(scope, record)
+
+    def log(self, scope: Scope, record: RequestRecord) -> None:
+        """Write `address "POST /v1/predict HTTP/1.1" 200 in 18.2 ms`, or count a refusal for a
+        later line."""
+        if QUIET in scope:
+            if not self._refused:
+                loop = asyncio.get_running_loop()
+                loop.call_later(PAUSE, self._sum_up, context=Context())  # outside any request
+            self._refused += 1
+        elif log.isEnabledFor(logging.INFO):
+            fields = _line(scope, record)
+            log.info(
+                '%(client)s "%(method)s %(path)s HTTP/%(http_version)s" %(status)d '
+                "in %(duration_ms).1f ms",
+                fields,
+                extra=fields,
+            )
+
+    def _sum_up(self) -> None:
+        log.warning("The queue is or was full: %d requests refused with 503", self._refused)
+        self._refused = 0
 
 
 def _request_id(scope: Scope) -> str:
@@ -121,35 +154,8 @@ def _server_timing(record: RequestRecord) -> str:
     return ", ".join([*entries, f"total;dur={1e3 * (now - record.began):.1f}"])
 
 
-class AccessLog:
-    """`address "POST /v1/predict HTTP/1.1" 200 in 18.2 ms`, as an observer."""
-
-    def __init__(self) -> None:
-        self._refused = 0
-
-    def __call__(self, scope: Scope, record: RequestRecord) -> None:
-        """Write the line, or count a refusal for a later line."""
-        if QUIET in scope:
-            if not self._refused:
-                loop = asyncio.get_running_loop()
-                loop.call_later(PAUSE, self._sum_up, context=Context())  # outside any request
-            self._refused += 1
-        elif log.isEnabledFor(logging.INFO):
-            fields = _line(scope, record)
-            log.info(
-                '%(client)s "%(method)s %(path)s HTTP/%(http_version)s" %(status)d '
-                "in %(duration_ms).1f ms",
-                fields,
-                extra=fields,
-            )
-
-    def _sum_up(self) -> None:
-        log.warning("The queue is or was full: %d requests refused with 503", self._refused)
-        self._refused = 0
-
-
 def _line(scope: Scope, record: RequestRecord) -> dict[str, Any]:
-    """What the log tells of an answer; docs/logs-and-traces.md explains it."""
+    """The fields of an answer's line; docs/logs-and-traces.md explains them."""
     ended = record.ended or time.monotonic()
     timings = _slowest(record)
     client, query = scope.get("client"), scope["query_string"]

@@ -43,10 +43,11 @@ class AccessControl:
         return cls(keys, RateLimiter(settings.rate_limit) if settings.rate_limit else None)
 
     @property
-    def dependency(self) -> Dependency:
+    def dependencies(self) -> list[Dependency]:
         """What every endpoint that classifies depends on."""
-        dependency: Dependency = Depends(require_key if self.keys else identify_by_address)
-        return dependency
+        if self.keys:
+            return [Depends(require_key)]
+        return [Depends(count_by_address)] if self.limiter is not None else []
 
 
 async def require_key(
@@ -65,8 +66,8 @@ async def require_key(
     _count_first(request, client)
 
 
-async def identify_by_address(request: Request) -> None:
-    """Let every request in, and count an image of the address that it comes from."""
+async def count_by_address(request: Request) -> None:
+    """Count an image of the address that the request comes from."""
     _count_first(request, network_of(request.client.host) if request.client else "")
 
 

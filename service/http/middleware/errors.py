@@ -17,7 +17,7 @@ from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service import errors
 from service.telemetry.request_record import KEY, record_of
@@ -47,7 +47,7 @@ STATUSES: Final[Mapping[type[errors.ServiceError], int]] = {
     errors.DeadlineExceeded: 504,
 }
 
-# Refusals by the framework, before any code of ours has run.
+# Refusals by the framework, before any endpoint has run.
 FRAMEWORK: Final[Mapping[int, tuple[str, str]]] = {
     400: (errors.RequestMalformed.code, "the request cannot be read as HTTP should be written"),
     404: ("not_found", "no such path: {path}; /docs, where it is on, lists all paths"),
@@ -92,7 +92,7 @@ def status_of(error: errors.ServiceError) -> int | None:
 def refusal(error: errors.ServiceError, text: str | None = None) -> JSONResponse:
     """Answer a request with an error, in `text` or in its own words."""
     if (status := status_of(error)) is None:
-        raise error  # to the last resort below, which tells nothing and logs all
+        raise error  # admission.py answers 500, and uvicorn logs the traceback
     headers = {}
     if isinstance(error, errors.ComeBackLater):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
@@ -121,8 +121,8 @@ def documented(*kinds: type[errors.ServiceError]) -> dict[int | str, dict[str, A
                 "application/json": {
                     "examples": {
                         code: {"summary": text, "value": {"error": text, "code": code}}
-                        for its, code, text in words
-                        if its == status
+                        for word_status, code, text in words
+                        if word_status == status
                     }
                 }
             },
@@ -137,38 +137,11 @@ def missing(path: str, text: str | None = None) -> JSONResponse:
     return _answer(404, code, text or usual.replace("{path}", path))
 
 
-class LastResort:
-    """
-    Answers 500 for what nobody foresaw, telling nothing; uvicorn logs the traceback.
-
-    Starlette's own stands outside every middleware, where its answer would lack their headers.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on whatever is raised, once it is answered."""
-        begun = False
-
-        async def noting(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noting)
-        except Exception:
-            if not begun and scope["type"] == "http":
-                await internal_error()(scope, receive, send)
-            raise
-
-
 def install(app: FastAPI) -> None:
-    """Give every refusal of this application the one shape; `LastResort` comes beside it."""
+    """Give every refusal of this application the one shape; `Admission` adds 500."""
 
     @app.exception_handler(errors.ServiceError)
-    async def ours(request: Request, error: errors.ServiceError) -> JSONResponse:
+    async def refused(request: Request, error: errors.ServiceError) -> JSONResponse:
         return refusal(error)
 
     @app.exception_handler(ClientDisconnect)
@@ -197,7 +170,7 @@ def install(app: FastAPI) -> None:
 
 
 def internal_error(headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """What is said of a fault of ours: nothing of it."""
+    """Answer 500 for a fault of the service, without a word about it."""
     return _answer(500, *INTERNAL, headers)
 
 

@@ -7,7 +7,7 @@ Spans of requests and of their stages, sent to an OpenTelemetry collector; off b
     +-- run
 
 Where they go, how many of them and under which name, the SDK reads from its OTEL_* variables.  The
-provider is ours rather than FastAPI's `auto_configure`: that one keeps a stop waiting for as long
+provider is made here, not by FastAPI's `auto_configure`: that one keeps a stop waiting for as long
 as a collector does not answer, and is there for the whole process.
 """
 
@@ -46,7 +46,7 @@ log = logging.getLogger("service.routes.tracing")
 
 
 def provider(settings: Settings) -> "TracerProvider | None":
-    """What makes and sends spans, if it is wanted; raises `SettingsInvalid`."""
+    """What makes and sends spans, or None without tracing; raises `SettingsInvalid`."""
     if not settings.tracing or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     _check_destination()
@@ -57,19 +57,19 @@ def provider(settings: Settings) -> "TracerProvider | None":
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     try:
-        given = OTELResourceDetector().detect().attributes
-        resource = Resource.create({SERVICE_NAME: given.get(SERVICE_NAME, NAME)})
-        made = TracerProvider(resource=resource, shutdown_on_exit=False)
-        made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        attributes = OTELResourceDetector().detect().attributes
+        resource = Resource.create({SERVICE_NAME: attributes.get(SERVICE_NAME, NAME)})
+        tracer = TracerProvider(resource=resource, shutdown_on_exit=False)
+        tracer.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     except (ValueError, OSError) as error:
         raise SettingsInvalid(
             f"{spelled('tracing')} is on, but one of the OTEL_* variables cannot be used: {error}"
         ) from error
-    return made
+    return tracer
 
 
 def _check_destination() -> None:
-    """Raise `SettingsInvalid` unless the environment says where to, and how we can."""
+    """Raise `SettingsInvalid` unless the environment names a collector that can be spoken to."""
 
     def variable(name: str) -> str | None:
         """One for spans wins over one for all signals."""
@@ -100,11 +100,11 @@ def _check_destination() -> None:
         )
 
 
-def telemetry(made: "TracerProvider | None") -> TelemetryConfig:
+def telemetry(tracer: "TracerProvider | None") -> TelemetryConfig:
     """What FastAPI does of it: spans of requests, and nothing at all without a provider."""
     return {
-        "tracing": made is not None,
-        "tracer_provider": made,
+        "tracing": tracer is not None,
+        "tracer_provider": tracer,
         "metrics": False,
         "logs": False,
         "operation_spans": False,
@@ -118,14 +118,14 @@ def _untraced(scope: MutableMapping[str, Any]) -> bool:
 
 
 class Traced:
-    """ASGI middleware, inside `Observed`: adds what we know to the span of a request."""
+    """ASGI middleware, inside `AccessLog`: adds the request record to the span of a request."""
 
-    def __init__(self, app: ASGIApp, made: "TracerProvider") -> None:
+    def __init__(self, app: ASGIApp, provider: "TracerProvider") -> None:
         self._app = app
-        self._tracer = made.get_tracer(NAME)
+        self._tracer = provider.get_tracer(NAME)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and tell of its steps afterwards."""
+        """Pass the request on, and add the spans of its stages afterwards."""
         if _untraced(scope):
             await self._app(scope, receive, send)
             return
@@ -135,7 +135,7 @@ class Traced:
         ABOUT.set({**ABOUT.get(), **ids})
         span.set_attribute("alexnet.request_id", record.request_id)
 
-        async def noting(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal answered
             if message["type"] == "http.response.start":
                 answered = time.monotonic()
@@ -145,37 +145,37 @@ class Traced:
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, send_and_note)
         finally:
             if context.trace_flags.sampled:
-                _tell(self._tracer, span, record, answered or time.monotonic())
+                _add_stages(self._tracer, span, record, answered or time.monotonic())
 
 
-def _tell(tracer: Tracer, parent: Span, record: RequestRecord, answered: float) -> None:
-    """Spans of the steps of a request's images."""
+def _add_stages(tracer: Tracer, parent: Span, record: RequestRecord, answered: float) -> None:
+    """Add the spans of the stages of a request's images."""
     inside = trace.set_span_in_context(parent)
-    # A pause between the two readings would set all steps back, before the request's beginning.
+    # A pause between the two readings would set all stages back, before the request's beginning.
     since_epoch = max(time.time_ns() - time.monotonic_ns() for _ in range(3))
     outcomes = record.outcomes or [record.code] * len(record.images)
-    for number, (steps, code) in enumerate(zip(record.images, outcomes, strict=True)):
-        told = stage_spans(steps, answered)
-        for name, *moments in told:
+    for number, (timings, code) in enumerate(zip(record.images, outcomes, strict=True)):
+        stages = stage_spans(timings, answered)
+        for name, *moments in stages:
             begin, end = (int(1e9 * moment) + since_epoch for moment in moments)
             span = tracer.start_span(
                 name, inside, attributes={"alexnet.image": number}, start_time=begin
             )
             if name == "run":
-                span.set_attribute("alexnet.batch", steps.batch)
-            if code is not None and name == told[-1][0]:
+                span.set_attribute("alexnet.batch", timings.batch)
+            if code is not None and name == stages[-1][0]:
                 span.set_attribute("error.type", code)
                 span.set_status(StatusCode.ERROR)
             span.end(end)
 
 
-async def flush(made: "TracerProvider", seconds: float) -> None:
+async def flush(tracer: "TracerProvider", seconds: float) -> None:
     """Send what is left; what cannot be sent within `seconds`, or `LAST`, is lost."""
     # The provider's own limits are 10 s for each attempt, and 30 s together.
-    sending = threading.Thread(target=made.shutdown, name="alexnet-spans", daemon=True)
+    sending = threading.Thread(target=tracer.shutdown, name="alexnet-spans", daemon=True)
     sending.start()
     loop = asyncio.get_running_loop()
     until = loop.time() + min(seconds, LAST)

@@ -8,8 +8,8 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from service.errors import ServiceError
+from service.http.middleware.admission import INFERENCE_HEADER
 from service.http.middleware.errors import STATUSES, documented, refusal
-from service.http.middleware.headers import INFERENCE_HEADER
 from service.http.routes.open_inference import (
     compression,
     infer_request,
@@ -19,7 +19,7 @@ from service.http.routes.open_inference import (
 from service.http.routes.open_inference.schema import ANSWER, REQUEST_BODY
 from service.http.routes.open_inference.served_models import MODELS, Served
 from service.http.routes.request import AcceptedRequest, Chunks, accept, write_answer
-from service.telemetry.triton_metrics import VERSION
+from service.telemetry.request_record import VERSION
 
 VERSIONS: Final = ("", f"/versions/{VERSION}")
 PATHS: Final = tuple(  # that a full queue refuses

@@ -33,7 +33,7 @@ from service.errors import (
     RequestMalformed,
     TooManyFiles,
 )
-from service.http.middleware.headers import INFERENCE_HEADER
+from service.http.middleware.admission import INFERENCE_HEADER
 from service.http.routes.open_inference import tensors
 from service.http.routes.open_inference.served_models import Served
 

@@ -13,7 +13,7 @@ from service.http.routes.open_inference.infer_request import BINARY_SIZE, Query
 from service.http.routes.open_inference.served_models import Served
 from service.inference.model_file import Label
 from service.inference.predictions import Probabilities, top_k
-from service.telemetry.triton_metrics import VERSION
+from service.telemetry.request_record import VERSION
 
 JSON: Final = "application/json"
 BINARY: Final = "application/octet-stream"

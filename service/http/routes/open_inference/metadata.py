@@ -23,7 +23,7 @@ from service.http.routes.open_inference.schema import (
 from service.http.routes.open_inference.served_models import MODELS, Served
 from service.http.state import state_of
 from service.telemetry.metrics import Metrics
-from service.telemetry.triton_metrics import VERSION
+from service.telemetry.request_record import VERSION
 
 EXTENSIONS: Final = ("binary_tensor_data", "classification", "model_configuration", "statistics")
 NO_STORE: Final = {"Cache-Control": "no-store"}

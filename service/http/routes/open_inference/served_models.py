@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from service.http.state import ServiceState
 from service.settings import Settings
-from service.telemetry.request_record import IMAGE_MODEL, TENSOR_MODEL
-from service.telemetry.triton_metrics import VERSION, Statistics
+from service.telemetry.metrics import Statistics
+from service.telemetry.request_record import IMAGE_MODEL, TENSOR_MODEL, VERSION
 
 CLASSES: Final = 5  # that `alexnet_image` answers with, unless asked for more or fewer
 
