@@ -31,7 +31,7 @@ WHAT_A_KEY_IS: Final = "a key is 16 to 256 visible ASCII characters without spac
 
 SECONDS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 RATE: Final = re.compile(rf"([1-9][0-9]{{0,8}}) ?/ ?({'|'.join(SECONDS)})")
-MOST_CLIENTS: Final = 100_000  # remembered at once; some 25 MB
+MAX_CLIENTS: Final = 100_000  # remembered at once; some 25 MB
 
 log = logging.getLogger("service.access")
 
@@ -40,17 +40,17 @@ class Keys:
     """
     The API keys that a client must have one of; without any, no client needs one.
 
-    `given` come from the environment, others from `file`: one a line, # for comments.
-    Raises `SettingsInvalid` for what is no key, and for a file that holds none.
+    `keys` come from the environment, others from `file`: one a line, # for comments.
+    Raises `SettingsInvalid` for what cannot be a key, and for a file without a key.
     """
 
-    def __init__(self, given: Iterable[str] = (), file: Path | None = None) -> None:
-        self._given = frozenset(
+    def __init__(self, keys: Iterable[str] = (), file: Path | None = None) -> None:
+        self._from_environment = frozenset(
             _digest(key, f"ALEXNET_API_KEYS: key {number}")
-            for number, key in enumerate(given, start=1)
+            for number, key in enumerate(keys, start=1)
         )
         self._file = file
-        self._digests = self._given
+        self._digests = self._from_environment
         self.reload()
 
     def __bool__(self) -> bool:
@@ -59,16 +59,17 @@ class Keys:
     def holds(self, candidate: str) -> str | None:
         """The id of the key that this is, of 12 digits, or None."""
         offered = hashlib.sha256(candidate.encode("utf-8", "surrogatepass")).digest()
-        found = None
-        for digest in self._digests:  # all of them, whichever it is
-            if hmac.compare_digest(digest, offered):
-                found = digest.hex()[:12]
-        return found
+        ids = [
+            digest.hex()[:12]
+            for digest in self._digests  # all of them, whichever it is
+            if hmac.compare_digest(digest, offered)
+        ]
+        return ids[0] if ids else None
 
     def reload(self) -> None:
         """Read the file again; the keys stay as they were if `SettingsInvalid` is raised."""
         if self._file is not None:
-            self._digests = self._given | frozenset(_read(self._file))
+            self._digests = self._from_environment | frozenset(_read(self._file))
 
 
 class RateLimiter:
@@ -83,7 +84,7 @@ class RateLimiter:
         images, seconds = parse_rate(rate)
         self._rule = f"one client may send {images} images per {rate.partition('/')[2].strip()}"
         self._clock = clock
-        self._most = images
+        self._images = images
         self._period = seconds * 10**9
         self._each = self._period // images
         # When a client's allowance is whole again; who has not sent for longest comes first.
@@ -103,7 +104,7 @@ class RateLimiter:
         """
         now = self._clock()
         whole_at = max(self._whole_at.get(client, now), now)
-        if images > self._most:
+        if images > self._images:
             raise TooManyFiles(
                 f"these are {images} images at once, but {self._rule}; send fewer in a request"
             )
@@ -119,20 +120,20 @@ class RateLimiter:
     def _forget(self, now: int) -> None:
         # Two at a time, so that they go faster than they come.
         for client in list(islice(self._whole_at, 2)):
-            if self._whole_at[client] <= now or len(self._whole_at) > MOST_CLIENTS:
+            if self._whole_at[client] <= now or len(self._whole_at) > MAX_CLIENTS:
                 del self._whole_at[client]
 
 
 def parse_rate(text: str) -> tuple[int, int]:
     """`100/minute` -> 100 and 60 seconds, or a `ValueError` that says what was expected."""
-    found = RATE.fullmatch(text)
-    if found is None:
+    match = RATE.fullmatch(text)
+    if match is None:
         raise ValueError("expected a number per second, minute, hour or day, such as 100/minute")
-    return int(found[1]), SECONDS[found[2]]
+    return int(match[1]), SECONDS[match[2]]
 
 
 def network_of(host: str) -> str:
-    """Whom an address stands for: itself, or the /64 of IPv6, which is a single customer's."""
+    """The client of an address: itself, or the /64 of IPv6, which is a single customer's."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -153,7 +154,7 @@ def _digest(key: str, place: str) -> bytes:
 def _read(file: Path) -> Iterator[bytes]:
     name = f"the file of ALEXNET_API_KEYS_FILE, {file},"
     try:
-        if not file.is_file():  # a pipe would keep us waiting
+        if not file.is_file():  # a pipe would be waited for
             raise SettingsInvalid(f"{name} is not there, or is not a file.")
         mode = file.stat().st_mode
         lines = file.read_text("utf-8-sig", errors="replace").split("\n")

@@ -22,10 +22,10 @@ ABOUT: Final[ContextVar[Mapping[str, str]]] = ContextVar(
     "alexnet.about", default=MappingProxyType({})
 )
 
-STEPS: Final = ("read", "decode", "queue", "run")  # of a request; "read_ms" is a field of its line
+STAGES: Final = ("read", "decode", "queue", "run")  # of a request; "read_ms" is a field of its line
 
 TEXT: Final = "%(asctime)s %(levelname)-7s %(message)s"
-FIELDS: Final = {  # of every record: logging's names, and ours
+FIELDS: Final = {  # of every record: logging's names, and those in the log
     "asctime": "timestamp",
     "levelname": "level",
     "name": "logger",
@@ -35,16 +35,16 @@ FIELDS: Final = {  # of every record: logging's names, and ours
 log = logging.getLogger("service.logs")
 
 
-def is_json(wanted: Literal["auto", "text", "json"], stream: TextIO | None) -> bool:
+def is_json(log_format: Literal["auto", "text", "json"], stream: TextIO | None) -> bool:
     """Whether a log of this format is JSON on this stream; auto is text on a terminal."""
-    return wanted == "json" or (wanted == "auto" and not (stream and stream.isatty()))
+    return log_format == "json" or (log_format == "auto" and not (stream and stream.isatty()))
 
 
 def install(level: str, *, as_json: bool) -> None:
     """
     Log to standard error, whichever library it comes from.
 
-    As JSON, also what Python would print there of itself: warnings, and what nobody caught.
+    As JSON, also what Python would print there of itself: warnings, and uncaught errors.
     """
     logging.basicConfig(level=level.upper(), handlers=[handler(sys.stderr, as_json=as_json)])
     if as_json:
@@ -98,7 +98,7 @@ class Text(logging.Formatter):
     """One line, but for tracebacks, which are indented: none of their lines looks like a record."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The message, and of a request the times of its steps and its id."""
+        """The message, and of a request the times of its stages and its id."""
         record.message = f"{printable(record.message)}{_details(record.__dict__)}"
         return super().formatMessage(record)
 
@@ -113,13 +113,13 @@ class Text(logging.Formatter):
 
 def _details(fields: Mapping[str, Any]) -> str:
     """` (read 0.1, run 14.9; batch of 3) 4bf92f`, or what is there of it."""
-    told = [fields["code"]] if "code" in fields else []
-    if steps := [f"{name} {fields[at]:.1f}" for name in STEPS if (at := f"{name}_ms") in fields]:
-        told.append(", ".join(steps))
+    details = [fields["code"]] if "code" in fields else []
+    if times := [f"{name} {fields[ms]:.1f}" for name in STAGES if (ms := f"{name}_ms") in fields]:
+        details.append(", ".join(times))
     if "batch" in fields:
-        told.append(f"batch of {fields['batch']}")
-    its = f" {fields['request_id']}" if "request_id" in fields else ""
-    return f" ({'; '.join(told)}){its}" if told else its
+        details.append(f"batch of {fields['batch']}")
+    request_id = f" {fields['request_id']}" if "request_id" in fields else ""
+    return f" ({'; '.join(details)}){request_id}" if details else request_id
 
 
 def _indented(lines: str) -> str:

@@ -293,7 +293,7 @@ def test_more_images_than_the_limit_are_told_that_waiting_does_not_help() -> Non
 
 def test_a_flood_of_addresses_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those whose allowance is whole are forgotten; of the others the oldest, beyond a limit."""
-    monkeypatch.setattr(access, "MOST_CLIENTS", 1000)
+    monkeypatch.setattr(access, "MAX_CLIENTS", 1000)
     clock = Clock()
     limiter = RateLimiter("10/hour", clock)
 

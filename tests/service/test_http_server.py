@@ -36,7 +36,7 @@ from starlette.types import Receive, Scope, Send
 from robustness import chaos
 from service.http.middleware.access_log import SECURITY_HEADERS
 from service.http.server import PIPELINE, REFUSED, Connection, Limits, protocol
-from service.http.server.flow import DRAIN
+from service.http.server.pipeline import DRAIN
 from tests.support.images import image
 from tests.support.servers import PATIENCE, ROOT, InThread, Live, certified, serving, until
 

@@ -40,8 +40,8 @@ class Admission:
     """
     ASGI middleware: 404 on a port that does not serve the path, 503 while the queue is full.
 
-    And 500 for what nobody foresaw, which tells nothing; uvicorn logs the traceback.  Starlette's
-    own stands outside every middleware, where its answer would lack their headers.
+    And 500 for a fault of the service, without a word about it; uvicorn logs the traceback.
+    Starlette's own stands outside every middleware, where its answer would lack their headers.
     """
 
     def __init__(self, app: ASGIApp, state: ServiceState, paths: Collection[str]) -> None:

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from service import errors
 from service.telemetry.request_record import KEY, record_of
 
-CLIENT_LEFT: Final = 499  # for the access log only: nobody is there to read it
+CLIENT_LEFT: Final = 499  # for the access log only: the client is gone
 
 STATUSES: Final[Mapping[type[errors.ServiceError], int]] = {
     errors.RequestMalformed: 400,

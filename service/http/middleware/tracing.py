@@ -50,7 +50,7 @@ def provider(settings: Settings) -> "TracerProvider | None":
     if not settings.tracing or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     _check_destination()
-    # Half a second that nobody else need wait.
+    # Half a second of imports, for those who trace.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider

@@ -15,9 +15,7 @@ Nothing here waits without a deadline: one timer for what the client sends, one 
 * tls                 from the accept to the end of the TLS handshake
 * connection          one client: its deadlines and its end
 * parser              bytes to requests, or an error
-* pipeline            its requests, in turn
-* response            the application's answer, or an error response
-* flow                reading paused, writing watched
+* pipeline            its requests in turn, their answers, reading paused, writing watched
 * reload              SIGHUP
 """
 
@@ -63,7 +61,7 @@ def protocol(
         "try again in 1 s, or raise ALEXNET_MAX_CONNECTIONS on the server",
         limits.max_connections_per_address,
     )
-    LimitedConnection.admin_crowd = ConnectionLimiter(
+    LimitedConnection.admin_limiter = ConnectionLimiter(
         limits.admin_connections, "this is the admin port, for few; try again in 1 s"
     )
     LimitedConnection.admin_port = admin_port

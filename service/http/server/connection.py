@@ -20,10 +20,8 @@ from uvicorn.server import ServerState
 from service.errors import HeadersTooSlow, Overloaded, RequestMalformed, ServiceError
 from service.http.access import network_of
 from service.http.server.connection_limits import ConnectionLimiter, Limits
-from service.http.server.flow import Flow
 from service.http.server.parser import Phase, Request, Requests
-from service.http.server.pipeline import Pipeline
-from service.http.server.response import Cycle, Headers, error_response
+from service.http.server.pipeline import Cycle, Flow, Headers, Pipeline, error_response
 
 logger = logging.getLogger("service")
 
@@ -39,7 +37,7 @@ class Connection(asyncio.Protocol):
     limits: ClassVar[Limits]
     headers: ClassVar[Headers]  # of what is answered here
     limiter: ClassVar[ConnectionLimiter]
-    admin_crowd: ClassVar[ConnectionLimiter]
+    admin_limiter: ClassVar[ConnectionLimiter]
     admin_port: ClassVar[int | None]
 
     transport: asyncio.Transport
@@ -66,7 +64,7 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False  # nothing more is parsed: refused, or closing
         self._ended = False  # the client has stopped sending
         self._idle = False  # between two requests
-        self._last_words: bytes | None = None  # a refusal, once the requests before it are answered
+        self._error_response: bytes | None = None  # of a refusal, until those before are answered
         self._timer: asyncio.TimerHandle | None = None  # for what the client sends
         self._lingered = 0
 
@@ -81,7 +79,7 @@ class Connection(asyncio.Protocol):
         self.server, self.client = get_local_addr(self.transport), get_remote_addr(self.transport)
         self._state.connections.add(cast(Any, self))
         if self.admin_port is not None and self.server and self.server[1] == self.admin_port:
-            self._limiter = self.admin_crowd
+            self._limiter = self.admin_limiter
         else:
             self._limiter = self.limiter
         try:
@@ -100,7 +98,7 @@ class Connection(asyncio.Protocol):
         self.scheme = "https" if is_ssl(transport) else "http"
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell everybody who works for this client."""
+        """End everything that is done for this client."""
         self._stop_waiting()
         self.flow.end()
         self._state.connections.discard(cast(Any, self))
@@ -192,22 +190,22 @@ class Connection(asyncio.Protocol):
                 self._refuse(error)
 
     def request_begins(self) -> None:
-        """There is an end to the rest."""
+        """The connection is no longer idle."""
         if self._idle:
             self._idle = False
             self._stop_waiting()
 
     def request_read(self, request: Request) -> None:
-        """To the application with it, or into the queue."""
+        """Pass it to the application, or let it wait for its turn."""
         self._stop_waiting()
         cycle = Cycle(request, self, self._state.default_headers, self._app_state.copy())
         self.pipeline.add(cycle)
-        self._tell_crowd()
+        self._tell_limiter()
         if cycle is not self.pipeline.running:
             self._hold_or_read()
 
     def body_read(self, body: bytes) -> None:
-        """To the request with it; nobody wants it once that is answered."""
+        """Add it to the request, or discard it if that is answered."""
         cycle = self.pipeline.newest
         if cycle.response_complete:
             self._discard(len(body))
@@ -223,13 +221,13 @@ class Connection(asyncio.Protocol):
         cycle = self.pipeline.newest
         cycle.more_body = False
         cycle.message_event.set()
-        if cycle.response_complete:  # we lingered for this
+        if cycle.response_complete:  # the connection lingered for this
             self._rest()
         else:
-            self._tell_crowd()
+            self._tell_limiter()
 
-    def _tell_crowd(self) -> None:
-        """Whether the request that is worked on waits for its client, or its client for us."""
+    def _tell_limiter(self) -> None:
+        """Tell whether the request that is worked on waits for its client, or its client for it."""
         cycle = self.pipeline.running
         if cycle is self.pipeline.newest and cycle.more_body:
             self._limiter.send(self)
@@ -243,7 +241,7 @@ class Connection(asyncio.Protocol):
         self.flow.held = self.pipeline.full
         if self.flow.held:
             self.flow.pause_reading()
-            self._stop_waiting()  # it is we who are slow now
+            self._stop_waiting()  # it is the service that is slow now
         else:
             self.flow.resume_reading()
 
@@ -255,7 +253,7 @@ class Connection(asyncio.Protocol):
             return
         if self.pipeline and not self._lingering:
             self.pipeline.run_next()
-            self._tell_crowd()
+            self._tell_limiter()
             self._hold_or_read()
             if self._unread is not None and not self.flow.held:
                 unread, self._unread = self._unread, None
@@ -265,8 +263,8 @@ class Connection(asyncio.Protocol):
         self.flow.held = False
         self.flow.resume_reading()
         self._limiter.rest(self)
-        if self._last_words is not None:
-            self._send_error_response(self._last_words)
+        if self._error_response is not None:
+            self._send_error_response(self._error_response)
         elif self._lingering:
             pass
         elif self._ended:
@@ -309,7 +307,7 @@ class Connection(asyncio.Protocol):
                 )
             )
         elif self.pipeline.running is None:
-            self._close()  # it never asked, and would take an answer for another request's
+            self._close()  # it has sent no request, and would take an answer for another one's
 
     def _probe(self, delays: tuple[float, ...]) -> None:
         """Write something, to learn whether a client that stopped sending still listens."""
@@ -333,15 +331,15 @@ class Connection(asyncio.Protocol):
                 return
             self.pipeline.withdraw()
         headers = [*self._state.default_headers, *self.headers]
-        words = error_response(error, headers, method=self._requests.method)
+        response = error_response(error, headers, method=self._requests.method)
         if self.pipeline.running is None:
-            self._send_error_response(words)
+            self._send_error_response(response)
         else:
-            self._last_words = words
+            self._error_response = response
 
-    def _send_error_response(self, words: bytes) -> None:
-        self._last_words = None
-        self.write(words)
+    def _send_error_response(self, response: bytes) -> None:
+        self._error_response = None
+        self.write(response)
         if self._ended:
             self._close()
         else:
@@ -349,7 +347,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def _lingering(self) -> bool:
-        return self._reading_paused and self._last_words is None
+        return self._reading_paused and self._error_response is None
 
     def _linger(self) -> None:
         """Write nothing more; the client may finish, within bounds, so that it is not reset."""

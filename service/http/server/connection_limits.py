@@ -18,7 +18,7 @@ from service.errors import Overloaded
 
 logger = logging.getLogger("service")
 
-# Connections over the limit of a port that are told so, at a time; others are cut off.
+# Connections over the limit of a port that get a 503, at a time; others are cut off.
 REFUSED: Final = 64
 # Open files of a connection: its socket, and the file that it is answered with, such as one of the
 # page.  With one each, 400 connections that asked for files met EMFILE, and a probe was reset.
@@ -61,7 +61,7 @@ class Holder:
 
     def __init__(self) -> None:
         self.held = 0
-        # The longest first: those that nobody waits on, and those whose request's body is not here.
+        # The longest first: those without a request, and those whose request's body is not here.
         self.idle: OrderedDict[Member, None] = OrderedDict()
         self.sending: OrderedDict[Member, None] = OrderedDict()
 
@@ -140,7 +140,7 @@ class ConnectionLimiter:
         self._with_sending.put(holder, holder.held if holder.sending else 0)
 
     def may_refuse(self, newcomer: Member) -> bool:
-        """Whether one that did not get in may stay until it is told so."""
+        """Whether one that did not get in may stay until it has its 503."""
         if len(self._refused) >= REFUSED:
             return False
         self._refused.add(newcomer)
@@ -149,7 +149,7 @@ class ConnectionLimiter:
     # A refused connection is not a member, and changes nothing.
 
     def send(self, member: Member) -> None:
-        """It has asked, and is still sending what is asked about."""
+        """It has sent a request's headers, and is still sending the body."""
         if member in self._members:
             _, holder = self._members[member]
             holder.idle.pop(member, None)

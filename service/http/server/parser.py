@@ -69,7 +69,7 @@ class Request:
 
 
 class Listener(Protocol):
-    """Who is told what was read, in this order."""
+    """Who hears of what was read, in this order."""
 
     def request_begins(self) -> None:
         """The first byte of a request is here."""
@@ -227,7 +227,7 @@ class Requests:
     def on_headers_complete(self) -> None:
         """A request is here, but for its body."""
         if self._parser.should_upgrade():
-            return  # the parser stops here; what it said so far is said again
+            return  # the parser stops here; another one reads the same request again
         request = self._request()
         lengths = self._values(b"content-length")
         self._body_left = int(lengths[0]) if lengths else None
@@ -265,11 +265,11 @@ class Requests:
             keep_alive=version != "1.0" and self._parser.should_keep_alive(),
         )
 
-    def _values(self, wanted: bytes) -> list[bytes]:
-        return [value for name, value in self._headers if name == wanted]
+    def _values(self, header: bytes) -> list[bytes]:
+        return [value for name, value in self._headers if name == header]
 
     def _check_coding(self, version: str) -> None:
-        """Raise `RequestMalformed` for a body that is framed in a way we do not undo."""
+        """Raise `RequestMalformed` for a body that is framed in a way that is not undone here."""
         if not (values := self._values(b"transfer-encoding")):
             return
         if version == "1.0":
@@ -297,7 +297,7 @@ class Requests:
 
 
 def _fault(error: httptools.HttpParserError) -> ServiceError:
-    """Ours, if a callback raised it; else the parser's, in its words."""
+    """The error that a callback raised; else the parser's, in its words."""
     if isinstance(error.__context__, ServiceError):
         return error.__context__
     if error.__context__ is not None:

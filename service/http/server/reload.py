@@ -10,9 +10,9 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
+from concurrent.futures import Future
 from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from service.errors import ServiceError
 from service.http.state import ServiceState
@@ -79,7 +79,7 @@ class Reloader:
         """What is read, or None and a line in the log that says why."""
         try:
             async with asyncio.timeout(PATIENCE):
-                found = await _in_thread(read)
+                value = await _in_thread(read)
         except TimeoutError:
             log.error("The %s stays as it was: not read and checked in %g s", name, PATIENCE)
         except ServiceError as error:
@@ -89,32 +89,21 @@ class Reloader:
         else:
             log.info("The %s has been read again", name)
             self._state.stale.discard(name)
-            return found
+            return value
         self._state.stale.add(name)
         return None
 
 
 async def _in_thread(read: Callable[[], T]) -> T:
     """Not in a pool: its threads are waited for at the end, and a model may never be done."""
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[T] = loop.create_future()
-
-    def settle(found: T | None, error: Exception | None) -> None:
-        if outcome.done():  # too late
-            return
-        if error is not None:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(cast(T, found))
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # what comes too late is dropped
 
     def work() -> None:
-        found, error = None, None
         try:
-            found = read()
-        except Exception as failed:
-            error = failed
-        with suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, found, error)
+            future.set_result(read())
+        except Exception as error:
+            future.set_exception(error)
 
     threading.Thread(target=work, name="alexnet-reload", daemon=True).start()
-    return await outcome
+    return await asyncio.wrap_future(future)
