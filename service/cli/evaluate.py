@@ -109,13 +109,10 @@ def evaluate(
     same images.
     """
     from service.batch.files import text
-    from service.evaluation import record as records
     from service.evaluation import report as reports
-    from service.evaluation import results, summary
-    from service.evaluation.classes import Classes
-    from service.evaluation.decoding import Decoder
-    from service.evaluation.labels import read_labels
-    from service.evaluation.predicted import candidates, predict
+    from service.evaluation import results
+    from service.evaluation.labels import Classes, read_labels
+    from service.evaluation.predicted import Decoder, candidates, predict
     from service.settings import limits, load_engine, load_settings
 
     _check_files({"--report": report, "--output": output, "--record": record})
@@ -123,7 +120,7 @@ def evaluate(
     if record is not None:
         if len(models) > 1:
             raise SettingsInvalid("--record is about one model: give one --model")
-        records.read(record)
+        results.read_record(record)
     each = [load_settings(model=path, device=device) for path in models]
     settings, engines = each[0], [load_engine(one) for one in each]
     chosen = candidates(engines, None if crops is None else list(dict.fromkeys(crops.split(","))))
@@ -144,13 +141,13 @@ def evaluate(
     if as_json:
         typer.echo(results.dumps(measured))
     else:
-        summary.show(measured, per_class=per_class)
+        reports.show(measured, per_class=per_class)
     if output is not None:
         with _one_sentence("--output", output):
             results.write(output, measured)
     if record is not None:
         with _one_sentence("--record", record):
-            records.write(record, measured)
+            results.write_record(record, measured)
     if report is not None:
         with _one_sentence("--report", report):
             reports.write(report, measured, predicted.names, decode)

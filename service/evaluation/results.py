@@ -1,8 +1,8 @@
 """
-Predictions -> everything that is measured, as JSON has it.
+Predictions -> everything that is measured, as JSON has it, and as the list `accuracy` of the record
+that a model file carries (alexnet-export --record).
 
-Summary, report and record take their numbers from here: JSON and record round them to six digits,
-summary and report to what they show.
+JSON and record round numbers to six digits, the tables and the report to what they show.
 """
 
 import json
@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from service.batch.files import Skipped, text
 from service.batch.tables import replacing
+from service.errors import SettingsInvalid
 from service.evaluation.accuracy import Comparison, Metrics, calibrations, comparisons, metrics
 from service.evaluation.calibration import Bin, bins
 from service.evaluation.confusion import (
@@ -37,6 +38,18 @@ JSON_KEYS = {  # of fields whose names in JSON, which others read, are older
     "confused_images": "said_most_pictures",
     "classes_without_images": "classes_without_pictures",
 }
+# What a record holds of a run, under the same names.
+RECORDED: Final = (
+    "crops",
+    "pictures",
+    "top1",
+    "top1_interval",
+    "top5",
+    "top5_interval",
+    "ece",
+    "ece_interval",
+    "nll",
+)
 
 
 @dataclass(frozen=True)
@@ -146,6 +159,45 @@ def write(path: Path, results: Results) -> None:
     """Write the same to a file."""
     with replacing(path) as beside:
         beside.write_text(dumps(results) + "\n", "utf-8")
+
+
+def _entries(results: Results) -> list[dict[str, Any]]:
+    """Those of the record, one for each choice of crops."""
+    document = as_json(results)
+    by = f"alexnet evaluate {results.service} on this {results.runs[0].precision} model"
+    return [
+        {"data": document["data"]} | {key: run[key] for key in RECORDED} | {"by": by}
+        for run in document["runs"]
+    ]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record in the file, empty if there is none; `SettingsInvalid` if it is not a record."""
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {"weights": {}, "accuracy": []}
+    except (OSError, ValueError) as error:
+        raise SettingsInvalid(f"--record {path} cannot be read as JSON ({error})") from error
+    if not (isinstance(record, dict) and isinstance(record.get("accuracy"), list)):
+        raise SettingsInvalid(
+            f"--record {path} is not a record, which has the keys weights and accuracy; choose "
+            "another name"
+        )
+    return record
+
+
+def write_record(path: Path, results: Results) -> None:
+    """Put the entries into the record, in the place of those on the same data."""
+    record = read_record(path)
+    kept = [
+        entry
+        for entry in record["accuracy"]
+        if not (isinstance(entry, dict) and entry.get("data") == results.data)
+    ]
+    record["accuracy"] = [*kept, *_entries(results)]
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _run(name: str, predictions: Predictions, metrics: Metrics, names: Sequence[bytes]) -> Run:

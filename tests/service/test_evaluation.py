@@ -21,12 +21,10 @@ from typer.testing import CliRunner, Result
 from service.__main__ import app
 from service.batch import progress
 from service.errors import ServiceError, SettingsInvalid
-from service.evaluation.classes import Classes
-from service.evaluation.decoding import Decoder
 from service.evaluation.intervals import wilson
-from service.evaluation.labels import EvaluationFailed, read_labels
-from service.evaluation.predicted import Candidate, Predictions, predict
-from service.evaluation.summary import FEW
+from service.evaluation.labels import Classes, EvaluationFailed, read_labels
+from service.evaluation.predicted import Candidate, Decoder, Predictions, predict
+from service.evaluation.report import FEW
 from service.inference.classifier import Classifier
 from service.inference.engine import Engine
 from service.inference.predictions import Prediction

@@ -17,9 +17,9 @@ from service.evaluation.calibration import (
     measured,
 )
 from service.evaluation.confusion import class_metrics, confusions, without_images, worst
-from service.evaluation.formatting import between, from_to, percent, points, probability
 from service.evaluation.intervals import mcnemar, paired_difference, wilson
 from service.evaluation.predicted import Predictions
+from service.evaluation.report import between, from_to, percent, points, probability
 from service.inference.model_file import Label, Model
 
 stats = pytest.importorskip("scipy.stats", reason="needs scipy, which scikit-learn brings")

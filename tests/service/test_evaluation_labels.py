@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import SettingsInvalid
-from service.evaluation.classes import Classes
-from service.evaluation.labels import EvaluationFailed, LabelledImages, read_labels
+from service.evaluation.labels import Classes, EvaluationFailed, LabelledImages, read_labels
 from service.inference.model_file import Label
 
 TENCH, GOLDFISH, CRANE_BIRD, CRANE, SUIT = (
