@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 
 IMAGE: Final = Path(__file__).parents[1] / "tests" / "pictures" / "cat.jpg"
 DRIP: Final = 0.3  # seconds between two bytes of a slow client
-FLOOD: Final = 50 * 2**20  # bytes, sent unless the server stops us earlier
+FLOOD: Final = 50 * 2**20  # bytes, sent unless the server stops reading earlier
 STALLED: Final = 2.0  # seconds without a byte taken: the server has stopped reading
 LIVE: Final = 2.0  # seconds in which /livez must answer, whatever goes on
 TOGETHER: Final = 100  # connections opened at a time
@@ -504,8 +504,8 @@ async def smuggling(target: Target) -> str:
     async def one(name: str, rest: bytes) -> None:
         async with line(target) as opened:
             first = f"POST /v1/predict HTTP/1.1\r\nHost: {target.host}\r\n".encode()
-            given = "".join(f"{key}: {value}\r\n" for key, value in target.headers.items())
-            await opened.send(first + given.encode() + rest + request(target, "/livez"))
+            headers = "".join(f"{key}: {value}\r\n" for key, value in target.headers.items())
+            await opened.send(first + headers.encode() + rest + request(target, "/livez"))
             answer = await within(target.patience, opened.answer(), name)
             if answer is None or answer.status != 400 or answer.code != "request_malformed":
                 raise Failed(f"{name} was answered {answer}")
@@ -628,23 +628,25 @@ def main() -> int:
     parser.add_argument("--leave", type=int, default=200, help="clients that leave")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds for its deadlines")
     parser.add_argument("--key", help="an API key of the server's")
-    parser.add_argument("--picture", type=Path, default=IMAGE, help="an image that is classified")
-    given = parser.parse_args()
+    parser.add_argument(
+        "--picture", type=Path, default=IMAGE, dest="image", help="an image that is classified"
+    )
+    arguments = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = given.idle + 512
+    files = arguments.idle + 512
     if soft != resource.RLIM_INFINITY and soft < files:
         with contextlib.suppress(OSError, ValueError):
-            most = files if hard == resource.RLIM_INFINITY else min(files, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            limit = files if hard == resource.RLIM_INFINITY else min(files, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     target = aimed(
-        given.url,
-        headers={"Authorization": f"Bearer {given.key}"} if given.key else {},
-        image=given.image.read_bytes(),
-        patience=given.patience,
-        idle=given.idle,
-        leave=given.leave,
+        arguments.url,
+        headers={"Authorization": f"Bearer {arguments.key}"} if arguments.key else {},
+        image=arguments.image.read_bytes(),
+        patience=arguments.patience,
+        idle=arguments.idle,
+        leave=arguments.leave,
     )
-    return 0 if asyncio.run(run_all(given.only or list(ATTACKS), target)) else 1
+    return 0 if asyncio.run(run_all(arguments.only or list(ATTACKS), target)) else 1
 
 
 if __name__ == "__main__":

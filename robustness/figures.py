@@ -12,9 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from service.loadtest.statistics import percentiles
+from service.loadtest.statistics import Record, percentiles
 
-from .client import Record
 from .health_prober import Probe
 from .server import Usage
 
@@ -56,7 +55,7 @@ def step(records: Sequence[Record], began: float, until: float, capacity: float)
         "share": rate / capacity,
         "accepted": len(accepted),
         "refused": len(refused),
-        # How late the generator itself was: it tells what of the next ones is its own doing.
+        # How late the generator itself was: what of the next ones is its own doing.
         "late": spread([record.sent - record.due for record in due]),
         "refusal": spread([record.ended - record.sent for record in refused]),
         "refusal_from_due": spread([record.ended - record.due for record in refused]),
@@ -82,19 +81,19 @@ def retry_after(refused: Sequence[Record], accepted: Sequence[Record]) -> dict[s
     which is until the queue as it stood was served: between the latencies of the two accepted ones
     that were sent just before and just after.
     """
-    told = [record for record in refused if record.retry_after is not None]
-    found = {"refusals": float(len(refused)), "without": float(len(refused) - len(told))}
-    if not told or not accepted:
-        return found
-    after = np.array([record.retry_after for record in told], np.float64)
+    dated = [record for record in refused if record.retry_after is not None]
+    counts = {"refusals": float(len(refused)), "without": float(len(refused) - len(dated))}
+    if not dated or not accepted:
+        return counts
+    after = np.array([record.retry_after for record in dated], np.float64)
     ordered = sorted(accepted, key=lambda record: record.sent)
     wait = np.interp(
-        [record.sent for record in told],
+        [record.sent for record in dated],
         [record.sent for record in ordered],
         [record.ended - record.sent for record in ordered],
     )
     ratio = after / wait
-    return found | {
+    return counts | {
         "mean": float(after.mean()),
         "mean_wait": float(wait.mean()),
         "mean_ratio": float(ratio.mean()),
@@ -102,11 +101,11 @@ def retry_after(refused: Sequence[Record], accepted: Sequence[Record]) -> dict[s
     }
 
 
-def probes(found: Sequence[Probe], began: float, until: float) -> dict[str, dict[str, float]]:
+def probes(answers: Sequence[Probe], began: float, until: float) -> dict[str, dict[str, float]]:
     """By path: how many, how many without a 200, p50, p99 and maximum of the others."""
     rows = {}
-    for path in sorted({probe.path for probe in found}):
-        here = [probe for probe in found if probe.path == path and began <= probe.began < until]
+    for path in sorted({probe.path for probe in answers}):
+        here = [probe for probe in answers if probe.path == path and began <= probe.began < until]
         rows[path] = {
             "number": float(len(here)),
             "failed": float(sum(probe.status != 200 for probe in here)),

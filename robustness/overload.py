@@ -6,7 +6,7 @@ What happens at several times the load that the server can take; Linux, about 10
 A closed loop measures the capacity, an open loop offers a multiple of it, a closed loop measures
 the capacity again, and so on: each multiple is compared with the mean of the two capacities beside
 it, so that a machine that has others to serve too does not pass for a loss.  Server, load and
-prober share its cores; what the last two take is told.  docs/robustness.md defines each figure.
+prober share its cores; the load's part is measured too.  docs/robustness.md defines each figure.
 """
 
 from __future__ import annotations
@@ -26,15 +26,23 @@ from typing import Annotated, Any, Final
 import typer
 
 from benchmarks import machine
-from service.loadtest.generator import LoadImpossible, probe, run
-from service.loadtest.statistics import rate_of
+from service.client import AsyncClient
+from service.loadtest.generator import (
+    Client,
+    LoadImpossible,
+    Request,
+    closed_loop,
+    connected,
+    probe,
+    run,
+)
+from service.loadtest.statistics import Record, rate_of
 
 from . import figures
-from .client import Ask, Client, Record, connected, keep, offer
 from .figures import Claim
 from .health_prober import Probe, probing
-from .payloads import form, singles
 from .server import ServerDied, Tried, Usage, end_politely, serving, watched
+from .workload import REFUSED, TIMEOUT, form, offer, singles
 
 LOOK: Final = 0.5  # seconds between two looks at the server's memory
 RAMP: Final = 5.0  # seconds, at most a quarter of a step, in which the queue fills
@@ -53,6 +61,7 @@ class Trial:
 
     server: Tried
     client: Client
+    service: AsyncClient
     images: Sequence[bytes]
     crops: str
     seconds: float
@@ -71,9 +80,9 @@ class Trial:
         """Seconds of lone requests, and of rest before each part; shorter in a short trial."""
         return min(CALM, self.seconds / 4)
 
-    def next(self) -> Ask:
+    def next(self) -> Request:
         """A single image."""
-        return Ask(next(self._rotation), query=self.query)
+        return Request(next(self._rotation), query=self.query)
 
     async def capacity(self) -> float:
         """Answers a second to a closed loop."""
@@ -96,17 +105,29 @@ class Trial:
         return rate
 
     async def lone(self) -> dict[str, float]:
-        """Latencies of requests with nobody beside them, in ms."""
+        """Latencies of requests without others beside them, in ms."""
         records = await self.singles(self.calm)
         return figures.spread([r.ended - r.due for r in records if r.status == 200])
 
     async def singles(self, seconds: float, in_flight: int = 1) -> list[Record]:
         """A client of single images that comes again with each answer."""
 
-        async def send(due: float) -> Record:
-            return await self.client.post(self.next(), due)
+        return await self.keep(self.next, seconds, in_flight)
 
-        return await keep(send, in_flight=in_flight, seconds=seconds, alive=self.server.alive)
+    async def keep(
+        self, request: Callable[[], Request], seconds: float, in_flight: int
+    ) -> list[Record]:
+        """Clients that come again with each answer, for so long or while the server lives."""
+        until, records = time.perf_counter() + seconds, list[Record]()
+
+        async def send(due: float) -> bool:
+            records.append(await self.client.post(request(), due, TIMEOUT))
+            return records[-1].status not in REFUSED
+
+        await closed_loop(
+            send, in_flight=in_flight, go_on=lambda now: now < until and self.server.alive()
+        )
+        return sorted(records, key=lambda record: record.ended)
 
     async def step(self, factor: float) -> None:
         """Offer a multiple of the capacity."""
@@ -115,8 +136,10 @@ class Trial:
         ramp = min(RAMP, self.seconds / 4)
         records: list[Record] = []
 
-        async def send(due: float) -> None:
-            records.append((await self.client.post(self.next(), due))._replace(body=b""))
+        async def send(due: float) -> bool:
+            record = await self.client.post(self.next(), due, TIMEOUT)
+            records.append(record._replace(body=b""))
+            return True
 
         start = time.perf_counter()
         until = start + ramp + self.seconds
@@ -130,7 +153,7 @@ class Trial:
         ended = time.perf_counter()
         row = {
             "factor": factor,
-            **asdict(offered),
+            **offered,
             "probes": figures.probes(self.probes, start, ended),
         }
         row["memory"] = figures.memory(self.samples, start, ended)
@@ -147,27 +170,21 @@ class Trial:
         capacity = self.found["capacities"][-1]
         whole = itertools.islice(itertools.cycle(self.images), FILES)
         body, headers = form([("picture", image) for image in whole])
-        forms: list[Record] = []
+        large = Request(body, headers, self.query)
 
-        async def large(due: float) -> Record:
-            record = await self.client.post(Ask(body, headers, self.query), due)
-            forms.append(record)
-            return record
+        async def other(due: float) -> bool:
+            await self.client.post(self.next(), due, TIMEOUT)
+            return True
 
-        async def other(due: float) -> None:
-            await self.client.post(self.next(), due)
-
-        alive, seconds = self.server.alive, self.seconds
+        seconds = self.seconds
         lead = min(1.0, seconds / 4)
         rows = self.found["fairness"] = {"quiet": _alone(await self.singles(self.calm), self.calm)}
-        beside = asyncio.create_task(
-            keep(large, in_flight=FORMS, seconds=lead + seconds, alive=alive)
-        )
+        beside = asyncio.create_task(self.keep(lambda: large, lead + seconds, FORMS))
         await asyncio.sleep(lead)
         start = time.perf_counter()
         rows["forms"] = _alone(await self.singles(seconds), seconds)
         until = time.perf_counter()
-        await beside
+        forms = await beside
         done = [r for r in forms if r.status == 200]
         rows["forms"] |= {
             # A form counts by the part of its time that lies within.
@@ -178,12 +195,12 @@ class Trial:
         }
         self.server.check("the forms of 64 images")
         await asyncio.sleep(self.calm)
-        crowd = asyncio.create_task(
-            offer(other, rate=capacity, seconds=lead + seconds, alive=alive)
+        full_load = asyncio.create_task(
+            offer(other, rate=capacity, seconds=lead + seconds, alive=self.server.alive)
         )
         await asyncio.sleep(lead)
         rows["full"] = _alone(await self.singles(seconds), seconds)
-        await crowd
+        await full_load
         self.server.check("100% load")
         self.say(
             "a single image at a time: "
@@ -233,13 +250,12 @@ async def measure(trial: Trial, factors: Sequence[float], after: float, fair: bo
     """All of it, in order."""
     found = trial.found
     answer = await probe(trial.server.url, trial.images[0], crops=trial.crops)
-    health = await trial.client.get("/health")
-    queue: Any = health["queue"]
+    health = await trial.service.health()
     found |= {
-        "machine": machine.describe(str(health["provider"])),
+        "machine": machine.describe(health.provider),
         "model": answer["model"],
         "crops": answer["crops"],
-        "limit": queue["limit"],
+        "limit": health.queue.limit,
     }
     await trial.capacity()  # warms up all there is
     found["capacities"].clear()
@@ -251,8 +267,8 @@ async def measure(trial: Trial, factors: Sequence[float], after: float, fair: bo
     trial.say(f"waiting {after:g} s")
     await asyncio.sleep(after)
     found["resident_after"] = trial.samples[-1].resident if trial.samples else None
-    queue = (await trial.client.get("/health"))["queue"]
-    found["after"] = await trial.lone() | {"pending": queue["pending"]}
+    health = await trial.service.health()
+    found["after"] = await trial.lone() | {"pending": health.queue.pending}
     if fair:
         await trial.fairness()
 
@@ -292,7 +308,7 @@ def claims(found: dict[str, Any]) -> list[Claim]:
                 f"{failed:.0f} of {asked:.0f} without a 200",
             ),
             Claim(
-                f"{times} who is accepted waits as long as the queue at most",
+                f"{times} accepted requests wait as long as the queue at most",
                 latency["p99"] <= SLACK * bound,
                 f"p99 {latency['p99']:.0f} ms, max {latency['max']:.0f} ms; {found['limit']} "
                 f"images take {bound:.0f} ms",
@@ -377,11 +393,12 @@ def overload(
         probes = stack.enter_context(probing(server.url))
 
         async def all_of_it() -> None:
-            async with connected(server.url) as client:
+            async with connected(server.url) as client, AsyncClient(server.url) as service:
                 trial = Trial(
-                    server, client, bodies, crops, seconds, in_flight, probes, samples, _say, found
+                    *(server, client, service, bodies, crops, seconds, in_flight),
+                    *(probes, samples, _say, found),
                 )
-                await measure(trial, [float(one) for one in factors.split(",")], after, fairness)
+                await measure(trial, list(map(float, factors.split(","))), after, fairness)
 
         try:
             run(all_of_it())

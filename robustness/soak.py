@@ -3,8 +3,8 @@ A server under 90% load for a long time, with clients that leave at random; Linu
 
     scripts/soak [--minutes 30] [--json soak.json]
 
-Real photographs in the mixture of `mix`, at random times; one client in twenty leaves without its
-answer.  Every answer is checked against what the image was said to show while all was quiet.
+Real photographs in the mixture of `workload`, at random times; one client in twenty leaves without
+its answer.  Every answer is checked against what the image was answered while all was quiet.
 Each minute has its line; memory, open files and threads of the server are sampled all the time.
 docs/robustness.md defines the figures.
 """
@@ -27,16 +27,21 @@ from typing import Annotated, Any, Final
 import typer
 
 from benchmarks import machine
-from service.loadtest.generator import LoadImpossible, run
-from service.loadtest.statistics import rate_of
+from service.client import AsyncClient
+from service.loadtest.generator import (
+    Client,
+    LoadImpossible,
+    Request,
+    closed_loop,
+    connected,
+    run,
+)
+from service.loadtest.statistics import Record, rate_of
 
 from . import figures
-from .client import Ask, Client, Record, connected, keep, offer
-from .disconnects import WAYS, leave
 from .figures import Claim
-from .payloads import singles
 from .server import ServerDied, Tried, Usage, end_politely, serving, watched
-from .workload import CHOICES, Mix, best, fault
+from .workload import CHOICES, REFUSED, TIMEOUT, WAYS, Mix, best, fault, leave, offer, singles
 
 LOOK: Final = 10.0  # seconds between two looks at the server's process; shorter in a short run
 MINUTE: Final = 60.0  # seconds a line of figures covers; shorter in a short run
@@ -95,25 +100,27 @@ class Soak:
     mix: Mix
     whole: Count = field(default_factory=Count)
     minute: Count = field(default_factory=Count)
+    ends: list[float] = field(default_factory=list)  # of all requests, time.perf_counter()
     patience: float = 1.0  # seconds, twice what an answer takes of late
 
-    async def send(self, due: float) -> Record | None:
+    async def send(self, due: float) -> bool:
         """One client of the mixture."""
         question, chance = self.mix.draw(), self.mix.chance
         if chance.random() < LEAVING:
-            where = await leave(self.server.url, question.ask, chance, self.patience)
-            now = time.perf_counter()
+            where = await leave(self.server.url, question.request, chance, self.patience)
+            self.ends.append(time.perf_counter())
             for count in (self.whole, self.minute):
                 count.requests += 1
                 count.left[where] += 1
-            return Record(due, due, now, -1)
-        record = await self.client.post(question.ask, due)
+            return True
+        record = await self.client.post(question.request, due, TIMEOUT)
+        self.ends.append(record.ended)
         trouble = fault(question, record)
         for count in (self.whole, self.minute):
             count.add(record, trouble)
         if record.status == 200:
             self.patience += 0.05 * (2 * (record.ended - record.sent) - self.patience)
-        return record._replace(body=b"")
+        return record.status not in REFUSED
 
 
 async def learn(client: Client, images: Sequence[bytes]) -> dict[str, list[frozenset[int]]]:
@@ -122,8 +129,8 @@ async def learn(client: Client, images: Sequence[bytes]) -> dict[str, list[froze
     for crops in CHOICES:
         known[crops] = []
         for image in images:
-            ask = Ask(image, query=f"?crops={crops}")
-            record = await client.post(ask, time.perf_counter())
+            request = Request(image, query=f"?crops={crops}")
+            record = await client.post(request, time.perf_counter(), TIMEOUT)
             if record.status != 200:
                 raise LoadImpossible(f"a good image was answered {record.status or record.reason}")
             known[crops] += best(record.body)
@@ -133,6 +140,7 @@ async def learn(client: Client, images: Sequence[bytes]) -> dict[str, list[froze
 async def soak(
     server: Tried,
     client: Client,
+    service: AsyncClient,
     images: Sequence[bytes],
     samples: list[Usage],
     found: dict[str, Any],
@@ -143,11 +151,8 @@ async def soak(
     say: Callable[[str], None],
 ) -> None:
     """All of it; what is found goes into `found` as it comes."""
-    health = await client.get("/health")
-    found |= {
-        "machine": machine.describe(str(health["provider"])),
-        "model": health["model"],
-    }
+    health = await service.health()
+    found |= {"machine": machine.describe(health.provider), "model": asdict(health.model)}
     mix = Mix(images, await learn(client, images))
     server.check("the first images")
     found["capacity"] = await capacity(server, client, mix, in_flight, min(20.0, seconds))
@@ -178,9 +183,9 @@ async def soak(
             "memory": figures.memory(samples, began, until),
             "samples": [[round(sample.at - began, 1), *sample[1:]] for sample in samples],
         }
-    found |= asdict(offered)
+    found |= offered
     server.check("the soak")
-    found["pending"] = await _drained(client)
+    found["pending"] = await _drained(service)
 
 
 async def capacity(
@@ -188,14 +193,14 @@ async def capacity(
 ) -> float:
     """Requests of the mixture a second, in a closed loop, the leaving ones counted too."""
     warm_up = min(WARM_UP, seconds / 4)
-    warming = time.perf_counter() + warm_up
+    warm = time.perf_counter() + warm_up
+    until = warm + seconds
     clients = Soak(server, client, mix)
-    records = await keep(
-        clients.send, in_flight=in_flight, seconds=warm_up + seconds, alive=server.alive
+    await closed_loop(
+        clients.send, in_flight=in_flight, go_on=lambda now: now < until and server.alive()
     )
     server.check("the measurement of its capacity")
-    until = warming + seconds
-    rate = rate_of([record.ended for record in records if warming <= record.ended <= until])
+    rate = rate_of([end for end in sorted(clients.ends) if warm <= end <= until])
     if not rate or not clients.whole.answered:
         raise LoadImpossible(f"nothing was answered rightly: {dict(clients.whole.faults)}")
     return rate
@@ -220,13 +225,13 @@ def _line(number: int, row: dict[str, Any]) -> str:
     )
 
 
-async def _drained(client: Client) -> int:
+async def _drained(service: AsyncClient) -> int:
     """What is pending when all have been answered or have left; waits until nothing is."""
     until = time.perf_counter() + DRAIN
     while True:
-        queue: Any = (await client.get("/health"))["queue"]
-        if not queue["pending"] or time.perf_counter() > until:
-            return int(queue["pending"])
+        pending = (await service.health()).queue.pending
+        if not pending or time.perf_counter() > until:
+            return pending
         await asyncio.sleep(0.2)
 
 
@@ -301,9 +306,9 @@ def main(
             samples = stack.enter_context(watched(server, min(LOOK, minutes * 60 / 30)))
 
             async def all_of_it() -> None:
-                async with connected(server.url) as client:
+                async with connected(server.url) as client, AsyncClient(server.url) as service:
                     await soak(
-                        *(server, client, bodies, samples, found),
+                        *(server, client, service, bodies, samples, found),
                         seconds=60 * minutes,
                         load=load,
                         in_flight=in_flight,

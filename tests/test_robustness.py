@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from robustness import disconnects, figures, overload, soak, workload
-from robustness.client import Ask, Record, connected
+from robustness import figures, overload, soak, workload
 from robustness.health_prober import Probe
 from robustness.server import Usage
+from service.loadtest.generator import Request, connected
+from service.loadtest.statistics import Record
 
 ROOT = Path(__file__).parents[1]
 IMAGES = Path(__file__).parent / "pictures"
@@ -118,7 +119,7 @@ def test_a_soak_finds_every_answer_right(found: dict[str, dict[str, Any]]) -> No
 
     assert total["faults"] == {}
     assert total["answered"] > 0
-    assert set(total["left"]) <= set(disconnects.WAYS)
+    assert set(total["left"]) <= set(workload.WAYS)
     assert total["requests"] == sum(minute["requests"] for minute in minutes)
     assert total["requests"] == (
         total["answered"] + total["refused_rightly"] + sum(total["left"].values())
@@ -173,7 +174,7 @@ def said_by(reply: bytes) -> list[Record]:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         async with server, connected(f"http://127.0.0.1:{port}") as client:
-            return [await client.post(Ask(bytes(10**7)), time.perf_counter()) for _ in range(2)]
+            return [await client.post(Request(bytes(10**7)), time.perf_counter()) for _ in range(2)]
 
     return asyncio.run(ask_twice())
 
@@ -275,7 +276,7 @@ def test_growth_at_the_start_is_no_leak() -> None:
 )
 def test_an_answer_that_is_not_right_is_found(status: int, body: Any, trouble: str) -> None:
     """Two images, of which the second is bad."""
-    question = workload.Question("form", Ask(b""), expected=(frozenset({7}), frozenset()))
+    question = workload.Question("form", Request(b""), expected=(frozenset({7}), frozenset()))
 
     record = answer(0.0, 0.1, status, body=json.dumps(body).encode(), reason="ServerGone")
     said = workload.fault(question, record)

@@ -13,7 +13,7 @@ PRIVATE_MODULES = """
 """
 PRIVATE_NAMES = """
     Asker Budget Crowd Doors Greeter Greeting Harvest Journal Lessons OtherOrigins Place
-    Places Said Steps Truth Waiting Way Wishes beside drop_the_gone journal last_words
+    Places Said Steps Tally Truth Waiting Way Wishes beside drop_the_gone journal last_words
     lesson road stretches tritons with_a_key without_keys
 """
 

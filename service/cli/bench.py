@@ -22,7 +22,7 @@ from service.errors import FileUnreadable
 
 if TYPE_CHECKING:
     from service.loadtest.generator import Observer
-    from service.loadtest.statistics import Tally
+    from service.loadtest.statistics import LoadStatistics
 
 EPILOG: Final = epilog(
     {
@@ -109,18 +109,20 @@ def bench(
 
     bodies = _read(images) if images else photographs(SYNTHETIC)
     answer = generator.run(generator.probe(url, bodies[0], crops=crops, key=key))
-    common: dict[str, Any] = {
-        "seconds": seconds,
-        "crops": crops,
-        "key": key,
-        "warm_up": warm_up,
-        "timeout": timeout,
-    }
-    with _progress(warm_up + seconds, as_json) as common["observe"]:
+    with _progress(warm_up + seconds, as_json) as observe:
         figures = generator.run(
-            generator.open_loop(url, bodies, rate=rate, seed=seed, **common)
-            if rate
-            else generator.closed_loop(url, bodies, in_flight=in_flight, **common)
+            generator.measure(
+                *(url, bodies),
+                seconds=seconds,
+                in_flight=in_flight,
+                rate=rate,
+                seed=seed,
+                crops=crops,
+                key=key,
+                warm_up=warm_up,
+                timeout=timeout,
+                observe=observe,
+            )
         )
     facts = {
         "url": url,
@@ -171,13 +173,13 @@ def _progress(seconds: float, as_json: bool) -> "Iterator[Observer | None]":
         task = progress.add_task("", total=seconds)
         began = time.perf_counter()
 
-        def observe(tally: "Tally") -> None:
+        def observe(statistics: "LoadStatistics") -> None:
             now = time.perf_counter()
-            recent = tally.recent(now)
+            recent = statistics.recent(now)
             lost = sum(recent.refused.values()) + sum(recent.failed.values())
             text = (
                 "warming up"
-                if now < tally.began
+                if now < statistics.began
                 else f"{recent.rate:6.1f}/s   p50 {recent.p50:6.1f} ms   p99 {recent.p99:6.1f} ms"
                 f"   {lost} not answered"
             )

@@ -1,12 +1,12 @@
 """
-The load generator: images to a server, in a closed or an open loop.
+The load generator: requests to a server, in a closed or an open loop.
 
     closed_loop     so many requests in flight, each answer sends the next: what can it do?
     open_loop       requests at times of their own, whatever is answered: what does a client
                     wait at that rate?
 
 A request of the open loop has an intended time, and its latency counts from there: when the
-server stalls, or too much is outstanding to send more, those that had to wait tell of it.  (A
+server stalls, or too much is outstanding to send more, those that had to wait show it.  (A
 generator that sends late and measures from then on omits exactly the slow part.)
 
 The client is aiohttp on uvloop, since it shares the cores of the server that it measures: 0.08 ms
@@ -18,12 +18,21 @@ service's client asks.
 import asyncio
 import io
 import itertools
-import math
 import random
+import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -31,123 +40,204 @@ import aiohttp
 
 from service.client import AsyncClient, ClientError, Refused, Unauthorized
 from service.errors import ServiceError
-from service.loadtest.statistics import Figures, Tally
-
-__all__ = ["Figures", "LoadImpossible", "Tally", "closed_loop", "open_loop", "probe", "run"]
+from service.loadtest.statistics import Figures, LoadStatistics, Record
 
 T = TypeVar("T")
-Observer = Callable[[Tally], None]
+Observer = Callable[[LoadStatistics], None]
+Send = Callable[[float], Awaitable[bool]]  # when a request is due -> whether it was not refused
 
 TIMEOUT: Final = 30.0  # seconds
-MOST_OUTSTANDING: Final = 512  # of the open loop: twice what our server's queue takes by default
+MAX_OUTSTANDING: Final = 512  # of the open loop: twice what a server's queue takes by default
 PAUSE: Final = 0.05  # seconds; a client that is refused and comes back at once measures refusals
 IDLE: Final = 4.0  # seconds; uvicorn closes after 5, and a request sent just then would be lost
 LARGE: Final = 2**20  # bytes; aiohttp warns of larger bodies and wants them as a file
 LOOK: Final = 0.25  # seconds between two looks of an observer
+JPEG: Final[Mapping[str, str]] = {"Content-Type": "image/jpeg"}
 
 
 class LoadImpossible(ServiceError):
-    """There is nothing to measure: no server, not ours, or it refuses what we would send."""
+    """There is nothing to measure: no server, another one, or it refuses what would be sent."""
 
     code = "load_impossible"
 
 
-async def closed_loop(
-    url: str,
-    images: Sequence[bytes],
-    *,
-    in_flight: int,
-    seconds: float = math.inf,
-    requests: int | None = None,
-    crops: str | None = None,
-    key: str | None = None,
-    warm_up: float = 1.0,
-    timeout: float = TIMEOUT,
-    observe: Observer | None = None,
-) -> Figures:
-    """
-    Keep `in_flight` requests outstanding until `seconds` or `requests` are over.
+@dataclass(frozen=True)
+class Request:
+    """A request to classify."""
 
-    The images go round in order.  Times are in seconds; `seconds` begin after the warm-up.
-    Nothing is raised for what the server does: it is counted.
-    """
-    if requests is None and math.isinf(seconds):
-        raise ValueError("neither seconds nor requests are given: when would it end?")
-    tally = Tally(began=time.perf_counter() + warm_up)
-    rotation = itertools.cycle(images)
-    left = math.inf if requests is None else requests
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=lambda: JPEG)
+    query: str = ""
 
-    async def ask_on(client: "_Client") -> None:
-        nonlocal left
-        while (due := time.perf_counter()) < tally.began + seconds and left > 0:
-            if due >= tally.began:
-                left -= 1
-            outcome = await client.ask(next(rotation), due, timeout)
-            tally.add(due, time.perf_counter(), outcome)
-            if outcome != 200:
+
+class Client:
+    """One server, over connections that are kept, as many as it takes."""
+
+    def __init__(self, session: aiohttp.ClientSession, address: str) -> None:
+        self._session = session
+        self._address = address
+
+    async def post(self, request: Request, due: float, timeout: float = TIMEOUT) -> Record:
+        """Send it now, to be answered `timeout` seconds after `due`; nothing is raised for what the
+        server does."""
+        sent, status, reason, retry_after, body = time.perf_counter(), 0, "", "", b""
+        large = len(request.body) >= LARGE
+        try:
+            async with (
+                asyncio.timeout(due + timeout - sent),
+                self._session.post(
+                    self._address + request.query,
+                    data=io.BytesIO(request.body) if large else request.body,
+                    headers=request.headers,
+                ) as answer,
+            ):
+                body = await answer.read()
+                status, retry_after = answer.status, answer.headers.get("Retry-After", "")
+        except TimeoutError:
+            reason = f"no answer within {timeout:g} s"
+        except (aiohttp.ClientError, OSError) as error:
+            reason = type(error).__name__
+        seconds = float(retry_after) if retry_after.isdecimal() else None
+        return Record(due, sent, time.perf_counter(), status, reason, seconds, body)
+
+
+@asynccontextmanager
+async def connected(url: str, key: str | None = None) -> AsyncGenerator[Client]:
+    """A client for `url`, until the block ends."""
+    base = (url if "://" in url else f"http://{url}").rstrip("/")
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE),
+        headers={"X-API-Key": key} if key else {},
+        timeout=aiohttp.ClientTimeout(),  # none: `post` counts from the intended time
+    ) as session:
+        yield Client(session, f"{base}/v1/predict")
+
+
+async def closed_loop(send: Send, *, in_flight: int, go_on: Callable[[float], bool]) -> None:
+    """Keep `in_flight` requests outstanding while `go_on(time.perf_counter())`."""
+
+    async def send_on() -> None:
+        while go_on(due := time.perf_counter()):
+            if not await send(due):
                 await asyncio.sleep(PAUSE)
-        tally.full_until = min(tally.full_until, time.perf_counter())
 
-    async with _connected(url, crops, key) as client, _measured(tally, observe) as finish:
-        await asyncio.gather(*(ask_on(client) for _ in range(in_flight)))
-        return finish()
+    await asyncio.gather(*(send_on() for _ in range(in_flight)))
 
 
 async def open_loop(
+    send: Send, due_times: Iterable[float], *, max_outstanding: int = sys.maxsize
+) -> int:
+    """
+    Send a request at each of these times of `time.perf_counter()`, whatever is answered.
+
+    Beyond `max_outstanding` requests wait here.  Returns how many were outstanding at most, when
+    all have ended.
+    """
+    places = asyncio.Semaphore(max_outstanding)
+    outstanding = most = 0
+
+    async def send_one(due: float) -> None:
+        nonlocal outstanding
+        try:
+            await send(due)
+        finally:
+            outstanding -= 1
+            places.release()
+
+    async with asyncio.TaskGroup() as group:
+        for due in due_times:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            await places.acquire()
+            outstanding += 1
+            most = max(most, outstanding)
+            group.create_task(send_one(due))
+    return most
+
+
+def arrivals(rate: float, seconds: float, *, seed: int = 0) -> Iterator[float]:
+    """Times in `[0, seconds)` of a Poisson process, `rate` per second."""
+    chance = random.Random(seed)
+    at = chance.expovariate(rate)
+    while at < seconds:
+        yield at
+        at += chance.expovariate(rate)
+
+
+async def measure(
     url: str,
     images: Sequence[bytes],
     *,
-    rate: float,
     seconds: float,
-    poisson: bool = True,
+    in_flight: int = 1,
+    rate: float | None = None,
     seed: int = 0,
     crops: str | None = None,
     key: str | None = None,
     warm_up: float = 1.0,
     timeout: float = TIMEOUT,
-    most_outstanding: int = MOST_OUTSTANDING,
+    max_outstanding: int = MAX_OUTSTANDING,
     observe: Observer | None = None,
 ) -> Figures:
     """
-    Send `rate` requests a second, at times that are fixed beforehand, whatever is answered.
+    Send JPEGs, round and round, for `seconds` after the warm-up.
 
-    Beyond `most_outstanding` requests wait here, and their latency grows; one that has no answer
-    `timeout` after its intended time has failed, so that the end comes that late at most.
+    In a closed loop with `in_flight` requests, or in an open one at `rate` a second, where one that
+    has no answer `timeout` seconds after its intended time has failed, so that the end comes that
+    late at most.  Nothing is raised for what the server does: it is counted.
     """
+    query = f"?crops={quote(crops, safe='')}" if crops else ""
+    rotation = itertools.cycle([Request(image, query=query) for image in images])
     start = time.perf_counter()
-    tally = Tally(began=start + warm_up, at_random=True)
-    rotation = itertools.cycle(images)
-    places = asyncio.Semaphore(most_outstanding)
+    statistics = LoadStatistics(began=start + warm_up, at_random=rate is not None)
+    end = statistics.began + seconds
 
-    async def ask_once(client: "_Client", due: float) -> None:
-        try:
-            outcome = await client.ask(next(rotation), due, timeout)
-        finally:
-            places.release()
-        tally.add(due, time.perf_counter(), outcome)
+    async def send(due: float) -> bool:
+        record = await client.post(next(rotation), due, timeout)
+        statistics.add(record)
+        return record.status == 200
 
-    async with _connected(url, crops, key) as client, _measured(tally, observe) as finish:
-        async with asyncio.TaskGroup() as asked:
-            for at in arrivals(rate, warm_up + seconds, seed=seed, poisson=poisson):
-                await asyncio.sleep(max(0.0, start + at - time.perf_counter()))
-                await places.acquire()
-                asked.create_task(ask_once(client, start + at))
-            tally.full_until = max(time.perf_counter(), tally.began + seconds)
-        return finish()
+    def go_on(now: float) -> bool:
+        if now >= end:
+            statistics.full_until = min(statistics.full_until, now)
+        return now < end
+
+    def due_times(rate: float) -> Iterator[float]:
+        yield from (start + at for at in arrivals(rate, warm_up + seconds, seed=seed))
+        statistics.full_until = max(time.perf_counter(), end)
+
+    async with connected(url, key) as client, _observed(statistics, observe) as figures:
+        if rate is None:
+            await closed_loop(send, in_flight=in_flight, go_on=go_on)
+        else:
+            await open_loop(send, due_times(rate), max_outstanding=max_outstanding)
+        return figures()
 
 
-def arrivals(
-    rate: float, seconds: float, *, seed: int = 0, poisson: bool = True
-) -> Iterator[float]:
-    """Times in `[0, seconds)`, `rate` per second: of a Poisson process, or at even distances."""
-    chance = random.Random(seed)
-    at = chance.expovariate(rate) if poisson else 0.0
-    for number in itertools.count(1):
-        if at >= seconds:
-            return
-        yield at
-        # number / rate, not a sum: the error of a sum would grow.
-        at = at + chance.expovariate(rate) if poisson else number / rate
+@asynccontextmanager
+async def _observed(
+    statistics: LoadStatistics, observe: Observer | None
+) -> AsyncGenerator[Callable[[], Figures]]:
+    """Watch a load that has just started; what it yields sums the load up."""
+    cpu = time.process_time()
+
+    async def watch() -> None:
+        nonlocal cpu
+        while True:
+            if (now := time.perf_counter()) < statistics.began:
+                cpu = time.process_time()
+            if observe is not None:
+                observe(statistics)
+            # Wakes at the end of the warm-up too, to read the CPU's clock there.
+            rest = statistics.began - now
+            await asyncio.sleep(min(rest, LOOK) if rest > 0 else LOOK)
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield lambda: statistics.figures(time.perf_counter(), time.process_time() - cpu)
+    finally:
+        watcher.cancel()
+        with suppress(asyncio.CancelledError):
+            await watcher
 
 
 async def probe(
@@ -161,7 +251,7 @@ async def probe(
     """Which `model` and `crops` answer one image; `LoadImpossible` says why there is no point."""
     try:
         async with AsyncClient(url, api_key=key, timeout=timeout, retries=0) as client:
-            found = await client.classify(image, crops=crops or "ten")
+            prediction = await client.classify(image, crops=crops or "ten")
     except Unauthorized as error:
         reason = f"{url} asks for a key; set ALEXNET_API_KEY to one that it knows"
         raise LoadImpossible(reason) from error
@@ -170,9 +260,9 @@ async def probe(
         if error.status == 404:
             reason = f"there is no /v1/predict at {url}; that is not our server"
         raise LoadImpossible(reason) from error
-    except (ClientError, ValueError) as error:  # the latter for an address that is none
+    except (ClientError, ValueError) as error:  # the latter for what is not an address
         raise LoadImpossible(str(error)) from error
-    return {"model": asdict(found.model), "crops": found.crops}
+    return {"model": asdict(prediction.model), "crops": prediction.crops}
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -182,66 +272,3 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     except ImportError:  # not for this interpreter
         return asyncio.run(work)
     return uvloop.run(work)
-
-
-class _Client:
-    """One server, asked for one choice of crops."""
-
-    def __init__(self, session: aiohttp.ClientSession, address: str) -> None:
-        self._session = session
-        self._address = address
-
-    async def ask(self, image: bytes, due: float, timeout: float) -> int | str:
-        """The answer's status, or why there is none; the deadline is `timeout` after `due`."""
-        try:
-            async with asyncio.timeout(due + timeout - time.perf_counter()):
-                return (await self._post(image))[0]
-        except TimeoutError:
-            return f"no answer within {timeout:g} s"
-        except (aiohttp.ClientError, OSError) as error:
-            return type(error).__name__
-
-    async def _post(self, image: bytes) -> tuple[int, bytes]:
-        body = image if len(image) < LARGE else io.BytesIO(image)
-        async with self._session.post(self._address, data=body) as answer:
-            return answer.status, await answer.read()
-
-
-@asynccontextmanager
-async def _connected(url: str, crops: str | None, key: str | None) -> AsyncGenerator[_Client]:
-    """A client for `url`; connections are kept, as many as it takes."""
-    base = (url if "://" in url else f"http://{url}").rstrip("/")
-    query = f"?crops={quote(crops, safe='')}" if crops else ""
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE),
-        headers={"Content-Type": "image/jpeg"} | ({"X-API-Key": key} if key else {}),
-        timeout=aiohttp.ClientTimeout(),  # none: we have our own, counted from the intended time
-    ) as session:
-        yield _Client(session, f"{base}/v1/predict{query}")
-
-
-@asynccontextmanager
-async def _measured(
-    tally: Tally, observe: Observer | None
-) -> AsyncGenerator[Callable[[], Figures]]:
-    """Watch a load that has just started; what it yields sums the load up."""
-    cpu = time.process_time()
-
-    async def watch() -> None:
-        nonlocal cpu
-        while True:
-            if (now := time.perf_counter()) < tally.began:
-                cpu = time.process_time()
-            if observe is not None:
-                observe(tally)
-            # Wakes at the end of the warm-up too, to read the CPU's clock there.
-            rest = tally.began - now
-            await asyncio.sleep(min(rest, LOOK) if rest > 0 else LOOK)
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield lambda: tally.figures(time.perf_counter(), time.process_time() - cpu)
-    finally:
-        watcher.cancel()
-        with suppress(asyncio.CancelledError):
-            await watcher

@@ -14,9 +14,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import linear_regression
-from typing import Final
+from typing import Final, NamedTuple
 
 RECENT: Final = 2.0  # seconds that the figures on display look back
+
+
+class Record(NamedTuple):
+    """What became of a request; times of `time.perf_counter()`, seconds."""
+
+    due: float
+    sent: float  # when it was handed to the client, which takes a kept connection or a new one
+    ended: float
+    status: int  # 0: no answer
+    reason: str = ""  # why there is none
+    retry_after: float | None = None  # seconds
+    body: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +48,7 @@ class Figures:
 
 
 @dataclass
-class Tally:
+class LoadStatistics:
     """What became of each request, in the order in which they ended; seconds on one clock."""
 
     began: float  # the end of the warm-up
@@ -48,19 +60,20 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
 
-    def add(self, due: float, ended: float, outcome: int | str) -> None:
-        """Count one that was `due` and has `ended` with a status, or with a reason."""
-        if outcome == 200:
-            self.completions.append(ended)
-            self.latencies.append(ended - due)
-        if due < self.began:
+    def add(self, record: Record) -> None:
+        """Count one that has ended."""
+        latency = record.ended - record.due
+        if record.status == 200:
+            self.completions.append(record.ended)
+            self.latencies.append(latency)
+        if record.due < self.began:
             return
-        if outcome == 200:
-            self.counted.append(ended - due)
-        elif isinstance(outcome, int):
-            self.refused[str(outcome)] += 1
+        if record.status == 200:
+            self.counted.append(latency)
+        elif record.status:
+            self.refused[str(record.status)] += 1
         else:
-            self.failed[outcome] += 1
+            self.failed[record.reason] += 1
 
     def figures(self, now: float, cpu: float) -> Figures:
         """All of it; `cpu` is what the generator used since `began`, in seconds."""

@@ -4,8 +4,10 @@ import asyncio
 import io
 import json
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,6 +15,8 @@ from PIL import Image
 from service.inference.image import decode
 from service.inference.limits import DecodeLimits
 from service.loadtest import generator, statistics
+from service.loadtest.generator import Request
+from service.loadtest.statistics import Figures, LoadStatistics, Record
 from service.loadtest.synthetic_images import photographs
 from tests.support.clocks import Clock
 from tests.support.commands import alexnet
@@ -31,22 +35,40 @@ def server(tiny_model: Path) -> Iterator[Live]:
         yield live
 
 
-def in_order(figures: generator.Figures) -> bool:
+def in_order(figures: Figures) -> bool:
     """Latencies are positive and rise."""
     return 0 < figures.p50 <= figures.p95 <= figures.p99
 
 
-def test_a_closed_loop_answers_as_many_as_it_was_told(server: Live) -> None:
-    """The warm-up is not among them."""
-    figures = generator.run(
-        generator.closed_loop(server.url, IMAGES, in_flight=4, requests=40, warm_up=0.1)
-    )
+def times(number: int) -> Callable[[float], bool]:
+    """That a closed loop goes on so many times."""
+    left = iter(range(number))
+    return lambda now: next(left, None) is not None
 
-    assert (figures.requests, figures.answered) == (40, 40)
-    assert (figures.refused, figures.failed) == ({}, {})
-    assert in_order(figures)
-    assert figures.rate > 0
-    assert figures.cpu > 0
+
+def records_of(url: str, number: int, *, in_flight: int, **options: Any) -> list[Record]:
+    """What became of so many requests of a closed loop."""
+    records: list[Record] = []
+
+    async def load() -> None:
+        async def send(due: float) -> bool:
+            records.append(await client.post(Request(IMAGES[0]), due, **options))
+            return True
+
+        async with generator.connected(url) as client:
+            await generator.closed_loop(send, in_flight=in_flight, go_on=times(number))
+
+    generator.run(load())
+    return records
+
+
+def test_a_closed_loop_sends_as_many_as_it_may(server: Live) -> None:
+    """Each is answered, with classes, after it was sent, which was not before it was due."""
+    records = records_of(server.url, 40, in_flight=4)
+
+    assert [record.status for record in records] == [200] * 40
+    assert all(record.due <= record.sent < record.ended for record in records)
+    assert all("predictions" in json.loads(record.body) for record in records)
 
 
 def test_an_open_loop_sends_what_is_due_after_the_warm_up(server: Live) -> None:
@@ -54,41 +76,52 @@ def test_an_open_loop_sends_what_is_due_after_the_warm_up(server: Live) -> None:
     due = [at for at in generator.arrivals(50, 0.2 + 1.0, seed=3) if at >= 0.2]
 
     figures = generator.run(
-        generator.open_loop(server.url, IMAGES, rate=50, seconds=1.0, warm_up=0.2, seed=3)
+        generator.measure(server.url, IMAGES, rate=50, seconds=1.0, warm_up=0.2, seed=3)
     )
 
     assert (figures.requests, figures.answered) == (len(due), len(due))
     assert in_order(figures)
+    assert figures.rate > 0
+    assert figures.cpu > 0
 
 
+@pytest.mark.usefixtures("clock")
 def test_refusals_are_counted_by_status(tiny_model: Path) -> None:
     """Nothing is lost: each request is answered or refused."""
     with serving(tiny_model, max_queue=1, max_files=1) as small, small.gate.closed() as gate:
 
-        def observe(tally: statistics.Tally) -> None:
-            if tally.refused:
+        def observe(statistics: LoadStatistics) -> None:
+            if statistics.refused:
                 gate.open()
 
         figures = generator.run(
-            generator.closed_loop(
-                *(small.url, IMAGES), in_flight=8, requests=60, warm_up=0, observe=observe
+            generator.measure(
+                *(small.url, IMAGES), in_flight=8, seconds=1, warm_up=0, observe=observe
             )
         )
 
     assert set(figures.refused) == {"503"}
-    assert figures.requests == 60
-    assert figures.answered + figures.refused["503"] == 60
+    assert figures.answered + figures.refused["503"] == figures.requests
     assert figures.answered > 0
 
 
-def test_a_server_that_is_gone_is_counted_and_not_raised() -> None:
-    """A load ends, whatever happens to the server."""
-    figures = generator.run(
-        generator.closed_loop("http://127.0.0.1:1", IMAGES, in_flight=2, requests=3, warm_up=0)
-    )
+def test_a_refusal_is_recorded_with_its_retry_after(tiny_model: Path) -> None:
+    """In seconds, as the server says it."""
+    with serving(tiny_model, rate_limit="1/hour") as limited:
+        first, second = records_of(limited.url, 2, in_flight=1)
 
-    assert figures.answered == 0
-    assert sum(figures.failed.values()) == figures.requests == 3
+    assert (first.status, first.retry_after) == (200, None)
+    assert second.status == 429
+    assert second.retry_after is not None
+    assert 0 < second.retry_after <= 3600
+
+
+def test_a_server_that_is_gone_is_recorded_and_not_raised() -> None:
+    """A load ends, whatever happens to the server."""
+    records = records_of("http://127.0.0.1:1", 3, in_flight=2)
+
+    assert [record.status for record in records] == [0, 0, 0]
+    assert all(record.reason for record in records)
 
 
 def test_an_open_loop_ends_although_nobody_answers() -> None:
@@ -96,40 +129,49 @@ def test_an_open_loop_ends_although_nobody_answers() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         figures = generator.run(
-            generator.open_loop(
+            generator.measure(
                 *(url, IMAGES),
                 rate=2000,
                 seconds=0.25,
-                poisson=False,
                 warm_up=0,
                 timeout=0.25,
-                most_outstanding=1,
+                max_outstanding=1,
             )
         )
 
-    assert figures.failed == {"no answer within 0.25 s": 500}
-    assert (figures.requests, figures.rate, figures.p99) == (500, 0, 0)
+    due = len(list(generator.arrivals(2000, 0.25)))
+    assert figures.failed == {"no answer within 0.25 s": due}
+    assert (figures.requests, figures.rate, figures.p99) == (due, 0, 0)
     # 0.5; if each had 0.25 s from its sending, one at a time, 125
     assert figures.seconds < PATIENCE
 
 
-def test_latency_counts_from_the_intended_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latency_counts_from_the_intended_time() -> None:
     """One place and a slow server: the third request has waited for the two before it."""
+    latencies: list[float] = []
 
-    async def slow(client: object, image: bytes) -> tuple[int, bytes]:
+    async def slow(due: float) -> bool:
         await asyncio.sleep(0.1)
-        return 200, b""
+        latencies.append(time.perf_counter() - due)
+        return True
 
-    monkeypatch.setattr(generator._Client, "_post", slow)
-    monkeypatch.setattr(generator, "arrivals", lambda *_, **__: iter([0.0, 0.0, 0.0]))
+    now = time.perf_counter()
+    most = generator.run(generator.open_loop(slow, [now, now, now], max_outstanding=1))
 
-    figures = generator.run(
-        generator.open_loop("x", IMAGES, rate=1, seconds=1, warm_up=0, most_outstanding=1)
-    )
+    assert most == 1
+    assert latencies[1] > 0.19  # a timer of the loop may be a millisecond early
+    assert latencies[2] > 0.29
 
-    assert figures.answered == 3
-    assert figures.p50 > 190  # a timer of the loop may be a millisecond early
-    assert figures.p99 > 290
+
+def test_an_open_loop_counts_how_many_were_outstanding() -> None:
+    """Without a limit, all that are due before the first is answered."""
+    began = asyncio.Barrier(3)
+
+    async def together(due: float) -> bool:
+        await began.wait()
+        return True
+
+    assert generator.run(generator.open_loop(together, [0.0, 0.0, 0.0])) == 3
 
 
 def test_a_lump_at_either_end_does_not_bend_the_rate() -> None:
@@ -151,12 +193,17 @@ def test_too_few_completions_have_no_rate(completions: list[float]) -> None:
     assert statistics.rate_of(completions) == 0
 
 
+def answered(due: float, ended: float) -> Record:
+    """A request that was sent when it was due."""
+    return Record(due, due, ended, 200)
+
+
 def test_the_rate_is_that_under_full_load() -> None:
     """What is answered in the warm-up, or when fewer are in flight, does not count for it."""
-    counted = statistics.Tally(began=10.0, full_until=20.0)
+    counted = LoadStatistics(began=10.0, full_until=20.0)
     for tenth in range(300):  # ten a second from 0 to 20, then two
         ended = tenth / 10 if tenth < 200 else 20 + (tenth - 199) / 2
-        counted.add(ended - 0.05, ended, 200)
+        counted.add(answered(ended - 0.05, ended))
 
     assert counted.figures(now=80.0, cpu=7.0).rate == pytest.approx(10)
     assert counted.figures(now=80.0, cpu=7.0).cpu == pytest.approx(0.1)
@@ -164,20 +211,20 @@ def test_the_rate_is_that_under_full_load() -> None:
 
 def test_one_lump_is_no_rate_of_its_own() -> None:
     """Sixteen answers within a millisecond, after two seconds of waiting: eight a second."""
-    lump = statistics.Tally(began=10.0, full_until=12.0)
+    lump = LoadStatistics(began=10.0, full_until=12.0)
     for number in range(16):
-        lump.add(10.0, 11.99 + number / 16_000, 200)
+        lump.add(answered(10.0, 11.99 + number / 16_000))
 
     assert lump.figures(now=12.0, cpu=0.0).rate == pytest.approx(8)
 
 
 def test_a_gap_between_random_requests_does_not_bend_their_rate() -> None:
     """Twelve in four seconds are three a second, wherever chance has put them."""
-    tallied = statistics.Tally(began=10.0, full_until=14.0, at_random=True)
+    random = LoadStatistics(began=10.0, full_until=14.0, at_random=True)
     for ended in [*(10 + number / 10 for number in range(11)), 13.9]:
-        tallied.add(ended - 0.01, ended, 200)
+        random.add(answered(ended - 0.01, ended))
 
-    assert tallied.figures(now=15.0, cpu=0.0).rate == pytest.approx(3)
+    assert random.figures(now=15.0, cpu=0.0).rate == pytest.approx(3)
 
 
 def test_percentiles_are_latencies_that_were_measured() -> None:
@@ -197,13 +244,6 @@ def test_arrivals_are_the_same_for_the_same_seed() -> None:
     assert first != list(generator.arrivals(100, 20, seed=2))
     assert 0 <= first[0] <= first[-1] < 20
     assert len(first) == pytest.approx(2000, rel=0.1)
-
-
-def test_even_arrivals_do_not_drift() -> None:
-    """A million tenths later they are still where they belong."""
-    *_, last = generator.arrivals(10, 10_000, poisson=False)
-
-    assert last == pytest.approx(9_999.9, abs=1e-9)
 
 
 def test_synthetic_photographs_are_distinct_and_typical() -> None:
@@ -265,7 +305,7 @@ def test_bench_against_nothing_is_one_sentence() -> None:
 
 
 def test_bench_against_another_server_is_one_sentence(server: Live) -> None:
-    """Some path of a server that has no such door."""
+    """Some path below which the server has no such endpoint."""
     assert "not our server" in complaint(f"{server.url}/elsewhere", CAT)
 
 
