@@ -28,6 +28,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
+from service.inference.timings import StageTimings
 from service.telemetry.request_record import IMAGE_MODEL, TENSOR_MODEL, VERSION, RequestRecord
 
 OPEN_METRICS: Final = "application/openmetrics-text"
@@ -98,10 +99,11 @@ class Statistics:
         self.failure_ns += _ns((record.ended or record.began) - record.began)
         self.last = _now()
 
-    def succeeded(self, record: RequestRecord, *, from_pixels: bool) -> None:
-        """Count a request; `from_pixels` leaves out what came before its image was pixels."""
-        if (last := record.last) is None:  # it had no image
-            return
+    def succeeded(
+        self, record: RequestRecord, last: StageTimings, *, from_pixels: bool = False
+    ) -> None:
+        """Count a request whose `last` image was answered then; `from_pixels` leaves out what came
+        before its image was pixels."""
         moments = (record.began, last.decoded, last.running, last.answered, record.ended)
         # Each at least the one before: two clocks of different fineness may have been read.
         began, *after = accumulate((moment or 0.0 for moment in moments), max)
@@ -230,8 +232,11 @@ class Metrics(Collector):
             return
         if model == IMAGE_MODEL:
             self.statistics[IMAGE_MODEL].executions += 1
-            self.statistics[IMAGE_MODEL].succeeded(record, from_pixels=False)
-        self.statistics[TENSOR_MODEL].succeeded(record, from_pixels=model == IMAGE_MODEL)
+        if (last := record.last) is None:  # it had no image
+            return
+        if model == IMAGE_MODEL:
+            self.statistics[IMAGE_MODEL].succeeded(record, last)
+        self.statistics[TENSOR_MODEL].succeeded(record, last, from_pixels=model == IMAGE_MODEL)
 
     def _count_images(self, record: RequestRecord) -> None:
         for code in record.outcomes or [record.code] * len(record.images):

@@ -51,21 +51,12 @@ class Request:
 
     version: str
     method: str
+    path: str  # as the application sees it
     raw_path: bytes
     query: bytes
     headers: list[tuple[bytes, bytes]]
     keep_alive: bool
-
-    @property
-    def path(self) -> str:
-        """What the application sees of it."""
-        return unquote(self.raw_path.decode("ascii"))  # the parser lets nothing else through
-
-    @property
-    def waits_to_continue(self) -> bool:
-        """Whether the body is held back until it is wanted."""
-        expected = [value.lower() for name, value in self.headers if name == b"expect"]
-        return self.version == "1.1" and b"100-continue" in expected
+    waits_to_continue: bool  # whether the body is held back until it is wanted
 
 
 class Listener(Protocol):
@@ -256,13 +247,16 @@ class Requests:
         if url.schema is not None:
             host = _authority(self._url)
             headers = [(b"host", host), *(header for header in headers if header[0] != b"host")]
+        expected = [value.lower() for value in self._values(b"expect")]
         return Request(
             version=version,
             method=self.method.decode("ascii"),
+            path=unquote(raw_path.decode("ascii")),  # the parser lets nothing else through
             raw_path=raw_path,
             query=url.query or b"",
             headers=headers,
             keep_alive=version != "1.0" and self._parser.should_keep_alive(),
+            waits_to_continue=version == "1.1" and b"100-continue" in expected,
         )
 
     def _values(self, header: bytes) -> list[bytes]:
