@@ -51,8 +51,8 @@ def plain(data: bytes) -> NDArray[np.uint8]:
 
 WAYS: dict[str, Way] = {
     "plain Pillow": plain,
-    "ours": partial(decode, limits=DecodeLimits()),
-    "ours, scaled decoding": partial(decode, limits=DecodeLimits(scaled_decoding=True)),
+    "the service": partial(decode, limits=DecodeLimits()),
+    "the service, scaled": partial(decode, limits=DecodeLimits(scaled_decoding=True)),
 }
 
 

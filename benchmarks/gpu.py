@@ -9,8 +9,8 @@ Model files on a GPU: is it truly in use, are the answers right, how fast, bare 
     served     `alexnet serve` in its own process, loaded by `alexnet bench`, over the bare rate
 
 MODEL may be given several times: the same network exported with --precision fp32 and fp16.  Each
-part stands alone; what fails in one is told and the rest goes on.  The status is 0 only if nothing
-failed.  A setting that the runtime refuses (a CUDA graph around an `If`) is a note, no failure.
+part stands alone: after a failure in one the rest goes on.  The status is 0 only if nothing failed.
+A setting that the runtime refuses (a CUDA graph around an `If`) is a note, not a failure.
 
 It needs numpy, onnxruntime-gpu and this package; with onnx too, it also measures IOBinding and
 CUDA graphs, which want a file whose crops are fixed.  CUDA's libraries may lie in wheels beside
@@ -49,6 +49,7 @@ from service.inference.image import decode
 from service.inference.limits import DecodeLimits
 from service.inference.providers import CPU, CUDA, gist, session_options
 
+from .machine import describe
 from .processes import ROOT, load, serving
 
 IMAGES = ROOT / "model_export" / "pictures"
@@ -104,7 +105,7 @@ class Bench:
 
     @property
     def cuda(self) -> bool:
-        """Whether the GPU is what we measure."""
+        """Whether the GPU is what is measured."""
         return self.device == "cuda"
 
     def note(self, text: str) -> None:
@@ -144,23 +145,23 @@ def provider(bench: Bench, path: Path) -> Iterator[Row]:
         print(f"  GPU memory: {memory - before} MiB more at max_batch {bench.max_batch}")
     crops = dict(engine.model.crops)
     del engine
-    wanted = (CUDA if bench.cuda else CPU).name
+    provider_name = (CUDA if bench.cuda else CPU).name
     nodes = profiled(bench, path, list(crops.values()))
     counts: dict[str, int] = {}
     for _, _, where in nodes:
         counts[where] = counts.get(where, 0) + 1
     print("  nodes run: " + ", ".join(f"{count} on {name}" for name, count in counts.items()))
-    elsewhere = [f"{kind} ({name})" for name, kind, where in nodes if where != wanted]
+    elsewhere = [f"{kind} ({name})" for name, kind, where in nodes if where != provider_name]
     if elsewhere:
         print("  not on the device: " + ", ".join(elsewhere))
-    stray = [name for name, kind, where in nodes if COMPUTE.search(kind) and where != wanted]
+    stray = [name for name, kind, where in nodes if COMPUTE.search(kind) and where != provider_name]
     if stray:
-        bench.fail(f"{path.name}: these compute, but not on {wanted}: {', '.join(stray)}")
+        bench.fail(f"{path.name}: these compute, but not on {provider_name}: {', '.join(stray)}")
     if not any(COMPUTE.search(kind) for _, kind, _ in nodes):
         bench.fail(f"{path.name}: the profile shows no convolution and no product at all")
     yield {
         "model": path.name,
-        "provider": wanted,
+        "provider": provider_name,
         "load_seconds": round(seconds, 3),
         "gpu_memory_mib": None if before is None or memory is None else memory - before,
         "nodes": counts,
@@ -175,12 +176,12 @@ def profiled(bench: Bench, path: Path, choices: Sequence[int]) -> list[tuple[str
         for views in choices:
             plain(made, views, bench.batch(1))[0]()
         events = json.loads(Path(made.end_profiling()).read_text())
-    found = {
+    nodes = {
         (event["name"].removesuffix("_kernel_time"), args["op_name"], args["provider"])
         for event in events
         if event.get("cat") == "Node" and "provider" in (args := event.get("args", {}))
     }
-    return sorted(found)
+    return sorted(nodes)
 
 
 def answers(bench: Bench, path: Path) -> Iterator[Row]:
@@ -188,13 +189,13 @@ def answers(bench: Bench, path: Path) -> Iterator[Row]:
     device, reference = bench.engine(path), Engine.load(path, device="cpu")
     tolerance = float(device.model.golden["tolerance"])
     for crops, views in device.model.crops.items():
-        ours, theirs = (
+        measured, expected = (
             np.concatenate(
                 [engine.run(bench.images[i : i + 7], views) for i in range(0, len(bench.images), 7)]
             )
             for engine in (device, reference)
         )
-        row = compared(ours, theirs)
+        row = compared(measured, expected)
         print(
             f"  {crops} crops: {row['same_top1']} of {row['pictures']} images have the same best "
             f"class, the largest difference of a probability is {row['largest_difference']:.2g}"
@@ -209,15 +210,15 @@ def answers(bench: Bench, path: Path) -> Iterator[Row]:
         yield {"model": path.name, "crops": crops, "tolerance": tolerance, **row}
 
 
-def compared(ours: Answers, theirs: Answers) -> Row:
-    """Two sets of answers; a lead lost is how far ahead `theirs` had what is not our best."""
-    rows = np.arange(len(ours))
-    best, expected = ours.argmax(axis=1), theirs.argmax(axis=1)
+def compared(measured: Answers, reference: Answers) -> Row:
+    """Two sets of answers; a lead lost is by how much the reference prefers its own best class."""
+    rows = np.arange(len(measured))
+    best, expected = measured.argmax(axis=1), reference.argmax(axis=1)
     row: Row = {
-        "pictures": len(ours),
+        "pictures": len(measured),
         "same_top1": int((best == expected).sum()),
-        "largest_difference": float(np.abs(ours - theirs).max()),
-        "largest_lead_lost": float((theirs[rows, expected] - theirs[rows, best]).max()),
+        "largest_difference": float(np.abs(measured - reference).max()),
+        "largest_lead_lost": float((reference[rows, expected] - reference[rows, best]).max()),
     }
     return row
 
@@ -260,7 +261,7 @@ def bare(bench: Bench, path: Path) -> Iterator[Row]:
     for name, options in settings.items():
         if name == "TF32 off" and model.precision == "fp16":
             continue  # it concerns fp32 alone
-        with told(bench, f"{path.name}, {name}"):
+        with reported(bench, f"{path.name}, {name}"):
             made = session(bench, path, options)
             for crops, views in model.crops.items():
                 yield from measured(crops, f"{name}, run", partial(plain, made, views))
@@ -276,7 +277,7 @@ def bare(bench: Bench, path: Path) -> Iterator[Row]:
     for crops, views in model.crops.items():
         copy = with_fixed_crops(path, views)
         for name in sorted(FIXED & settings.keys()):
-            with told(bench, f"{path.name}, {name}, fixed {crops}"):
+            with reported(bench, f"{path.name}, {name}, fixed {crops}"):
                 made = session(bench, copy, settings[name])
                 for setting, prepare in {
                     "fixed, run": partial(plain, made, None),
@@ -324,8 +325,8 @@ def plain(made: Any, views: int | None, images: Pixels) -> Prepared:
         feeds["crops"] = np.array(views, np.int64)
 
     def step() -> Answers:
-        found: Answers = made.run(["probabilities"], feeds)[0]
-        return found
+        probabilities: Answers = made.run(["probabilities"], feeds)[0]
+        return probabilities
 
     return step, step
 
@@ -360,8 +361,8 @@ def bound(made: Any, classes: int, copies: bool, images: Pixels) -> Prepared:
 
     def answer() -> Answers:
         step()
-        found: Answers = target.numpy()
-        return found
+        probabilities: Answers = target.numpy()
+        return probabilities
 
     return step, answer
 
@@ -372,10 +373,10 @@ def with_fixed_crops(path: Path, views: int) -> bytes:
 
     model: onnx.ModelProto = onnx.load(path)
     graph = model.graph
-    kept = [given for given in graph.input if given.name != "crops"]
+    kept = [value for value in graph.input if value.name != "crops"]
     del graph.input[:]
     graph.input.extend(kept)
-    (default,) = (given for given in graph.initializer if given.name == "crops")
+    (default,) = (value for value in graph.initializer if value.name == "crops")
     default.CopyFrom(onnx.numpy_helper.from_array(np.array(views, np.int64), "crops"))
     content: bytes = model.SerializeToString()
     return content
@@ -414,7 +415,7 @@ def served(bench: Bench, path: Path) -> Iterator[Row]:
     with serving(path, device=bench.device, max_batch=bench.max_batch) as server:
         for crops, rate in rates.items():
             for in_flight in bench.extent.in_flight:
-                found = load(
+                figures = load(
                     server,
                     crops=crops,
                     seconds=bench.extent.load_seconds,
@@ -422,19 +423,19 @@ def served(bench: Bench, path: Path) -> Iterator[Row]:
                     in_flight=in_flight,
                 )
                 row = {"model": path.name, "crops": crops, "in_flight": in_flight}
-                row |= {"bare_rate": rate, "ratio": found["rate"] / rate, **found}
+                row |= {"bare_rate": rate, "ratio": figures["rate"] / rate, **figures}
                 print(
-                    f"  {crops:>6}, {in_flight:>3} in flight: {found['rate']:.0f} images/s, "
-                    f"{row['ratio']:.2f} of the bare {rate:.0f}; p50 {found['p50']:.1f}, "
-                    f"p95 {found['p95']:.1f}, p99 {found['p99']:.1f} ms",
+                    f"  {crops:>6}, {in_flight:>3} in flight: {figures['rate']:.0f} images/s, "
+                    f"{row['ratio']:.2f} of the bare {rate:.0f}; p50 {figures['p50']:.1f}, "
+                    f"p95 {figures['p95']:.1f}, p99 {figures['p99']:.1f} ms",
                     flush=True,
                 )
                 yield row
 
 
 @contextmanager
-def told(bench: Bench, what: str) -> Iterator[None]:
-    """A failure inside is told and counted; what comes after goes on."""
+def reported(bench: Bench, what: str) -> Iterator[None]:
+    """A failure inside is printed and counted; what comes after goes on."""
     try:
         yield
     # Whatever it is, the other figures are still worth having; SystemExit comes from `processes`.
@@ -455,10 +456,6 @@ def facts(device: str) -> dict[str, str]:
     """What was measured on: names and versions."""
     import onnxruntime
 
-    cpu = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).exists():
-        found = re.search(r"model name\s*: (.+)", info.read_text())
-        cpu = found[1] if found else cpu
     gpu = nvidia_smi("name,driver_version,memory.total") or "none: nvidia-smi does not answer"
     wheels = [
         f"{wheel.name} {wheel.version}"
@@ -468,7 +465,7 @@ def facts(device: str) -> dict[str, str]:
     return {
         "measured": device,
         "gpu": gpu,
-        "cpu": f"{cpu}, {cpu_quota()} cores",
+        "cpu": f"{describe(device)['cpu']}, {cpu_quota()} cores",
         "onnxruntime": f"{onnxruntime.__version__}, "
         f"CUDA {getattr(onnxruntime, 'cuda_version', None) or 'not built in'}",
         "wheels": ", ".join(sorted(wheels)) or "none of NVIDIA's",
@@ -539,24 +536,24 @@ def main() -> int:
     parser.add_argument("--max-batch", type=int, default=16, help="the service's setting")
     parser.add_argument("--quick", action="store_true", help="a trial, no measurement")
     parser.add_argument("-o", "--output", type=Path, help="write all of it here, as JSON")
-    given = parser.parse_args()
-    if given.device == "cuda":
+    arguments = parser.parse_args()
+    if arguments.device == "cuda":
         reach_libraries()
-    extent = QUICK if given.quick else Extent()
-    images = load_images(given.images, extent.images)
-    bench = Bench(given.device, extent, images, given.max_batch)
-    machine = facts(given.device)
+    extent = QUICK if arguments.quick else Extent()
+    images = load_images(arguments.images, extent.images)
+    bench = Bench(arguments.device, extent, images, arguments.max_batch)
+    machine = facts(arguments.device)
     for name, text in machine.items():
         print(f"{name}: {text}")
     measures = {"provider": provider, "answers": answers, "bare": bare, "served": served}
-    for part in given.part or PARTS:
-        for path in given.models:
+    for part in arguments.part or PARTS:
+        for path in arguments.models:
             print(f"\n{part}: {path}", flush=True)
-            with told(bench, f"{part}, {path.name}"):
+            with reported(bench, f"{part}, {path.name}"):
                 for row in measures[part](bench, path):
                     bench.results[part].append(row)
-                    bench.write(given.output, machine)
-            bench.write(given.output, machine)
+                    bench.write(arguments.output, machine)
+            bench.write(arguments.output, machine)
     print(f"\n{len(bench.failures)} failures, {len(bench.notes)} notes")
     return 1 if bench.failures else 0
 

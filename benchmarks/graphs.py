@@ -43,11 +43,11 @@ def graphs(weights: Path) -> dict[str, bytes]:
         models.expand(weights, full)
         network = checkpoints.build(variant, checkpoints.read(full), source=weights.name)
     views = crops.ten_crops(crops.load_images(), variant.crop_size)
-    given = crops.to_channels(views, variant.normalisation)
+    channels = crops.to_channels(views, variant.normalisation)
     plain = export.to_onnx(network, variant.crop_size)
     made = {}
     for precision in ("fp32", "int8"):
-        flat = given.reshape(-1, *given.shape[2:])
+        flat = channels.reshape(-1, *channels.shape[2:])
         converted = PRECISIONS[precision].convert(plain, flat, variant.normalisation)
         for form in FORMS:
             graph = serving_graph(
@@ -76,13 +76,13 @@ def runs(
     cores = cpu_quota()
     together, single = session(cores), session(1)
 
-    def one() -> None:
+    def on_all_cores() -> None:
         together.run(["probabilities"], feeds)
 
-    def several() -> None:
+    def on_each_core() -> None:
         list(pool.map(lambda _: single.run(["probabilities"], feeds), range(cores)))
 
-    return {"": one, f" x{cores}": several}
+    return {"": on_all_cores, f" x{cores}": on_each_core}
 
 
 def main() -> None:
@@ -91,18 +91,18 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=models.BUNDLED)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
-    given = parser.parse_args()
-    images = crops.load_images()[: given.batch]
+    arguments = parser.parse_args()
+    images = crops.load_images()[: arguments.batch]
     with ThreadPoolExecutor(cpu_quota()) as pool:
         cases: dict[str, tuple[Run, int]] = {}
-        for name, graph in graphs(given.weights).items():
+        for name, graph in graphs(arguments.weights).items():
             precision, form = name.split()
             for choice in FORMS[form]:
                 for suffix, run in runs(graph, CROPS[choice], images, pool).items():
-                    number = given.batch * (cpu_quota() if suffix else 1)
+                    number = arguments.batch * (cpu_quota() if suffix else 1)
                     cases[f"{precision} {choice}, {form}{suffix}"] = run, number
         rates: dict[str, list[float]] = {name: [] for name in cases}
-        for turn in range(given.rounds + 1):
+        for turn in range(arguments.rounds + 1):
             for name, (run, number) in cases.items():
                 began = time.perf_counter()
                 run()
@@ -110,8 +110,8 @@ def main() -> None:
                     rates[name].append(number / (time.perf_counter() - began))
     first = next(iter(rates.values()))
     print(
-        f"{machine.sentence(machine.describe('CPUExecutionProvider'))}; batch {given.batch}, "
-        f"medians of {given.rounds} rounds."
+        f"{machine.sentence(machine.describe('CPUExecutionProvider'))}; batch {arguments.batch}, "
+        f"medians of {arguments.rounds} rounds."
     )
     print("\n| | images/s | times plain ten crops in fp32 |")
     print("|---|---|---|")

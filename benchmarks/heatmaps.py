@@ -8,9 +8,10 @@ For each photograph, and the class that the network finds most probable, each fo
 8 x 8 cells from 64 runs.  Then the cells are removed, those of most evidence first (deletion), or
 put back into an image without any (insertion): the mean of the class's probability on the way,
 which for a good map is small and large (Petsiuk et al. 2018, section 4.2).  Removed is what is
-grey, and what is blurred; the figure is the mean of the two, lest it favour the form that hides in
-the same way.  "apart" is insertion - deletion, and "behind" how much less that is than of what is
-served, photograph by photograph, with the 95% interval of the mean; all of these in points.
+grey, and what is blurred; the figure is the mean of the two, so that it does not favour the form
+that hides in the same way.  "apart" is insertion - deletion, and "behind" how much less that is
+than of what is served, photograph by photograph, with the 95% interval of the mean; all of these in
+points.
 
 "stray" is the share of the map, in percent, that lies where nothing is: beside a photograph that
 is pasted, at half its size, into one quarter of a plain square.
@@ -166,15 +167,15 @@ def maps(network: Network, square: Square, compared: list[Form]) -> tuple[int, l
     """The best class, and its maps: of each form, a random one, and what is served."""
     whole = network(square[np.newaxis])[0]
     index = int(whole.argmax())
-    found = []
+    maps = []
     for form in compared:
         answers = network(mixed(square, form.masks, form.fill(square)))[:, index]
         weights = shares(form.masks)
-        found.append(np.tensordot(whole[index] - answers, weights, 1) / weights.sum(0))
-    found.append(np.random.default_rng(index).random((CELLS, CELLS), np.float32))
+        maps.append(np.tensordot(whole[index] - answers, weights, 1) / weights.sum(0))
+    maps.append(np.random.default_rng(index).random((CELLS, CELLS), np.float32))
     hidden = network(np.stack(occlusion.hide(square)))
-    found.append(occlusion.evidence(whole[[index]], hidden[:, [index]])[..., 0])
-    return index, found
+    maps.append(occlusion.evidence(whole[[index]], hidden[:, [index]])[..., 0])
+    return index, maps
 
 
 def measured(
@@ -197,12 +198,12 @@ def measured(
 
 def cost(url: str, files: list[Path], crops: str) -> None:
     """Print what a request takes with each of the details, all in turns, one at a time."""
-    asked = ("", "views", "heatmap")
+    choices = ("", "views", "heatmap")
     rows = []
     with Client(url) as client:
         for file in files[:1] + files:
             row = []
-            for details in asked:
+            for details in choices:
                 began = time.perf_counter()
                 client.classify(file, crops=crops, details=[details] if details else [])
                 row.append(1e3 * (time.perf_counter() - began))
@@ -210,7 +211,7 @@ def cost(url: str, files: list[Path], crops: str) -> None:
     taken = np.array(rows[1:])  # the first is to warm up
     print("| details | ms, median | against none, median |\n|---|---:|---:|")
     for name, ms, ratio in zip(
-        asked, np.median(taken, 0), np.median(taken / taken[:, :1], 0), strict=True
+        choices, np.median(taken, 0), np.median(taken / taken[:, :1], 0), strict=True
     ):
         print(f"| {name or 'none'} | {ms:.1f} | {ratio:.2f} |")
 
@@ -226,16 +227,16 @@ def main() -> None:
         "--only", default="", help="forms with this in their names, and what is served"
     )
     parser.add_argument("--cost", metavar="URL", help="instead, how long a server takes")
-    given = parser.parse_args()
-    files = sorted([*given.folder.rglob("*.jpg"), *given.folder.rglob("*.JPEG")])
-    files = files[:: max(1, len(files) // given.images)][: given.images]
+    arguments = parser.parse_args()
+    files = sorted([*arguments.folder.rglob("*.jpg"), *arguments.folder.rglob("*.JPEG")])
+    files = files[:: max(1, len(files) // arguments.images)][: arguments.images]
     if not files:
-        raise SystemExit(f"{given.folder} holds no JPEGs; name a folder of photographs")
-    if given.cost:
-        cost(given.cost, files, given.crops)
+        raise SystemExit(f"{arguments.folder} holds no JPEGs; name a folder of photographs")
+    if arguments.cost:
+        cost(arguments.cost, files, arguments.crops)
         return
-    network = Network(given.model, given.crops)
-    compared = [form for form in forms() if given.only in form.name]
+    network = Network(arguments.model, arguments.crops)
+    compared = [form for form in forms() if arguments.only in form.name]
     names = [*(form.name for form in compared), "a random order", "as it is served"]
     rows: list[list[tuple[float, float, float]]] = []
     for number, file in enumerate(files, start=1):
@@ -245,7 +246,7 @@ def main() -> None:
         chance = np.random.default_rng(number)
         rows.append(measured(network, image.decode(), compared, chance))
         print(f"\r{number} of {len(files)}", end="", file=sys.stderr, flush=True)
-    print(f"\n{len(files)} photographs, crops={given.crops}, {given.model.name}\n")
+    print(f"\n{len(files)} photographs, crops={arguments.crops}, {arguments.model.name}\n")
     print(
         "| form | deletion | insertion | apart | behind | stray |\n|---|---:|---:|---:|---:|---:|"
     )

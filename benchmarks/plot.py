@@ -95,13 +95,13 @@ def _panel(axes: Axes, rows: Sequence[dict[str, Any]], colours: dict[str, str]) 
 
 
 def plot(
-    found: Annotated[Path, typer.Argument(help="What serving.py wrote.")],
+    results: Annotated[Path, typer.Argument(help="What serving.py wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The SVG to write.")] = Path(
         "serving.svg"
     ),
 ) -> None:
     """Draw throughput against latency."""
-    measured = json.loads(found.read_text())
+    measured = json.loads(results.read_text())
     about = measured["machine"]
     note = (
         f"{about['cpu']}, {about['cores']} cores, ONNX Runtime {about['onnxruntime']}, "

@@ -45,8 +45,8 @@ class Server:
 
     def _memory(self, name: str) -> float:
         status = Path(f"/proc/{self.pid}/status")
-        found = re.search(rf"{name}:\s+(\d+) kB", status.read_text()) if status.exists() else None
-        return int(found[1]) * 1024 / 1e6 if found else float("nan")
+        match = re.search(rf"{name}:\s+(\d+) kB", status.read_text()) if status.exists() else None
+        return int(match[1]) * 1024 / 1e6 if match else float("nan")
 
 
 @contextmanager
@@ -134,7 +134,9 @@ def started(
 def killed_after(seconds: float, process: subprocess.Popen[str]) -> Iterator[None]:
     """A limit on reading a process's output: it ends when the process does."""
     alarm = threading.Timer(seconds, process.kill)
-    alarm.daemon = True  # SIGTERM may come between start and cancel: our own end need not wait
+    alarm.daemon = (
+        True  # SIGTERM may come between start and cancel: the end of this process need not wait
+    )
     try:
         alarm.start()
         yield
@@ -147,8 +149,8 @@ def address(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     with killed_after(START, process):
         for line in process.stdout:
-            if found := re.search(r"answers at (http://\S+)", line):
-                return found[1]
+            if match := re.search(r"answers at (http://\S+)", line):
+                return match[1]
     return ""
 
 

@@ -87,7 +87,7 @@ def measure(plan: Plan, say: Callable[[str], None]) -> Iterator[Record]:
         order = names[turn % len(names) :] + names[: turn % len(names)]
         for model in order:
             for record in _Round(plan, turn, model, cases[model]).records():
-                say(f"round {turn + 1} of {plan.rounds}: {record.pop('said')}")
+                say(f"round {turn + 1} of {plan.rounds}: {record.pop('line')}")
                 yield record
 
 
@@ -144,17 +144,17 @@ class _Round:
                     )["rate"]
                 )
                 record = self._open(server, case, best)
-            said = f"{case.name}: {record['rate']:.1f}/s" + (
+            line = f"{case.name}: {record['rate']:.1f}/s" + (
                 f", {record['ratio']:.2f} of the bare runtime" if "ratio" in record else ""
             )
-            yield self._record(said, case.kind, record, case)
+            yield self._record(line, case.kind, record, case)
 
     def _closed(self, roof: Bare, server: Server, case: Case) -> Record:
         """The service between two measurements of the bare runtime and of its own engine."""
         views = roof.about["crops"][case.crops]
         batch = min(case.amount, MAX_BATCH)
-        asked = {"views": views, "batch": batch, "seconds": self._plan.seconds / 4}
-        before = [roof.ask(what, **asked) for what in ("raw", "engine")]
+        question = {"views": views, "batch": batch, "seconds": self._plan.seconds / 4}
+        before = [roof.ask(what, **question) for what in ("raw", "engine")]
         wave = case.amount / before[0]["rate"]  # seconds, at least, that all in flight take
         mixed, folders = case.kind == "mixed", self._plan.photographs
         served = load(
@@ -165,7 +165,7 @@ class _Round:
             warm_up=min(max(WARM_UP, 2 * wave), LONGEST),
             in_flight=case.amount,
         )
-        after = [roof.ask(what, **asked) for what in ("raw", "engine")]
+        after = [roof.ask(what, **question) for what in ("raw", "engine")]
         raw, engine = ((b["rate"] + a["rate"]) / 2 for b, a in zip(before, after, strict=True))
         return served | {
             "batch": batch,
@@ -190,8 +190,8 @@ class _Round:
         )
         return served | {"offered": rate, "sent": served["requests"] / seconds}
 
-    def _record(self, said: str, kind: str, what: Record, case: Case | None = None) -> Record:
-        about = {"model": self._model, "kind": kind, "round": self._turn, "said": said}
+    def _record(self, line: str, kind: str, what: Record, case: Case | None = None) -> Record:
+        about = {"model": self._model, "kind": kind, "round": self._turn, "line": line}
         if case is not None:
             about |= {"case": case.name, "crops": case.crops, "amount": case.amount}
         return what | about

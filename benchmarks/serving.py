@@ -80,7 +80,7 @@ def bench(
         )
         records = list(measure(plan, progress.print))
     provider = next(record["provider"] for record in records if "provider" in record)
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "machine": machine.describe(provider),
         "pictures": plan.photographs.about,
         "rounds": plan.rounds,
@@ -89,23 +89,23 @@ def bench(
         "records": records,
     }
     if output:
-        output.write_text(json.dumps(found, indent=1) + "\n")
-    _show(found, as_markdown)
+        output.write_text(json.dumps(results, indent=1) + "\n")
+    _show(results, as_markdown)
 
 
-def _show(found: dict[str, Any], as_markdown: bool) -> None:
+def _show(results: dict[str, Any], as_markdown: bool) -> None:
     heading = (
-        f"{machine.sentence(found['machine'])}; {found['pictures']}; "
-        f"medians of {found['rounds']} round{'s' * (found['rounds'] > 1)}."
+        f"{machine.sentence(results['machine'])}; {results['pictures']}; "
+        f"medians of {results['rounds']} round{'s' * (results['rounds'] > 1)}."
     )
     if as_markdown:
-        print(summary.markdown(found["rows"], heading))
+        print(summary.markdown(results["rows"], heading))
         return
     # Wide enough for every column when the output is a file.
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(heading, soft_wrap=True)
     for table in summary.TABLES:
-        if lines := summary.cells(table, found["rows"]):
+        if lines := summary.cells(table, results["rows"]):
             shown = Table(title=table.title, title_justify="left", box=None)
             for column in table.columns:
                 shown.add_column(column.heading, justify="right" if column.form else "left")

@@ -105,9 +105,9 @@ def rows(records: Iterable[Record]) -> list[Record]:
         if record["kind"] == "decoding":
             name = ""  # the same for all models
         grouped.setdefault((record["kind"], name), []).append(record | lost)
-    found = [_median(group) for group in grouped.values()]
-    alone = [row | {"kind": "alone"} for row in found if "extra_ms" in row]
-    return found + alone
+    medians = [_median(group) for group in grouped.values()]
+    alone = [row | {"kind": "alone"} for row in medians if "extra_ms" in row]
+    return medians + alone
 
 
 def cells(table: Table, rows: Sequence[Record]) -> list[list[str]]:

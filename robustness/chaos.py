@@ -128,18 +128,18 @@ def request(
 ) -> bytes:
     """A request as a decent client writes it; with a body it is a POST."""
     lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", f"Host: {target.host}"]
-    given = dict(target.headers)
+    fields = dict(target.headers)
     if body is not None:
-        given |= {"Content-Type": "image/jpeg", "Content-Length": str(len(body))}
-    lines += [f"{name}: {value}" for name, value in (given | (headers or {})).items()]
+        fields |= {"Content-Type": "image/jpeg", "Content-Length": str(len(body))}
+    lines += [f"{name}: {value}" for name, value in (fields | (headers or {})).items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
 
 
 def head(target: Target, *lines: str) -> bytes:
     """A POST of an image, up to the end of its headers, with these lines."""
-    given = [f"{name}: {value}" for name, value in target.headers.items()]
+    own = [f"{name}: {value}" for name, value in target.headers.items()]
     first = ["POST /v1/predict HTTP/1.1", f"Host: {target.host}", "Content-Type: image/jpeg"]
-    return "\r\n".join([*first, *given, *lines, "", ""]).encode("latin-1")
+    return "\r\n".join([*first, *own, *lines, "", ""]).encode("latin-1")
 
 
 async def ask(target: Target, data: bytes) -> Answer:
@@ -174,7 +174,7 @@ async def flood(target: Target, opened: Line, data: bytes) -> tuple[int, Answer 
 
 
 def expect(answer: Answer | None, *statuses: int) -> str:
-    """What was seen, if it is one of these; a closed connection is no answer."""
+    """What was seen, if it is one of these; a closed connection is not an answer."""
     if answer is None:
         raise Failed(f"closed without an answer, expected {statuses}")
     if answer.status not in statuses:
@@ -233,36 +233,36 @@ async def drip(opened: Line, data: bytes, seconds: float) -> Answer | None:
 async def slow_headers(target: Target) -> str:
     """Headers that drip in: 408, and closed."""
 
-    async def one() -> str:
+    async def attempt() -> str:
         async with line(target) as opened:
             endless = request(target, "/livez")[:-2] + b"X-Slow: " + b"a" * 100_000
             return expect(await drip(opened, endless, target.patience), 408)
 
-    return (await asyncio.gather(*(one() for _ in range(20))))[0]
+    return (await asyncio.gather(*(attempt() for _ in range(20))))[0]
 
 
 @attack
 async def slow_bodies(target: Target) -> str:
     """Bodies that drip in: 408."""
 
-    async def one() -> str:
+    async def attempt() -> str:
         async with line(target) as opened:
             await opened.send(head(target, "Content-Length: 100000"))
             return expect(await drip(opened, target.image * 5, target.patience), 408)
 
-    return (await asyncio.gather(*(one() for _ in range(20))))[0]
+    return (await asyncio.gather(*(attempt() for _ in range(20))))[0]
 
 
 @attack
 async def half_bodies(target: Target) -> str:
     """Clients that leave in the middle of their body: nothing is left of them."""
 
-    async def one() -> None:
+    async def attempt() -> None:
         async with line(target) as opened:
             await opened.send(request(target, "/v1/predict", target.image)[:-5000])
             await asyncio.sleep(random.random() / 5)
 
-    await asyncio.gather(*(one() for _ in range(target.leave)))
+    await asyncio.gather(*(attempt() for _ in range(target.leave)))
     return await emptied(target)
 
 
@@ -369,12 +369,12 @@ async def leave_after(target: Target) -> str:
 
 
 async def _leave(target: Target, delay: Callable[[], float]) -> str:
-    async def one() -> None:
+    async def attempt() -> None:
         async with line(target) as opened:
             await opened.send(request(target, "/v1/predict", target.image))
             await asyncio.sleep(delay())
 
-    await asyncio.gather(*(one() for _ in range(target.leave)))
+    await asyncio.gather(*(attempt() for _ in range(target.leave)))
     return await emptied(target)
 
 
@@ -406,7 +406,7 @@ async def pipelined(target: Target) -> str:
 async def never_reading(target: Target) -> str:
     """Requests without end from who reads no answer: the server stops taking them, or closes."""
 
-    async def one() -> int:
+    async def attempt() -> int:
         async with line(target) as opened:
             opened.writer.transport.pause_reading()  # type: ignore[attr-defined]
             data, sent = request(target, "/openapi.json") * 100, 0
@@ -419,7 +419,7 @@ async def never_reading(target: Target) -> str:
                 raise Failed(f"{sent} bytes of requests were taken")
             return sent
 
-    taken = await asyncio.gather(*(one() for _ in range(10)))
+    taken = await asyncio.gather(*(attempt() for _ in range(10)))
     return f"at most {max(taken) >> 10} KiB of requests taken"
 
 
@@ -427,7 +427,7 @@ async def never_reading(target: Target) -> str:
 async def random_bytes(target: Target) -> str:
     """Bytes that are no HTTP: 400, or closed."""
 
-    async def one(seed: int) -> None:
+    async def attempt(seed: int) -> None:
         noise = random.Random(seed).randbytes(300) + b"\r\n\r\n"
         async with line(target) as opened:
             await opened.send(noise)
@@ -435,7 +435,7 @@ async def random_bytes(target: Target) -> str:
             if answer is not None:
                 expect(answer, 400, 408, 431)
 
-    await asyncio.gather(*(one(seed) for seed in range(100)))
+    await asyncio.gather(*(attempt(seed) for seed in range(100)))
     return "100 refused"
 
 
@@ -445,14 +445,14 @@ async def half_closed(target: Target) -> str:
     if target.tls:
         return "not with TLS, which has no half-closed connections"
 
-    async def one(data: bytes) -> str:
+    async def attempt(data: bytes) -> str:
         async with line(target) as opened:
             await opened.send(data)
             opened.writer.write_eof()
             return expect(await within(target.patience, opened.answer(), "half closed"), 200)
 
     image = request(target, "/v1/predict", target.image)
-    return ", ".join(await asyncio.gather(one(request(target, "/livez")), one(image)))
+    return ", ".join(await asyncio.gather(attempt(request(target, "/livez")), attempt(image)))
 
 
 @attack
@@ -501,7 +501,7 @@ ODD: Final[dict[str, bytes]] = {
 async def smuggling(target: Target) -> str:
     """Requests that could be read in two ways: 400, and what follows is not read at all."""
 
-    async def one(name: str, rest: bytes) -> None:
+    async def attempt(name: str, rest: bytes) -> None:
         async with line(target) as opened:
             first = f"POST /v1/predict HTTP/1.1\r\nHost: {target.host}\r\n".encode()
             headers = "".join(f"{key}: {value}\r\n" for key, value in target.headers.items())
@@ -512,7 +512,7 @@ async def smuggling(target: Target) -> str:
             if await within(target.patience, opened.answer(), name):
                 raise Failed(f"after {name}, what follows was answered, too")
 
-    await asyncio.gather(*(one(name, rest) for name, rest in ODD.items()))
+    await asyncio.gather(*(attempt(name, rest) for name, rest in ODD.items()))
     return f"{len(ODD)} times 400"
 
 
@@ -524,13 +524,13 @@ async def odd_targets(target: Target) -> str:
     hosts = [b"[", b"[::::]", b"a b", b"a/b", b"a@b", b"\xff", b""]
     lines = [(path, b"localhost") for path in paths] + [(b"/nothing", host) for host in hosts]
 
-    async def one(path: bytes, host: bytes) -> None:
+    async def attempt(path: bytes, host: bytes) -> None:
         data = b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"
         answer = await within(target.patience, ask(target, data), repr(path))
         if answer.status >= 500:
             raise Failed(f"{path!r} with Host {host!r} was answered {answer}")
 
-    await asyncio.gather(*(one(path, host) for path, host in lines))
+    await asyncio.gather(*(attempt(path, host) for path, host in lines))
     return f"{len(lines)} answered"
 
 

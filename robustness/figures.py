@@ -4,10 +4,13 @@ Records, probes and samples of a process -> the figures of a trial.  Seconds in,
 
 from __future__ import annotations
 
+import json
 import statistics
+import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -30,6 +33,16 @@ class Claim:
 
     def __str__(self) -> str:
         return f"{'met   ' if self.met else 'MISSED'}  {self.text}: {self.figure}"
+
+
+def conclude(results: dict[str, Any], claims: Sequence[Claim], output: Path | None) -> None:
+    """Print the claims and write all results; exit with 1 if the trial `ended` early."""
+    results["claims"] = [asdict(claim) for claim in claims]
+    if output:
+        output.write_text(json.dumps(results, indent=1) + "\n")
+    print(*claims, sep="\n", flush=True)
+    if "ended" in results:
+        sys.exit(f"the trial ended early: {results['ended']}")
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:

@@ -1,5 +1,5 @@
 """
-Fuzz the doors of POST /v1/predict: arbitrary headers, and a body in arbitrary pieces.
+Fuzz the uploads to POST /v1/predict: arbitrary headers, and a body in arbitrary pieces.
 
 An input's first line is the Content-Type, the next byte says into how many pieces the rest is
 cut.  Only `service.errors` may come out, and no more files or bytes than the limits allow.
@@ -62,7 +62,7 @@ SEEDS = {
 
 
 class Request:
-    """As much of a request as the doors look at."""
+    """As much of a request as the endpoints read."""
 
     def __init__(self, kind: bytes, body: bytes, pieces: int) -> None:
         self.headers = Headers(raw=[(b"content-type", kind)])
@@ -84,15 +84,15 @@ def rule(data: bytes) -> None:
     held: list[int] = []
     try:
         chunks = limited(request, MAX_BODY, held.append)
-        found = LOOP.run_until_complete(uploads(request.headers, chunks, SETTINGS))
+        parts = LOOP.run_until_complete(uploads(request.headers, chunks, SETTINGS))
     except ServiceError:
         return
     finally:
         if sum(held) > MAX_BODY:
             raise harness.RuleBroken(f"{sum(held)} bytes were taken in")
-    size = sum(len(upload.data) for upload in found)
-    if not 0 < len(found) <= MAX_FILES or size > MAX_BODY:
-        raise harness.RuleBroken(f"{len(found)} files of {size} bytes")
+    size = sum(len(upload.data) for upload in parts)
+    if not 0 < len(parts) <= MAX_FILES or size > MAX_BODY:
+        raise harness.RuleBroken(f"{len(parts)} files of {size} bytes")
 
 
 if __name__ == "__main__":

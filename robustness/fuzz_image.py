@@ -78,13 +78,13 @@ def repacked(data: bytes, chance: random.Random) -> bytes:
     )
 
 
-def mutate(data: bytes, most: int, seed: int) -> bytes:
-    """Mutate, sometimes splice in a piece of another seed, then mend what hides the rest."""
+def mutate(data: bytes, limit: int, seed: int) -> bytes:
+    """Mutate, sometimes splice in a piece of another seed, then fix what hides the rest."""
     chance = random.Random(seed)
     if data.startswith(PNG) and chance.random() < 0.2:
         data = repacked(data, chance)
     else:
-        data = atheris.Mutate(data, most)
+        data = atheris.Mutate(data, limit)
     if chance.random() < 0.1:
         other = chance.choice(list(SEEDS.values()))
         start = chance.randrange(len(other))
@@ -95,7 +95,7 @@ def mutate(data: bytes, most: int, seed: int) -> bytes:
         data = mended(data)
     if data.startswith(b"RIFF") and len(data) > 12 and chance.random() < 0.8:
         data = data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
-    return data[:most]
+    return data[:limit]
 
 
 if __name__ == "__main__":

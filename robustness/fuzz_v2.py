@@ -1,5 +1,5 @@
 """
-Fuzz the door of the Open Inference Protocol: arbitrary JSON and tensors, packed or not.
+Fuzz the endpoint of the Open Inference Protocol: arbitrary JSON and tensors, packed or not.
 
 An input's first byte chooses the model, the Content-Encoding and how the length of the JSON is
 told; where a tensor follows the JSON, NUL bytes come before it.  Only `service.errors` may come
@@ -43,9 +43,9 @@ BREAK = b"\0\0\0\0"  # between a JSON and its tensor
 LOOP = asyncio.new_event_loop()
 
 
-def asking(name: str, datatype: str, **its: Any) -> dict[str, Any]:
+def asking(name: str, datatype: str, **fields: Any) -> dict[str, Any]:
     """A request of one input."""
-    return {"inputs": [{"name": name, "datatype": datatype, **its}]}
+    return {"inputs": [{"name": name, "datatype": datatype, **fields}]}
 
 
 def seed(first: int, request: object, tensor: bytes | None = None) -> bytes:
@@ -112,7 +112,7 @@ VALUES: tuple[Any, ...] = (
 KEYS = ("id", "inputs", "outputs", "name", "shape", "datatype", "data", "parameters")
 
 
-def mutate(data: bytes, most: int, number: int) -> bytes:
+def mutate(data: bytes, limit: int, number: int) -> bytes:
     """Now and then a value of the JSON is another one, else the bytes are."""
     chance = random.Random(number)
     text, mark, tensor = data[1:].partition(BREAK)
@@ -121,12 +121,12 @@ def mutate(data: bytes, most: int, number: int) -> bytes:
     except (ValueError, RecursionError):
         request = None
     if not isinstance(request, dict) or chance.random() < 0.4:
-        mutated: bytes = atheris.Mutate(data, most)
+        mutated: bytes = atheris.Mutate(data, limit)
         return mutated
     place: Any = request
     while place and chance.random() < 0.8:
         inner = list(place.values()) if isinstance(place, dict) else place
-        inner = [one for one in inner if isinstance(one, dict | list)]
+        inner = [part for part in inner if isinstance(part, dict | list)]
         if not inner:
             break
         place = chance.choice(inner)
@@ -136,7 +136,7 @@ def mutate(data: bytes, most: int, number: int) -> bytes:
         place[chance.randrange(len(place))] = chance.choice(VALUES)
     else:
         place.append(chance.choice(VALUES))
-    return (data[:1] + json.dumps(request).encode() + mark + tensor)[:most]
+    return (data[:1] + json.dumps(request).encode() + mark + tensor)[:limit]
 
 
 async def unpacked(body: bytes, encoding: str, held: list[int]) -> bytes:
@@ -151,7 +151,7 @@ async def unpacked(body: bytes, encoding: str, held: list[int]) -> bytes:
 
 
 def rule(data: bytes) -> None:
-    """Rows within the limits that can be answered, or one of our errors."""
+    """Rows within the limits that can be answered, or one of the service's errors."""
     first, rest = data[:1], data[1:]
     choice = first[0] if first else 0
     served = SERVED[choice & 1]

@@ -38,7 +38,7 @@ class Probe(NamedTuple):
 @contextmanager
 def probing(url: str) -> Iterator[list[Probe]]:
     """A list that grows by what a prober of its own process finds."""
-    found: list[Probe] = []
+    probes: list[Probe] = []
     command = [sys.executable, "-m", __name__, url]
     with processes.started(command, stderr=subprocess.DEVNULL) as process:
         output = process.stdout
@@ -47,12 +47,12 @@ def probing(url: str) -> Iterator[list[Probe]]:
         def read() -> None:
             for line in output:
                 began, path, status, seconds = line.split()
-                found.append(Probe(float(began), path, int(status), float(seconds)))
+                probes.append(Probe(float(began), path, int(status), float(seconds)))
 
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         try:
-            yield found
+            yield probes
         finally:
             process.terminate()
             reader.join()

@@ -13,20 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 from benchmarks import machine
-from service.client import AsyncClient
+from service.client import AsyncClient, ClientError
 from service.loadtest.generator import (
     Client,
     LoadImpossible,
@@ -41,7 +39,7 @@ from service.loadtest.statistics import Record, rate_of
 from . import figures
 from .figures import Claim
 from .health_prober import Probe, probing
-from .server import ServerDied, Tried, Usage, end_politely, serving, watched
+from .server import ServerDied, Tried, Usage, end_politely, say, serving, watched
 from .workload import REFUSED, TIMEOUT, form, offer, singles
 
 LOOK: Final = 0.5  # seconds between two looks at the server's memory
@@ -57,7 +55,7 @@ FLAT: Final = 1.1  # the last step's memory over the first one's
 
 @dataclass
 class Trial:
-    """What is measured, on what, and what was found so far."""
+    """What is measured, on what, and what was measured so far."""
 
     server: Tried
     client: Client
@@ -68,8 +66,7 @@ class Trial:
     in_flight: int
     probes: list[Probe]
     samples: list[Usage]
-    say: Callable[[str], None]
-    found: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.query = f"?crops={self.crops}"
@@ -96,9 +93,9 @@ class Trial:
         rate = rate_of([record.ended for record in full])
         if not rate:
             raise LoadImpossible(f"too little was answered: {figures.losses(records)}")
-        self.found.setdefault("capacities", []).append(rate)
+        self.results.setdefault("capacities", []).append(rate)
         latency = figures.spread([record.ended - record.due for record in full])
-        self.say(
+        say(
             f"capacity {rate:.1f}/s, {self.in_flight} in flight, p50 {latency['p50']:.0f} ms, "
             f"the load's CPU {cpu:.0%} of a core"
         )
@@ -131,7 +128,7 @@ class Trial:
 
     async def step(self, factor: float) -> None:
         """Offer a multiple of the capacity."""
-        before = self.found["capacities"][-1]
+        before = self.results["capacities"][-1]
         await asyncio.sleep(self.calm)
         ramp = min(RAMP, self.seconds / 4)
         records: list[Record] = []
@@ -157,17 +154,17 @@ class Trial:
             "probes": figures.probes(self.probes, start, ended),
         }
         row["memory"] = figures.memory(self.samples, start, ended)
-        self.found.setdefault("steps", []).append(row)
+        self.results.setdefault("steps", []).append(row)
         if not self.server.alive():
             row |= figures.losses(records)
             self.server.check(f"{factor:g} times its capacity")
         after = await self.capacity()
         row |= figures.step(records, start + ramp, until, (before + after) / 2)
-        self.say(sentence(row))
+        say(sentence(row))
 
     async def fairness(self) -> None:
         """A lone client of single images beside one of large forms, and beside singles."""
-        capacity = self.found["capacities"][-1]
+        capacity = self.results["capacities"][-1]
         whole = itertools.islice(itertools.cycle(self.images), FILES)
         body, headers = form([("picture", image) for image in whole])
         large = Request(body, headers, self.query)
@@ -178,7 +175,9 @@ class Trial:
 
         seconds = self.seconds
         lead = min(1.0, seconds / 4)
-        rows = self.found["fairness"] = {"quiet": _alone(await self.singles(self.calm), self.calm)}
+        rows = self.results["fairness"] = {
+            "quiet": _alone(await self.singles(self.calm), self.calm)
+        }
         beside = asyncio.create_task(self.keep(lambda: large, lead + seconds, FORMS))
         await asyncio.sleep(lead)
         start = time.perf_counter()
@@ -202,7 +201,7 @@ class Trial:
         rows["full"] = _alone(await self.singles(seconds), seconds)
         await full_load
         self.server.check("100% load")
-        self.say(
+        say(
             "a single image at a time: "
             + "; ".join(
                 f"{name} {row['latency']['p50']:.0f}, p99 {row['latency']['p99']:.0f} ms, "
@@ -248,44 +247,44 @@ def sentence(row: dict[str, Any]) -> str:
 
 async def measure(trial: Trial, factors: Sequence[float], after: float, fair: bool) -> None:
     """All of it, in order."""
-    found = trial.found
+    results = trial.results
     answer = await probe(trial.server.url, trial.images[0], crops=trial.crops)
     health = await trial.service.health()
-    found |= {
+    results |= {
         "machine": machine.describe(health.provider),
         "model": answer["model"],
         "crops": answer["crops"],
         "limit": health.queue.limit,
     }
     await trial.capacity()  # warms up all there is
-    found["capacities"].clear()
+    results["capacities"].clear()
     await asyncio.sleep(trial.calm)
-    found["before"] = await trial.lone()
+    results["before"] = await trial.lone()
     await trial.capacity()
     for factor in factors:
         await trial.step(factor)
-    trial.say(f"waiting {after:g} s")
+    say(f"waiting {after:g} s")
     await asyncio.sleep(after)
-    found["resident_after"] = trial.samples[-1].resident if trial.samples else None
+    results["resident_after"] = trial.samples[-1].resident if trial.samples else None
     health = await trial.service.health()
-    found["after"] = await trial.lone() | {"pending": health.queue.pending}
+    results["after"] = await trial.lone() | {"pending": health.queue.pending}
     if fair:
         await trial.fairness()
 
 
-def claims(found: dict[str, Any]) -> list[Claim]:
-    """What the issue claims against what was found."""
-    made: list[Claim] = []
-    steps = [row for row in found.get("steps", ()) if "share" in row]
+def claims(results: dict[str, Any]) -> list[Claim]:
+    """What the issue claims against what was measured."""
+    verdicts: list[Claim] = []
+    steps = [row for row in results.get("steps", ()) if "share" in row]
     for row in steps:
-        bound = 1000 * found["limit"] / row["capacity"]
+        bound = 1000 * results["limit"] / row["capacity"]
         times, after, latency = f"at {row['factor']:g}x", row["retry_after"], row["latency"]
         probes = row["probes"]
         slowest = max((probe["max"] for probe in probes.values()), default=0.0)
-        asked = sum(probe["number"] for probe in probes.values())
+        number = sum(probe["number"] for probe in probes.values())
         failed = sum(probe["failed"] for probe in probes.values())
         ratio = after.get("mean_ratio", 0.0)
-        made += [
+        verdicts += [
             Claim(f"{times} the goodput stays", row["share"] >= GOODPUT, f"{row['share']:.1%}"),
             Claim(
                 f"{times} 99% of the refusals come within 50 ms",
@@ -302,15 +301,15 @@ def claims(found: dict[str, Any]) -> list[Claim]:
             ),
             Claim(
                 f"{times} /livez and /readyz answer within 100 ms",
-                slowest <= PROBE and asked > 0 and not failed,
+                slowest <= PROBE and number > 0 and not failed,
                 f"max {slowest:.0f} ms, p99 "
                 f"{max((probe['p99'] for probe in probes.values()), default=0.0):.0f} ms, "
-                f"{failed:.0f} of {asked:.0f} without a 200",
+                f"{failed:.0f} of {number:.0f} without a 200",
             ),
             Claim(
                 f"{times} accepted requests wait as long as the queue at most",
                 latency["p99"] <= SLACK * bound,
-                f"p99 {latency['p99']:.0f} ms, max {latency['max']:.0f} ms; {found['limit']} "
+                f"p99 {latency['p99']:.0f} ms, max {latency['max']:.0f} ms; {results['limit']} "
                 f"images take {bound:.0f} ms",
             ),
             Claim(
@@ -321,20 +320,22 @@ def claims(found: dict[str, Any]) -> list[Claim]:
         ]
     if steps and all(row["memory"] for row in steps):
         first, last = steps[0]["memory"]["most"], steps[-1]["memory"]["most"]
-        made.append(
+        verdicts.append(
             Claim(
                 "memory is flat",
                 last <= FLAT * first,
                 f"{steps[0]['memory']['first']:.0f} MB before, at most {first:.0f} MB in the first "
                 f"step, {last:.0f} MB in the last"
                 + (
-                    f", {found['resident_after']:.0f} MB later" if "resident_after" in found else ""
+                    f", {results['resident_after']:.0f} MB later"
+                    if "resident_after" in results
+                    else ""
                 ),
             )
         )
-    if "after" in found:
-        before, after = found["before"], found["after"]
-        made.append(
+    if "after" in results:
+        before, after = results["before"], results["after"]
+        verdicts.append(
             Claim(
                 "a minute after all is as before",
                 0 < after["p50"] <= SAME * before["p50"] and not after["pending"],
@@ -342,10 +343,10 @@ def claims(found: dict[str, Any]) -> list[Claim]:
                 f"{after['pending']} pending",
             )
         )
-    if "full" in found.get("fairness", {}):
-        rows = found["fairness"]
-        beside, bound = rows["forms"], 1000 * FILES / found["capacities"][-1]
-        made.append(
+    if "full" in results.get("fairness", {}):
+        rows = results["fairness"]
+        beside, bound = rows["forms"], 1000 * FILES / results["capacities"][-1]
+        verdicts.append(
             Claim(
                 "large forms do not starve single images",
                 beside["latency"]["p99"] <= bound
@@ -359,7 +360,7 @@ def claims(found: dict[str, Any]) -> list[Claim]:
                 f"p99 {rows['full']['latency']['p99']:.0f} ms",
             )
         )
-    return made
+    return verdicts
 
 
 def overload(
@@ -379,7 +380,6 @@ def overload(
     output: Annotated[Path | None, typer.Option("--json", help="Write everything here.")] = None,
 ) -> None:
     """Offer several times what the server can take."""
-    died = ""
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet-overload-")))
         bodies, about = singles(images)
@@ -387,8 +387,8 @@ def overload(
         server = (
             Tried(url, pid) if url else stack.enter_context(serving(work / "server.log", flags))
         )
-        found: dict[str, Any] = {"pictures": about, "seconds": seconds}
-        _say(f"trying {server.url}, process {server.pid or 'unknown'}")
+        results: dict[str, Any] = {"pictures": about, "seconds": seconds}
+        say(f"trying {server.url}, process {server.pid or 'unknown'}")
         samples = stack.enter_context(watched(server, LOOK))
         probes = stack.enter_context(probing(server.url))
 
@@ -396,27 +396,17 @@ def overload(
             async with connected(server.url) as client, AsyncClient(server.url) as service:
                 trial = Trial(
                     *(server, client, service, bodies, crops, seconds, in_flight),
-                    *(probes, samples, _say, found),
+                    *(probes, samples, results),
                 )
                 await measure(trial, list(map(float, factors.split(","))), after, fairness)
 
         try:
             run(all_of_it())
-        except (ServerDied, LoadImpossible, OSError) as error:
-            died = found["ended"] = str(error) or type(error).__name__
-        found["errors_logged"] = server.errors()
-    found["exit_status"] = server.status
-    made = claims(found)
-    found["claims"] = [asdict(claim) for claim in made]
-    if output:
-        output.write_text(json.dumps(found, indent=1) + "\n")
-    print(*made, sep="\n")
-    if died:
-        sys.exit(f"overload.py: {died}")
-
-
-def _say(line: str) -> None:
-    print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)
+        except (ServerDied, LoadImpossible, ClientError, OSError) as error:
+            results["ended"] = str(error) or type(error).__name__
+        results["errors_logged"] = server.errors()
+    results["exit_status"] = server.status
+    figures.conclude(results, claims(results), output)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """
-A server to be tried hard, and what the system tells of its process; Linux.
+A server to be tried hard, and what the system knows of its process; Linux.
 
 It is what users run, with its log in a file so that errors in it can be counted.  A server that
-ends early is a finding like any other: `alive` tells, and `status` has its exit status.
+ends early is a result like any other: `alive` says so, and `status` has its exit status.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Usage(NamedTuple):
 
 @dataclass
 class Tried:
-    """A server that answers at `url`; without a process of ours, its `pid` may be unknown."""
+    """A server that answers at `url`; if it was started elsewhere, its `pid` may be unknown."""
 
     url: str
     pid: int | None
@@ -60,8 +60,8 @@ class Tried:
     def check(self, what: str) -> None:
         """`ServerDied` if it has ended during `what`."""
         if not self.alive():
-            said = f" with status {self.status}" if self.status is not None else ""
-            raise ServerDied(f"the server ended{said} during {what}: {self.error_output()}")
+            status = f" with status {self.status}" if self.status is not None else ""
+            raise ServerDied(f"the server ended{status} during {what}: {self.error_output()}")
 
     def errors(self) -> int:
         """Lines of the log that tell of an error."""
@@ -69,7 +69,7 @@ class Tried:
 
     def error_output(self) -> str:
         """The end of the log."""
-        return " / ".join(self._lines()[-3:]) or "it said nothing"
+        return " / ".join(self._lines()[-3:]) or "its log is empty"
 
     def _lines(self) -> list[str]:
         return self.log.read_text(errors="replace").splitlines() if self.log else []
@@ -92,7 +92,7 @@ def serving(log: Path, arguments: Sequence[str] = ()) -> Iterator[Tried]:
 
 
 def usage(pid: int) -> Usage | None:
-    """What the process takes now, or None if it is gone or not ours to look at."""
+    """What the process takes now, or None if it is gone or may not be looked at."""
     here = Path(f"/proc/{pid}")
     try:
         # The name, in parentheses, may hold spaces.
@@ -113,14 +113,19 @@ def usage(pid: int) -> Usage | None:
 @contextmanager
 def watched(server: Tried, every: float) -> Iterator[list[Usage]]:
     """A list that grows by a `Usage` every so many seconds; empty if the process is unknown."""
-    found: list[Usage] = []
-    with repeated(lambda: _look(server.pid, found), every):
-        yield found
+    samples: list[Usage] = []
+    with repeated(lambda: _look(server.pid, samples), every):
+        yield samples
 
 
-def _look(pid: int | None, found: list[Usage]) -> None:
+def _look(pid: int | None, samples: list[Usage]) -> None:
     if pid is not None and (now := usage(pid)):
-        found.append(now)
+        samples.append(now)
+
+
+def say(line: str) -> None:
+    """What happens now, with the time of day."""
+    print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)
 
 
 def end_politely() -> None:

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -27,7 +25,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from benchmarks import machine
-from service.client import AsyncClient
+from service.client import AsyncClient, ClientError
 from service.loadtest.generator import (
     Client,
     LoadImpossible,
@@ -40,7 +38,7 @@ from service.loadtest.statistics import Record, rate_of
 
 from . import figures
 from .figures import Claim
-from .server import ServerDied, Tried, Usage, end_politely, serving, watched
+from .server import ServerDied, Tried, Usage, end_politely, say, serving, watched
 from .workload import CHOICES, REFUSED, TIMEOUT, WAYS, Mix, best, fault, leave, offer, singles
 
 LOOK: Final = 10.0  # seconds between two looks at the server's process; shorter in a short run
@@ -143,30 +141,31 @@ async def soak(
     service: AsyncClient,
     images: Sequence[bytes],
     samples: list[Usage],
-    found: dict[str, Any],
+    results: dict[str, Any],
     *,
     seconds: float,
     load: float,
     in_flight: int,
-    say: Callable[[str], None],
 ) -> None:
-    """All of it; what is found goes into `found` as it comes."""
+    """All of it; what is measured goes into `results` as it comes."""
     health = await service.health()
-    found |= {"machine": machine.describe(health.provider), "model": asdict(health.model)}
+    results |= {"machine": machine.describe(health.provider), "model": asdict(health.model)}
     mix = Mix(images, await learn(client, images))
     server.check("the first images")
-    found["capacity"] = await capacity(server, client, mix, in_flight, min(20.0, seconds))
-    rate = found["rate"] = load * found["capacity"]
-    say(f"the mixture's capacity is {found['capacity']:.1f} requests/s; {rate:.1f}/s are sent now")
+    results["capacity"] = await capacity(server, client, mix, in_flight, min(20.0, seconds))
+    rate = results["rate"] = load * results["capacity"]
+    say(
+        f"the mixture's capacity is {results['capacity']:.1f} requests/s; {rate:.1f}/s are sent now"
+    )
     clients = Soak(server, client, mix)
     began = time.perf_counter()
-    found["minutes"] = []
+    results["minutes"] = []
 
     def close_the_minute() -> None:
         row, clients.minute = clients.minute.row(), Count()
         row["usage"] = samples[-1]._asdict() if samples else {}
-        found["minutes"].append(row)
-        say(_line(len(found["minutes"]), row))
+        results["minutes"].append(row)
+        say(_line(len(results["minutes"]), row))
 
     lines = asyncio.create_task(_each(min(MINUTE, seconds / 3), close_the_minute))
     try:
@@ -176,16 +175,16 @@ async def soak(
         until = time.perf_counter()
         if clients.minute.requests:
             close_the_minute()
-        found |= {
+        results |= {
             "seconds": until - began,
             "total": clients.whole.row(),
             "growth": figures.growth(samples, began, until),
             "memory": figures.memory(samples, began, until),
             "samples": [[round(sample.at - began, 1), *sample[1:]] for sample in samples],
         }
-    found |= offered
+    results |= offered
     server.check("the soak")
-    found["pending"] = await _drained(service)
+    results["pending"] = await _drained(service)
 
 
 async def capacity(
@@ -235,13 +234,13 @@ async def _drained(service: AsyncClient) -> int:
         await asyncio.sleep(0.2)
 
 
-def claims(found: dict[str, Any]) -> list[Claim]:
-    """What the issue claims against what was found."""
-    made: list[Claim] = []
-    if total := found.get("total"):
+def claims(results: dict[str, Any]) -> list[Claim]:
+    """What the issue claims against what was measured."""
+    verdicts: list[Claim] = []
+    if total := results.get("total"):
         counts = f"of {total['requests']} requests"
         unasked = set(total["left"]) - set(WAYS)
-        made += [
+        verdicts += [
             Claim("no answer is lost", not total["lost"], f"{total['lost']} {counts}"),
             Claim(
                 "every answer is right",
@@ -256,10 +255,10 @@ def claims(found: dict[str, Any]) -> list[Claim]:
                 f"{sum(total['left'].values())} clients left: {total['left']}",
             ),
         ]
-    if grown := found.get("growth"):
+    if grown := results.get("growth"):
         rise = grown["late"] / grown["early"] - 1
-        span = found["seconds"] * 2 / 3 / 3600
-        made.append(
+        span = results["seconds"] * 2 / 3 / 3600
+        verdicts.append(
             Claim(
                 "memory is flat",
                 rise <= FLAT and grown["slope"] * span <= FLAT * grown["early"],
@@ -268,19 +267,23 @@ def claims(found: dict[str, Any]) -> list[Claim]:
                 f"end ({rise:+.1%})",
             )
         )
-    if "pending" in found:
-        made.append(
-            Claim("nothing stays in the queue", not found["pending"], f"{found['pending']} pending")
-        )
-    if found.get("exit_status", ...) is not ...:
-        made.append(
+    if "pending" in results:
+        verdicts.append(
             Claim(
-                "the server ends politely and logged no error",
-                found["exit_status"] == 0 and not found["errors_logged"],
-                f"exit status {found['exit_status']}, {found['errors_logged']} lines of errors",
+                "nothing stays in the queue",
+                not results["pending"],
+                f"{results['pending']} pending",
             )
         )
-    return made
+    if results.get("exit_status", ...) is not ...:
+        verdicts.append(
+            Claim(
+                "the server ends politely and logged no error",
+                results["exit_status"] == 0 and not results["errors_logged"],
+                f"exit status {results['exit_status']}, {results['errors_logged']} lines of errors",
+            )
+        )
+    return verdicts
 
 
 def main(
@@ -295,42 +298,31 @@ def main(
     output: Annotated[Path | None, typer.Option("--json", help="Write everything here.")] = None,
 ) -> None:
     """Keep a server busy for a long time, and check every answer."""
-    died, found = "", dict[str, Any]()
+    results: dict[str, Any] = {}
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet-soak-")))
         bodies, about = singles(images)
         flags = [*(("--model", str(model)) if model else ()), *serve.split()]
         with serving(work / "server.log", flags) as server:
-            found |= {"pictures": about}
-            _say(f"trying {server.url}, process {server.pid}")
+            results |= {"pictures": about}
+            say(f"trying {server.url}, process {server.pid}")
             samples = stack.enter_context(watched(server, min(LOOK, minutes * 60 / 30)))
 
             async def all_of_it() -> None:
                 async with connected(server.url) as client, AsyncClient(server.url) as service:
                     await soak(
-                        *(server, client, service, bodies, samples, found),
+                        *(server, client, service, bodies, samples, results),
                         seconds=60 * minutes,
                         load=load,
                         in_flight=in_flight,
-                        say=_say,
                     )
 
             try:
                 run(all_of_it())
-            except (ServerDied, LoadImpossible, OSError) as error:
-                died = found["ended"] = str(error) or type(error).__name__
-        found |= {"exit_status": server.status, "errors_logged": server.errors()}
-    made = claims(found)
-    found["claims"] = [asdict(claim) for claim in made]
-    if output:
-        output.write_text(json.dumps(found, indent=1) + "\n")
-    print(*made, sep="\n", flush=True)
-    if died:
-        sys.exit(f"soak.py: {died}")
-
-
-def _say(line: str) -> None:
-    print(time.strftime("%H:%M:%S"), line, flush=True)
+            except (ServerDied, LoadImpossible, ClientError, OSError) as error:
+                results["ended"] = str(error) or type(error).__name__
+        results |= {"exit_status": server.status, "errors_logged": server.errors()}
+    figures.conclude(results, claims(results), output)
 
 
 if __name__ == "__main__":

@@ -301,7 +301,7 @@ def test_the_log_names_the_trace(tiny_model: Path, collector: Collector) -> None
 def test_the_last_spans_are_sent_before_the_end(
     tiny_model: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They would wait for company; SIGTERM sends them.  OTEL_SERVICE_NAME names who sent them."""
+    """They would wait for more; SIGTERM sends them.  OTEL_SERVICE_NAME names who sent them."""
     monkeypatch.setattr(tracing, "LAST", PATIENCE)
     trace_id, headers = parent(9)
     with traced(tiny_model, collector.url, OTEL_SERVICE_NAME="cats", **ONLY_AT_THE_END) as server:
