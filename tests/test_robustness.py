@@ -52,7 +52,7 @@ def trial(name: str, model: Path, output: Path) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def found(
+def results(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, dict[str, Any]]]:
     """What a short run of each wrote, both at once."""
@@ -61,9 +61,9 @@ def found(
     try:
         read = {}
         for name, process in processes.items():
-            said = process.communicate(timeout=120)[0]
-            assert process.returncode == 0, said
-            read[name] = json.loads((work / name).read_text()) | {"said": said}
+            output = process.communicate(timeout=120)[0]
+            assert process.returncode == 0, output
+            read[name] = json.loads((work / name).read_text()) | {"output": output}
         yield read
     finally:
         for process in processes.values():
@@ -81,10 +81,10 @@ def samples(megabytes: list[float], every: float = 10.0) -> list[Usage]:
 
 
 @pytest.mark.external
-def test_every_request_of_an_overload_is_told(found: dict[str, dict[str, Any]]) -> None:
+def test_every_request_of_an_overload_is_told(results: dict[str, dict[str, Any]]) -> None:
     """Four times the capacity; a request is accepted, refused, or listed under what befell it.
     How many are refused depends on the machine: tests/service/test_overload.py fills a queue."""
-    (step,) = found["overload"]["steps"]
+    (step,) = results["overload"]["steps"]
 
     assert step["factor"] == 4
     assert step["accepted"] > 0
@@ -95,27 +95,30 @@ def test_every_request_of_an_overload_is_told(found: dict[str, dict[str, Any]]) 
 
 
 @pytest.mark.external
-def test_an_overload_s_prober_is_heard_all_along(found: dict[str, dict[str, Any]]) -> None:
+def test_an_overload_s_prober_is_heard_all_along(results: dict[str, dict[str, Any]]) -> None:
     """Both paths, from a process of its own."""
-    (step,) = found["overload"]["steps"]
+    (step,) = results["overload"]["steps"]
 
     assert step["probes"].keys() == {"/livez", "/readyz"}
     assert all(row["number"] > 0 and row["failed"] == 0 for row in step["probes"].values())
 
 
 @pytest.mark.external
-def test_an_overload_ends_with_a_verdict_on_each_claim(found: dict[str, dict[str, Any]]) -> None:
+def test_an_overload_ends_with_a_verdict_on_each_claim(results: dict[str, dict[str, Any]]) -> None:
     """Six for the one step, and those on memory, the time after, and fairness."""
-    claims = found["overload"]["claims"]
+    claims = results["overload"]["claims"]
 
     assert len(claims) == 9
-    assert found["overload"]["said"].count("met  ") + found["overload"]["said"].count("MISSED") == 9
+    assert (
+        results["overload"]["output"].count("met  ") + results["overload"]["output"].count("MISSED")
+        == 9
+    )
 
 
 @pytest.mark.external
-def test_a_soak_finds_every_answer_right(found: dict[str, dict[str, Any]]) -> None:
+def test_a_soak_finds_every_answer_right(results: dict[str, dict[str, Any]]) -> None:
     """Images, forms and bad requests; each one counted once, in its minute and in all."""
-    total, minutes = found["soak"]["total"], found["soak"]["minutes"]
+    total, minutes = results["soak"]["total"], results["soak"]["minutes"]
 
     assert total["faults"] == {}
     assert total["answered"] > 0
@@ -127,11 +130,11 @@ def test_a_soak_finds_every_answer_right(found: dict[str, dict[str, Any]]) -> No
 
 
 @pytest.mark.external
-def test_a_soak_leaves_nothing_behind(found: dict[str, dict[str, Any]]) -> None:
+def test_a_soak_leaves_nothing_behind(results: dict[str, dict[str, Any]]) -> None:
     """An empty queue, exit status 0, no error in the log."""
-    assert found["soak"]["pending"] == 0
-    assert found["soak"]["exit_status"] == 0
-    assert found["soak"]["errors_logged"] == 0
+    assert results["soak"]["pending"] == 0
+    assert results["soak"]["exit_status"] == 0
+    assert results["soak"]["errors_logged"] == 0
 
 
 @pytest.mark.external
@@ -150,10 +153,10 @@ def test_a_server_that_dies_is_reported(
             if sign in line:
                 break
         os.kill(pid, signal.SIGKILL)
-        said, _ = process.communicate(timeout=60)
+        printed, _ = process.communicate(timeout=60)
 
-    assert process.returncode == 1, said
-    assert "the server ended with status -9" in said
+    assert process.returncode == 1, printed
+    assert "the server ended with status -9" in printed
     assert "status -9" in json.loads(output.read_text())["ended"]
 
 
@@ -235,9 +238,9 @@ def test_a_retry_after_is_compared_with_what_an_accepted_one_waited_then() -> No
 
 def test_a_probe_without_a_200_is_counted() -> None:
     """However quick it was."""
-    found = [Probe(at / 10, "/livez", 503 if at == 3 else 200, 0.002) for at in range(10)]
+    probes = [Probe(at / 10, "/livez", 503 if at == 3 else 200, 0.002) for at in range(10)]
 
-    row = figures.probes(found, 0.0, 0.5)["/livez"]
+    row = figures.probes(probes, 0.0, 0.5)["/livez"]
 
     assert row["number"] == 5
     assert row["failed"] == 1
@@ -279,10 +282,10 @@ def test_an_answer_that_is_not_right_is_found(status: int, body: Any, trouble: s
     question = workload.Question("form", Request(b""), expected=(frozenset({7}), frozenset()))
 
     record = answer(0.0, 0.1, status, body=json.dumps(body).encode(), reason="ServerGone")
-    said = workload.fault(question, record)
+    problem = workload.fault(question, record)
 
-    assert trouble in said
-    assert bool(said) == bool(trouble)
+    assert trouble in problem
+    assert bool(problem) == bool(trouble)
 
 
 def test_what_is_lost_wrong_or_broken_misses_its_claim() -> None:
@@ -301,10 +304,10 @@ def test_what_is_lost_wrong_or_broken_misses_its_claim() -> None:
 
 @pytest.mark.external
 def test_a_probe_that_was_never_answered_misses_its_claim(
-    found: dict[str, dict[str, Any]],
+    results: dict[str, dict[str, Any]],
 ) -> None:
     """Nor is silence taken for quickness."""
-    silent = dict(found["overload"])
+    silent = dict(results["overload"])
     silent["steps"] = [silent["steps"][0] | {"probes": {}}]
 
     claims = {claim.text: claim for claim in overload.claims(silent)}

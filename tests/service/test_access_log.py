@@ -61,13 +61,13 @@ class Odd:
 
 run = app.serve
 
-def serve(*given, **more):
+def serve(*arguments, **more):
     warnings.warn("this is odd")
     Odd()
     thread = threading.Thread(target=lambda: 1 / 0)
     thread.start()
     thread.join()
-    return run(*given, **more)
+    return run(*arguments, **more)
 
 app.serve = serve
 sys.argv = ["alexnet", "serve"]
@@ -110,7 +110,7 @@ def records(log: Sequence[str]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def said(tiny_model: Path) -> dict[str, list[str]]:
+def logged(tiny_model: Path) -> dict[str, list[str]]:
     """What two servers print, in text and in JSON, from start to end; the same is asked of both.
 
     The second is a process whose log is no terminal, and which is not told what to write there.
@@ -130,53 +130,53 @@ def ask(server: Live) -> None:
     for path in ("/livez", "/nothing?here=1"):
         server.client.get(path, headers={"x-request-id": path.strip("/")[:7]})
     for top, name, data in ((1, "good", image()), (2, "bad", b"no image")):
-        asked = {**JPEG, "x-request-id": name}
-        server.client.post(PREDICT, params={"top": top}, content=data, headers=asked)
+        headers = {**JPEG, "x-request-id": name}
+        server.client.post(PREDICT, params={"top": top}, content=data, headers=headers)
     files = {"a": image(), "b": image(), "c": b"bad"}
     server.client.post(PREDICT, files=files, headers={"x-request-id": "form"})
 
 
-def line_of(said: dict[str, list[str]], name: str) -> re.Match[str]:
+def line_of(logged: dict[str, list[str]], name: str) -> re.Match[str]:
     """The one line of the request with this id, in text."""
-    (found,) = [m for line in said["text"] if (m := LINE.fullmatch(line)) and m[5] == name]
-    return found
+    (match,) = [m for line in logged["text"] if (m := LINE.fullmatch(line)) and m[5] == name]
+    return match
 
 
-def record_of(said: dict[str, list[str]], name: str) -> dict[str, Any]:
+def record_of(logged: dict[str, list[str]], name: str) -> dict[str, Any]:
     """Its one record in JSON."""
-    every = [json.loads(line) for line in said["json"]]
-    (found,) = [record for record in every if record.get("request_id") == name]
-    return dict(found)
+    every = [json.loads(line) for line in logged["json"]]
+    (record,) = [record for record in every if record.get("request_id") == name]
+    return dict(record)
 
 
 # In text
 
 
-def test_a_line_for_people_has_status_and_the_times_of_each_step(said: Any) -> None:
-    line = line_of(said, "good")
+def test_a_line_for_people_has_status_and_the_times_of_each_step(logged: Any) -> None:
+    line = line_of(logged, "good")
 
     assert line.groups()[:3] == ("POST", f"{PREDICT}?top=1", "200")
     assert re.fullmatch(TIMES, line[4])
 
 
-def test_a_line_for_people_says_why_an_image_was_refused_and_how_far_it_came(said: Any) -> None:
-    line = line_of(said, "bad")
+def test_a_line_for_people_says_why_an_image_was_refused_and_how_far_it_came(logged: Any) -> None:
+    line = line_of(logged, "bad")
 
     assert line[3] == "415"
     assert re.fullmatch(r"image_type_unsupported; read \d+\.\d, decode \d+\.\d", line[4])
 
 
-def test_what_is_about_no_image_has_no_steps(said: Any) -> None:
-    assert line_of(said, "livez")[4] is None
-    assert line_of(said, "nothing")[4] == "not_found"
+def test_what_is_about_no_image_has_no_steps(logged: Any) -> None:
+    assert line_of(logged, "livez")[4] is None
+    assert line_of(logged, "nothing")[4] == "not_found"
 
 
 # In JSON
 
 
-def test_every_line_of_a_server_that_logs_json_is_an_object(said: Any) -> None:
+def test_every_line_of_a_server_that_logs_json_is_an_object(logged: Any) -> None:
     """From its start to its end, whoever logs: uvicorn too; each has the four fields."""
-    every = [json.loads(line) for line in said["json"]]
+    every = [json.loads(line) for line in logged["json"]]
 
     assert all({"timestamp", "level", "logger", "message"} <= record.keys() for record in every)
     assert all(
@@ -188,15 +188,15 @@ def test_every_line_of_a_server_that_logs_json_is_an_object(said: Any) -> None:
     }
 
 
-def test_the_announcement_in_json_is_a_record_with_addresses(said: Any) -> None:
-    (record,) = [r for r in map(json.loads, said["json"]) if "answers at" in r["message"]]
+def test_the_announcement_in_json_is_a_record_with_addresses(logged: Any) -> None:
+    (record,) = [r for r in map(json.loads, logged["json"]) if "answers at" in r["message"]]
 
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", record["url"])
     assert record["docs"] == f"{record['url']}/docs"
 
 
-def test_a_record_of_an_answer_has_a_field_for_each_thing(said: Any) -> None:
-    record = record_of(said, "good")
+def test_a_record_of_an_answer_has_a_field_for_each_thing(logged: Any) -> None:
+    record = record_of(logged, "good")
 
     assert record["level"] == "INFO"
     assert re.fullmatch(r"127\.0\.0\.1:\d+", record["client"])
@@ -215,17 +215,17 @@ def test_a_record_of_an_answer_has_a_field_for_each_thing(said: Any) -> None:
     assert "code" not in record
 
 
-def test_a_record_of_a_refusal_has_its_code_and_the_steps_that_it_came_to(said: Any) -> None:
-    record = record_of(said, "bad")
+def test_a_record_of_a_refusal_has_its_code_and_the_steps_that_it_came_to(logged: Any) -> None:
+    record = record_of(logged, "bad")
 
     assert (record["status"], record["code"]) == (415, "image_type_unsupported")
     assert {"read_ms", "decode_ms"} <= record.keys()
     assert not {"queue_ms", "run_ms", "batch"} & record.keys()
 
 
-def test_a_form_is_one_record_that_counts_its_images(said: Any) -> None:
+def test_a_form_is_one_record_that_counts_its_images(logged: Any) -> None:
     """The times are those of the image that was answered last."""
-    record = record_of(said, "form")
+    record = record_of(logged, "form")
 
     assert (record["status"], record["pictures"]) == (200, 3)
     assert 1 <= record["batch"] <= 2
@@ -236,10 +236,10 @@ def test_faults_and_warnings_are_records_too(tiny_model: Path) -> None:
     """A warning, an error in a thread, one in a finaliser; each traceback is one field."""
     with serving_process(tiny_model, program=("-c", FAULTY), log_format="json") as server:
         ended(server)
-    found = records(server.log)
+    logged = records(server.log)
 
-    tracebacks = [record["traceback"] for record in found if "traceback" in record]
-    assert any("this is odd" in record["message"] for record in found)
+    tracebacks = [record["traceback"] for record in logged if "traceback" in record]
+    assert any("this is odd" in record["message"] for record in logged)
     assert any("ZeroDivisionError" in traceback for traceback in tracebacks)
     assert any("too late" in traceback for traceback in tracebacks)
 
@@ -252,13 +252,13 @@ def test_all_that_is_logged_of_a_request_carries_its_id(tiny_model: Path) -> Non
             PREDICT, content=image(), headers={**JPEG, "x-request-id": "failing"}
         )
         broken = server.client.get("/metrics", headers={"x-request-id": "broken"})
-        found = records(ended(server))
+        logged = records(ended(server))
 
     assert (failed.status_code, broken.status_code) == (500, 500)
-    for its, name in (("ArithmeticError", "failing"), ("LookupError", "broken")):
-        ids = {r.get("request_id") for r in found if its in r.get("traceback", "")}
+    for kind, name in (("ArithmeticError", "failing"), ("LookupError", "broken")):
+        ids = {r.get("request_id") for r in logged if kind in r.get("traceback", "")}
         assert ids == {name}
-        (record,) = [r for r in found if r.get("request_id") == name and "status" in r]
+        (record,) = [r for r in logged if r.get("request_id") == name and "status" in r]
         assert record["status"] == 500
 
 
@@ -266,48 +266,48 @@ def test_all_that_is_logged_of_a_request_carries_its_id(tiny_model: Path) -> Non
 def test_a_traceback_in_text_has_no_line_that_looks_like_a_record(tiny_model: Path) -> None:
     """Nor one that a terminal obeys, though the error holds both."""
     with serving(tiny_model, log_format="text") as server:
-        asked = {**JPEG, "x-request-id": "failing"}
-        server.client.post(PREDICT, content=image(), headers=asked)
-        found = ended(server)
+        headers = {**JPEG, "x-request-id": "failing"}
+        server.client.post(PREDICT, content=image(), headers=headers)
+        lines = ended(server)
 
-    assert any(line.startswith("  Traceback") for line in found)
-    (forged,) = [line for line in found if "forged" in line]
+    assert any(line.startswith("  Traceback") for line in lines)
+    (forged,) = [line for line in lines if "forged" in line]
     assert forged == "  2026-11-23 19:00:00,000 INFO    forged \\x1b[31m\n"
-    assert any(line.endswith("An image could not be classified failing\n") for line in found)
+    assert any(line.endswith("An image could not be classified failing\n") for line in lines)
 
 
 # Which of the two
 
 
-def test_auto_is_json_where_the_log_is_no_terminal(said: Any) -> None:
-    assert records(said["json"])
+def test_auto_is_json_where_the_log_is_no_terminal(logged: Any) -> None:
+    assert records(logged["json"])
 
 
 def test_auto_is_text_on_a_terminal(tiny_model: Path) -> None:
-    ours, its = pty.openpty()
+    terminal, program_end = pty.openpty()
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "service", "serve"],
             cwd=ROOT,
             env=environment(port=0, model=tiny_model, log_format="auto"),
             stdin=subprocess.DEVNULL,
-            stdout=its,
-            stderr=its,
+            stdout=program_end,
+            stderr=program_end,
         )
         try:
-            told = b""
-            while not (b"answers at" in told and told.endswith(b"\n")):
-                assert select.select([ours], [], [], PATIENCE)[0]
-                told += os.read(ours, 4096)
+            output = b""
+            while not (b"answers at" in output and output.endswith(b"\n")):
+                assert select.select([terminal], [], [], PATIENCE)[0]
+                output += os.read(terminal, 4096)
         finally:
             process.terminate()
             status = process.wait(PATIENCE)
     finally:
-        os.close(its)
-        os.close(ours)
+        os.close(program_end)
+        os.close(terminal)
 
     assert status == 0
-    lines = told.decode().splitlines()
+    lines = output.decode().splitlines()
     assert any(re.fullmatch(r"\S+ \S+ INFO    Application startup complete\.", x) for x in lines)
     assert any(re.match(r"AlexNet answers at http://\S+  \(docs: ", line) for line in lines)
 
@@ -375,7 +375,7 @@ def test_no_client_forges_a_line(tiny_model: Path, kind: str) -> None:
         assert [line for line in lines if not re.fullmatch(shape, line)] == []
     else:
         ids = [json.loads(line)["request_id"] for line in lines]
-        assert all(re.fullmatch(r"[0-9a-f]{32}", its) for its in ids)
+        assert all(re.fullmatch(r"[0-9a-f]{32}", request_id) for request_id in ids)
 
 
 def formatted(formatter: logging.Formatter, message: str, **extra: Any) -> str:
@@ -405,11 +405,11 @@ def test_json_is_one_line_of_ascii_with_the_traceback_in_a_field() -> None:
 
     assert line.isascii()
     assert line.isprintable()
-    found = json.loads(line)
-    assert found["message"] == ODD
-    assert found["traceback"].splitlines()[-2:] == ["ValueError: first", "second\x1b[31m"]
-    assert found["path"] == "é"
-    assert "color_message" not in found
+    record = json.loads(line)
+    assert record["message"] == ODD
+    assert record["traceback"].splitlines()[-2:] == ["ValueError: first", "second\x1b[31m"]
+    assert record["path"] == "é"
+    assert "color_message" not in record
 
 
 def test_the_sum_of_refusals_is_nobodys_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,35 +477,35 @@ def test_a_request_without_an_id_is_given_one(live: Live, status: int) -> None:
     ids = {CASES[status](live, {}).headers["x-request-id"] for _ in range(2)}
 
     assert len(ids) == 2
-    assert all(re.fullmatch(r"[0-9a-f]{32}", its) for its in ids)
+    assert all(re.fullmatch(r"[0-9a-f]{32}", request_id) for request_id in ids)
 
 
-@pytest.mark.parametrize("given", [b"", b"two words", b"x" * 129, b"caf\xe9", b"caf\xc3\xa9"])
-def test_an_id_that_does_not_belong_into_a_log_is_not_taken(live: Live, given: bytes) -> None:
-    answer = hurl(live, b"/livez", b"X-Request-ID: " + given)
+@pytest.mark.parametrize("offered", [b"", b"two words", b"x" * 129, b"caf\xe9", b"caf\xc3\xa9"])
+def test_an_id_that_does_not_belong_into_a_log_is_not_taken(live: Live, offered: bytes) -> None:
+    answer = hurl(live, b"/livez", b"X-Request-ID: " + offered)
 
     assert re.search(rb"\r\nx-request-id: [0-9a-f]{32}\r\n", answer)
 
 
 def timing(header: str) -> dict[str, tuple[float, str]]:
     """`run;dur=14.9;desc="batch of 3"` -> `{"run": (14.9, "batch of 3")}`."""
-    found = {}
+    entries = {}
     for metric in header.split(", "):
         match = re.fullmatch(r'(\w+);dur=(\d+\.\d)(?:;desc="([^"]*)")?', metric)
         assert match, metric
-        found[match[1]] = (float(match[2]), match[3] or "")
-    return found
+        entries[match[1]] = (float(match[2]), match[3] or "")
+    return entries
 
 
 def test_the_answer_tells_the_times_of_its_steps(live: Live) -> None:
     """In the order in which they are done; the run's description is its batch."""
     answer = CASES[200](live, {})
 
-    found = timing(answer.headers["server-timing"])
-    assert list(found) == [*STEPS, "total"]
-    assert found["run"][1] == "batch of 1"
+    entries = timing(answer.headers["server-timing"])
+    assert list(entries) == [*STEPS, "total"]
+    assert entries["run"][1] == "batch of 1"
     # They do not overlap; each of the five is rounded to a tenth.
-    assert sum(found[name][0] for name in STEPS) <= found["total"][0] + 0.3
+    assert sum(entries[name][0] for name in STEPS) <= entries["total"][0] + 0.3
 
 
 def test_a_refusal_tells_how_far_it_came(live: Live) -> None:
@@ -538,12 +538,12 @@ def test_a_browser_shows_the_times_of_each_step(tiny_model: Path) -> None:
 
     with serving(tiny_model) as server, launched() as browser, opened(browser, server) as page:
         shows(page, "Cat")
-        found = page.evaluate(
+        entries = page.evaluate(
             "performance.getEntriesByType('resource')"
             ".filter(entry => entry.name.includes('/v1/predict'))"
             ".map(entry => entry.serverTiming.map(each => each.toJSON()))"
         )
 
-    assert [each["name"] for each in found[0]] == [*STEPS, "total"]
-    assert found[0][3]["description"] == "batch of 1"
-    assert found[0][4]["duration"] > 0
+    assert [each["name"] for each in entries[0]] == [*STEPS, "total"]
+    assert entries[0][3]["description"] == "batch of 1"
+    assert entries[0][4]["duration"] > 0

@@ -41,8 +41,8 @@ HOSTILE = '<img src=x onerror="alert(1)">&.jpg'
 
 def evaluate(folder: Path, *arguments: object) -> Result:
     """Run the command here, on the CPU; raises the error that it would say."""
-    given = ["evaluate", str(folder), "--device", "cpu", *map(str, arguments)]
-    done = CliRunner().invoke(app, given, env={"COLUMNS": "110"})
+    command = ["evaluate", str(folder), "--device", "cpu", *map(str, arguments)]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "110"})
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done
@@ -50,8 +50,8 @@ def evaluate(folder: Path, *arguments: object) -> Result:
 
 def measured(folder: Path, *arguments: object) -> dict[str, Any]:
     """What it says as JSON."""
-    told: dict[str, Any] = json.loads(evaluate(folder, *arguments, "--json").stdout)
-    return told
+    results: dict[str, Any] = json.loads(evaluate(folder, *arguments, "--json").stdout)
+    return results
 
 
 def served(model: Path, images: list[bytes], crops: str) -> list[list[Prediction]]:
@@ -61,8 +61,8 @@ def served(model: Path, images: list[bytes], crops: str) -> list[list[Prediction
         async with Classifier(Engine.load(model, device="cpu"), limits(Settings())) as classifier:
             return await classify_many(classifier, images, crops=crops, top=1000)
 
-    found = asyncio.run(classified())
-    return [one for one in found if not isinstance(one, ServiceError)]
+    answers = asyncio.run(classified())
+    return [answer for answer in answers if not isinstance(answer, ServiceError)]
 
 
 @pytest.fixture(scope="module")
@@ -80,28 +80,28 @@ def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_figures_are_those_of_the_services_answers(folder: Path, tiny_model: Path) -> None:
-    told = measured(folder, "--model", tiny_model, "--crops", "ten")
+    results = measured(folder, "--model", tiny_model, "--crops", "ten")
 
-    (run,) = told["runs"]
+    (run,) = results["runs"]
     assert (run["pictures"], run["top1"], run["top5"]) == (IMAGES, 0.5, 0.75)
     assert (run["crops"], run["model"], run["variant"]) == ("ten", "tiny", "owt")
     assert run["version"] == Engine.load(tiny_model, device="cpu").model.version
     assert run["top1_interval"] == pytest.approx(wilson(12, 24), abs=1e-6)
     assert run["top5_interval"] == pytest.approx(wilson(18, 24), abs=1e-6)
-    assert told["comparisons"] == []
+    assert results["comparisons"] == []
 
 
 def test_each_choice_of_crops_is_measured_as_the_service_answers_it(
     folder: Path, tiny_model: Path
 ) -> None:
     files = sorted(folder.iterdir())
-    told = measured(folder, "--model", tiny_model)
+    results = measured(folder, "--model", tiny_model)
 
-    assert [run["crops"] for run in told["runs"]] == ["ten", "one", "dense"]
-    for run in told["runs"]:
+    assert [run["crops"] for run in results["runs"]] == ["ten", "one", "dense"]
+    for run in results["runs"]:
         best = served(tiny_model, [file.read_bytes() for file in files], run["crops"])
         ranks = [
-            [one.wordnet_id for one in classes].index(file.name[:9])
+            [prediction.wordnet_id for prediction in classes].index(file.name[:9])
             for file, classes in zip(files, best, strict=True)
         ]
         assert run["top1"] == pytest.approx(np.mean([rank < 1 for rank in ranks]), abs=1e-6)
@@ -111,19 +111,25 @@ def test_each_choice_of_crops_is_measured_as_the_service_answers_it(
         )
         of_truth = [classes[rank].probability for classes, rank in zip(best, ranks, strict=True)]
         assert run["nll"] == pytest.approx(-np.log(of_truth).mean(), rel=1e-5)
-    assert [(one["run"], one["against"]) for one in told["comparisons"]] == [(1, 0), (2, 0)]
+    assert [
+        (comparison["run"], comparison["against"]) for comparison in results["comparisons"]
+    ] == [(1, 0), (2, 0)]
 
 
 def test_two_models_are_compared_on_the_same_images(
     folder: Path, tiny_model: Path, other_model: Path
 ) -> None:
-    given = ("--model", tiny_model, "--model", other_model, "--crops", "one,ten")
-    told = measured(folder, *given)
+    arguments = ("--model", tiny_model, "--model", other_model, "--crops", "one,ten")
+    results = measured(folder, *arguments)
 
-    names = [run["name"] for run in told["runs"]]
+    names = [run["name"] for run in results["runs"]]
     assert names == ["tiny, one", "tiny, ten", "caffe, one", "caffe, ten"]
-    first, last = told["runs"][0], told["runs"][2]
-    (between,) = (one for one in told["comparisons"] if (one["run"], one["against"]) == (2, 0))
+    first, last = results["runs"][0], results["runs"][2]
+    (between,) = (
+        comparison
+        for comparison in results["comparisons"]
+        if (comparison["run"], comparison["against"]) == (2, 0)
+    )
     top1 = between["top1"]
     assert top1["difference"] == pytest.approx(last["top1"] - first["top1"], abs=1e-5)
     assert top1["gained"] - top1["lost"] == round(IMAGES * top1["difference"])
@@ -135,9 +141,9 @@ def test_the_same_model_twice_differs_by_nothing(
 ) -> None:
     (copy := tmp_path / "copy.onnx").write_bytes(tiny_model.read_bytes())
 
-    told = measured(folder, "--crops", "one", "--model", tiny_model, "--model", copy)
+    results = measured(folder, "--crops", "one", "--model", tiny_model, "--model", copy)
 
-    (between,) = told["comparisons"]
+    (between,) = results["comparisons"]
     assert between["same_best"] == 1.0
     assert (between["top1"]["gained"], between["top1"]["lost"], between["top1"]["p"]) == (0, 0, 1)
     assert (between["ece_difference"], between["ece_interval"]) == (0, [0, 0])
@@ -153,17 +159,17 @@ def test_the_figures_do_not_depend_on_the_batch(folder: Path, tiny_model: Path) 
         predicted = predict(labelled, candidates, decode, batch=batch, progress=lambda *_: None)
         return predicted.predictions[0]
 
-    one, seven = predictions(1), predictions(7)
+    single, seven = predictions(1), predictions(7)
 
-    assert np.array_equal(one.best, seven.best)
-    assert np.allclose(one.probabilities, seven.probabilities, atol=1e-6)
-    assert np.allclose(one.label_probabilities, seven.label_probabilities, atol=1e-6)
+    assert np.array_equal(single.best, seven.best)
+    assert np.allclose(single.probabilities, seven.probabilities, atol=1e-6)
+    assert np.allclose(single.label_probabilities, seven.label_probabilities, atol=1e-6)
 
 
 def test_the_same_command_says_the_same(folder: Path, tiny_model: Path) -> None:
-    given = (folder, "--model", tiny_model, "--crops", "one", "--json")
+    arguments = (folder, "--model", tiny_model, "--crops", "one", "--json")
 
-    assert evaluate(*given).stdout == evaluate(*given).stdout
+    assert evaluate(*arguments).stdout == evaluate(*arguments).stdout
 
 
 def test_what_is_printed_written_and_recorded_are_the_same_numbers(
@@ -171,9 +177,9 @@ def test_what_is_printed_written_and_recorded_are_the_same_numbers(
 ) -> None:
     output, record = tmp_path / "results.json", tmp_path / "record.json"
     data = ("--data", "24 synthetic photographs")
-    given = ("--model", tiny_model, "-o", output, "--record", record, *data)
+    arguments = ("--model", tiny_model, "-o", output, "--record", record, *data)
 
-    printed = evaluate(folder, *given).stdout
+    printed = evaluate(folder, *arguments).stdout
 
     written, recorded = (json.loads(path.read_text()) for path in (output, record))
     assert recorded["weights"] == {}
@@ -203,12 +209,12 @@ def test_the_record_keeps_what_else_is_in_it(
             }
         )
     )
-    given = ("--model", tiny_model, "--crops", "one", "--record", record, "--data", "these")
-    evaluate(folder, *given)
+    arguments = ("--model", tiny_model, "--crops", "one", "--record", record, "--data", "these")
+    evaluate(folder, *arguments)
 
-    told = json.loads(record.read_text())
-    assert told["weights"] == {"licence": "mine"}
-    old, new = told["accuracy"]
+    results = json.loads(record.read_text())
+    assert results["weights"] == {"licence": "mine"}
+    old, new = results["accuracy"]
     assert old == {"data": "old", "top1": 0.1}
     assert (new["data"], new["crops"], new["pictures"]) == ("these", "one", IMAGES)
 
@@ -216,8 +222,8 @@ def test_the_record_keeps_what_else_is_in_it(
 def test_a_model_file_with_the_record_shows_the_accuracy(
     folder: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    given = ("--model", tiny_model, "--crops", "one", "--record", tmp_path / "record.json")
-    evaluate(folder, *given)
+    arguments = ("--model", tiny_model, "--crops", "one", "--record", tmp_path / "record.json")
+    evaluate(folder, *arguments)
     (entry,) = json.loads((tmp_path / "record.json").read_text())["accuracy"]
     path = altered(tiny_model, tmp_path / "told.onnx", accuracy=json.dumps([entry]))
 
@@ -239,26 +245,26 @@ def test_images_that_are_left_out_are_counted_and_named(
     (tmp_path / "n99999999.jpg").write_bytes(photographs(1)[0])
     (tmp_path / "holiday\x1b[31m.jpg").write_bytes(photographs(1)[0])
     (tmp_path / "notes.txt").touch()
-    given = ("--model", tiny_model, "--crops", "one")
+    arguments = ("--model", tiny_model, "--crops", "one")
 
-    told, printed = measured(tmp_path, *given), evaluate(tmp_path, *given).stdout
+    results, printed = measured(tmp_path, *arguments), evaluate(tmp_path, *arguments).stdout
 
-    (run,), (without_them,) = told["runs"], measured(folder, *given)["runs"]
+    (run,), (without_them,) = results["runs"], measured(folder, *arguments)["runs"]
     for figure in ("pictures", "top1", "top5", "ece", "nll"):
         assert run[figure] == pytest.approx(without_them[figure], rel=1e-5)
-    codes = {one["file"]: one["code"] for one in told["left_out"]["files"]}
+    codes = {file["file"]: file["code"] for file in results["left_out"]["files"]}
     assert codes == {
         "holiday\x1b[31m.jpg": "unlabelled",
         "n01440764_cut.jpg": "image_unreadable",
         "n01440764_empty.png": "body_empty",
         "n99999999.jpg": "label_unknown",
     }
-    assert sum(told["left_out"]["reasons"].values()) == 4
-    assert (told["pictures"], told["others"]) == (IMAGES, 1)
+    assert sum(results["left_out"]["reasons"].values()) == 4
+    assert (results["pictures"], results["others"]) == (IMAGES, 1)
     assert "4 left out: 1 unlabelled, 1 label_unknown, 1 image_unreadable, 1 body_empty" in printed
     assert "\x1b" not in printed
-    assert len(told["runs"][0]["classes_without_pictures"]) == 1000 - told["classes"]
-    assert f"{1000 - told['classes']} of the model's 1000 classes have no image" in printed
+    assert len(results["runs"][0]["classes_without_pictures"]) == 1000 - results["classes"]
+    assert f"{1000 - results['classes']} of the model's 1000 classes have no image" in printed
 
 
 def test_a_folder_of_broken_images_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
@@ -274,10 +280,10 @@ def test_a_file_beyond_the_limit_is_left_out_as_the_service_would_refuse_it(
     largest = max(file.stat().st_size for file in folder.iterdir())
     monkeypatch.setenv("ALEXNET_MAX_BODY", str(largest - 1))
 
-    told = measured(folder, "--model", tiny_model, "--crops", "one")
+    results = measured(folder, "--model", tiny_model, "--crops", "one")
 
-    assert told["left_out"]["reasons"] == {"body_too_large": IMAGES - told["pictures"]}
-    assert told["pictures"] < IMAGES
+    assert results["left_out"]["reasons"] == {"body_too_large": IMAGES - results["pictures"]}
+    assert results["pictures"] < IMAGES
 
 
 def test_a_model_with_classes_of_ones_own_is_measured_by_folder_names(tmp_path: Path) -> None:
@@ -288,30 +294,30 @@ def test_a_model_with_classes_of_ones_own_is_measured_by_folder_names(tmp_path: 
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{number}.jpg").write_bytes(data)
     report = tmp_path / "report.html"
-    given = ("--model", OWN, "--crops", "ten")
+    arguments = ("--model", OWN, "--crops", "ten")
 
-    told = measured(tmp_path / "p", *given)
-    printed = evaluate(tmp_path / "p", *given, "--report", report).stdout
+    results = measured(tmp_path / "p", *arguments)
+    printed = evaluate(tmp_path / "p", *arguments, "--report", report).stdout
 
-    (run,) = told["runs"]
+    (run,) = results["runs"]
     assert (run["top1"], run["top5"], run["number_of_classes"]) == (0.5, 1.0, 3)
-    assert all(one["true"]["wordnet_id"] is None for one in run["classes"])
+    assert all(row["true"]["wordnet_id"] is None for row in run["classes"])
     assert "with 3 classes the right one is always among five" in printed
     assert "<b>birds" not in report.read_text()
 
 
 def test_every_class_is_printed_on_demand(folder: Path, tiny_model: Path) -> None:
-    given = ("--model", tiny_model, "--crops", "ten")
-    told = measured(folder, *given)["runs"][0]
+    arguments = ("--model", tiny_model, "--crops", "ten")
+    results = measured(folder, *arguments)["runs"][0]
 
-    few, every = (evaluate(folder, *given, *more).stdout for more in ((), ("--per-class",)))
+    few, every = (evaluate(folder, *arguments, *more).stdout for more in ((), ("--per-class",)))
 
-    ids = {one["true"]["wordnet_id"] for one in told["classes"]}
+    ids = {row["true"]["wordnet_id"] for row in results["classes"]}
     assert len(ids) > FEW
     assert all(wordnet_id in every for wordnet_id in ids)
     assert "All classes" in every
     assert "The worst classes" in few
-    worst = told["confusions"][0]
+    worst = results["confusions"][0]
     assert re.search(rf"1 .*{worst['true']['wordnet_id']} .*{worst['said']['wordnet_id']}", few)
 
 
@@ -351,7 +357,7 @@ def test_the_report_refers_to_nothing_outside_itself(report: str) -> None:
     page = Page(report)
 
     assert page.references
-    assert all(one.startswith("data:image/jpeg;base64,") for one in page.references)
+    assert all(reference.startswith("data:image/jpeg;base64,") for reference in page.references)
     assert "url(" not in report
     assert "@import" not in report
     assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
@@ -367,7 +373,7 @@ def test_the_report_shows_the_worst_mistakes_as_the_network_saw_them(
     report: str, folder: Path
 ) -> None:
     shown = Page(report).references
-    images = [Image.open(io.BytesIO(base64.b64decode(one.partition(",")[2]))) for one in shown]
+    images = [Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in shown]
 
     assert len(images) >= 12
     assert {image.size for image in images} == {(160, 160)}
@@ -377,19 +383,19 @@ def test_the_report_shows_the_worst_mistakes_as_the_network_saw_them(
 def test_the_report_has_the_figures_the_plots_and_all_tables(
     report: str, folder: Path, tiny_model: Path
 ) -> None:
-    told = measured(folder, "--model", tiny_model, "--crops", "ten,one")
+    results = measured(folder, "--model", tiny_model, "--crops", "ten,one")
     page = Page(report)
 
-    for run in told["runs"]:
+    for run in results["runs"]:
         assert f"{100 * run['top1']:.1f}" in page.text
         low, high = run["ece_interval"]
         assert f"{100 * low:.1f}-{100 * high:.1f}" in page.text
     text = " ".join(page.text.split())
-    for bin in (bin for run in told["runs"] for bin in run["calibration"] if bin["pictures"]):
+    for bin in (bin for run in results["runs"] for bin in run["calibration"] if bin["pictures"]):
         assert f"{bin['pictures']} images above {100 * bin['low']:.1f}" in text
     assert page.tags.count("figure") == 2
-    for one in told["runs"][0]["classes"]:
-        assert one["true"]["wordnet_id"] in page.text
+    for row in results["runs"][0]["classes"]:
+        assert row["true"]["wordnet_id"] in page.text
 
 
 @pytest.mark.parametrize(
@@ -458,9 +464,9 @@ def test_what_was_measured_is_shown_though_it_cannot_be_written(
 ) -> None:
     path = tmp_path / f"it.{'html' if option == '--report' else 'json'}"
     (tmp_path / f"{path.name}.writing").mkdir()  # in the way, as a full disk would be
-    given = ["--device", "cpu", "--model", tiny_model, "--crops", "one", shown, option, path]
+    arguments = ["--device", "cpu", "--model", tiny_model, "--crops", "one", shown, option, path]
 
-    done = CliRunner().invoke(app, ["evaluate", str(folder), *map(str, given)])
+    done = CliRunner().invoke(app, ["evaluate", str(folder), *map(str, arguments)])
 
     assert isinstance(done.exception, EvaluationFailed)
     assert re.search(r"it\.\w+ cannot be written \(.*\); choose another place", str(done.exception))
@@ -472,30 +478,30 @@ def test_it_says_how_far_it_is(
     terminal: bool, folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a terminal with a bar, elsewhere with a line now and then."""
-    opened, said = list[bytes](), threading.Event()
+    opened, line_printed = list[bytes](), threading.Event()
     decode: Callable[[Decoder, bytes], Any] = Decoder.__call__
     say = progress.say
 
     def decode_the_last_when_it_was_said(self: Decoder, name: bytes) -> Any:
         opened.append(name)
         if len(opened) == IMAGES and not terminal:
-            assert said.wait(PATIENCE)
+            assert line_printed.wait(PATIENCE)
         return decode(self, name)
 
     def say_and_tell(line: str) -> None:
         say(line)
         if re.match(rf"[1-9]\d*/{IMAGES} ", line):
-            said.set()
+            line_printed.set()
 
     monkeypatch.setattr(Decoder, "__call__", decode_the_last_when_it_was_said)
     monkeypatch.setattr(progress, "say", say_and_tell)
     monkeypatch.setattr(progress, "LINE_EVERY", 0.001)
     monkeypatch.setenv("ALEXNET_MAX_BATCH", "1")
-    given = ["evaluate", str(folder), "--device", "cpu", "--model", str(tiny_model)]
+    command = ["evaluate", str(folder), "--device", "cpu", "--model", str(tiny_model)]
     environment = {"COLUMNS": "110", "TERM": "xterm-256color"}  # rich keeps a style's first colours
     environment |= {"FORCE_COLOR": "1"} if terminal else {}
 
-    done = CliRunner().invoke(app, [*given, "--crops", "one"], env=environment)
+    done = CliRunner().invoke(app, [*command, "--crops", "one"], env=environment)
 
     assert done.exit_code == 0
     assert re.search(rf"\b[1-9]\d*/{IMAGES} \d+\.\d/s", done.stderr)

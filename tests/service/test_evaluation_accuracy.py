@@ -30,9 +30,9 @@ metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
 def model(*names: str, path: str = "a.onnx") -> Model:
     """A model's record with classes of these names; `n...` are WordNet ids."""
     labels = tuple(Label(name if name.startswith("n0") else None, name) for name in names)
-    told = {"name": "m", "variant": "owt", "precision": "fp32", "sha256": "0" * 64}
+    facts = {"name": "m", "variant": "owt", "precision": "fp32", "sha256": "0" * 64}
     return Model(
-        **told,
+        **facts,
         labels=labels,
         crops={"ten": 10, "one": 1},
         weights={},
@@ -102,23 +102,25 @@ def test_the_interval_of_a_paired_difference_joins_scipys_intervals_by_the_corre
     random = np.random.default_rng(3)
     for _ in range(50):
         of = int(random.integers(20, 400))
-        ours, theirs = random.random((2, of)) < random.random((2, 1))
-        theirs = np.where(random.random(of) < random.random(), ours, theirs)
-        if not 0 < ours.sum() < of or not 0 < theirs.sum() < of:
+        first, second = random.random((2, of)) < random.random((2, 1))
+        second = np.where(random.random(of) < random.random(), first, second)
+        if not 0 < first.sum() < of or not 0 < second.sum() < of:
             continue
         both, gained, lost = (
-            int(n) for n in ((ours & theirs).sum(), (ours & ~theirs).sum(), (~ours & theirs).sum())
+            int(n)
+            for n in ((first & second).sum(), (first & ~second).sum(), (~first & second).sum())
         )
-        correlation = np.corrcoef(ours, theirs)[0, 1]
+        correlation = np.corrcoef(first, second)[0, 1]
         if correlation > 0:  # the correction for continuity, on the scale of the correlation
-            correction = of / 2 / math.sqrt(of**4 * ours.var() * theirs.var())
+            correction = of / 2 / math.sqrt(of**4 * first.var() * second.var())
             correlation = max(0.0, correlation - correction)
         p, q = (
-            stats.binomtest(int(x.sum()), of).proportion_ci(method="wilson") for x in (ours, theirs)
+            stats.binomtest(int(x.sum()), of).proportion_ci(method="wilson")
+            for x in (first, second)
         )
-        below = np.array([ours.mean() - p.low, theirs.mean() - q.high])
-        above = np.array([ours.mean() - p.high, theirs.mean() - q.low])
-        difference = ours.mean() - theirs.mean()
+        below = np.array([first.mean() - p.low, second.mean() - q.high])
+        above = np.array([first.mean() - p.high, second.mean() - q.low])
+        difference = first.mean() - second.mean()
 
         low, high = paired_difference(both, gained, lost, of - both - gained - lost)
 
@@ -169,10 +171,10 @@ def test_the_calibration_error_is_that_of_a_worked_example() -> None:
 
 def test_the_calibration_error_is_that_of_scikit_learns_curve() -> None:
     sure, hits = spread(700, power=1.4)
-    right, said = calibration.calibration_curve(hits, sure, n_bins=BINS, strategy="uniform")
+    right, confidence = calibration.calibration_curve(hits, sure, n_bins=BINS, strategy="uniform")
     numbers = np.histogram(sure, np.linspace(0, 1, BINS + 1))[0]
 
-    expected = np.sum(numbers[numbers > 0] / 700 * np.abs(right - said))
+    expected = np.sum(numbers[numbers > 0] / 700 * np.abs(right - confidence))
 
     assert expected_error(sure, hits) == pytest.approx(expected, abs=1e-6)
 
@@ -182,10 +184,10 @@ def test_each_image_is_in_the_bin_of_its_probability_nothing_and_all_included() 
     third = np.float32(1 / 3)  # a little above
     sure = np.array([0.0, np.nextafter(third, np.float32(0)), third, 1.0], np.float32)
 
-    found = bins(sure, np.ones(4, bool))
+    all_bins = bins(sure, np.ones(4, bool))
 
-    assert [m for m, one in enumerate(found) if one.images] == [0, 4, 5, 14]
-    assert (found[4].low, found[4].high) == (4 / 15, 5 / 15)
+    assert [m for m, each in enumerate(all_bins) if each.images] == [0, 4, 5, 14]
+    assert (all_bins[4].low, all_bins[4].high) == (4 / 15, 5 / 15)
 
 
 def test_an_empty_bin_has_no_figures() -> None:
@@ -201,11 +203,11 @@ def test_an_empty_bin_has_no_figures() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_interval_of_a_calibrated_models_error_begins_at_nothing(seed: int) -> None:
-    (found,) = measured([spread(500, power=1.0, seed=seed)])
+    (result,) = measured([spread(500, power=1.0, seed=seed)])
 
-    assert found.error > 0.02  # by chance, and the interval knows
-    assert found.interval[0] == 0.0
-    assert found.if_calibrated == pytest.approx(0.054, abs=0.01)
+    assert result.error > 0.02  # by chance, and the interval knows
+    assert result.interval[0] == 0.0
+    assert result.if_calibrated == pytest.approx(0.054, abs=0.01)
 
 
 @pytest.mark.parametrize(("power", "true"), [(0.6, 0.1487), (2.0, 0.1906)])
@@ -213,27 +215,29 @@ def test_the_interval_of_a_wrong_calibration_holds_the_true_error(
     power: float, true: float
 ) -> None:
     # The true errors are those of four million images.
-    (found,) = measured([spread(3000, power=power)])
+    (result,) = measured([spread(3000, power=power)])
 
-    assert 0 < found.interval[0] < true < found.interval[1]
-    assert found.interval[0] < found.error < found.interval[1]
-    assert found.interval[1] - found.interval[0] < 0.08
+    assert 0 < result.interval[0] < true < result.interval[1]
+    assert result.interval[0] < result.error < result.interval[1]
+    assert result.interval[1] - result.interval[0] < 0.08
 
 
 def test_the_same_answers_have_the_same_intervals() -> None:
     each = [spread(300, power=0.7), spread(300, power=1.5)]
 
-    assert [one.interval for one in measured(each)] == [one.interval for one in measured(each)]
+    assert [calibrated.interval for calibrated in measured(each)] == [
+        calibrated.interval for calibrated in measured(each)
+    ]
 
 
 def test_a_difference_of_calibrations_is_taken_on_the_same_resamples() -> None:
-    one, same, other = measured(
+    first, same, other = measured(
         [spread(2000, power=0.5), spread(2000, power=0.5), spread(2000, power=0.9)]
     )
 
-    low, high = difference_interval(one, other)
-    assert difference_interval(one, same) == (0.0, 0.0)
-    assert low < one.error - other.error < high
+    low, high = difference_interval(first, other)
+    assert difference_interval(first, same) == (0.0, 0.0)
+    assert low < first.error - other.error < high
     assert low > 0
 
 
@@ -242,19 +246,27 @@ SIX = model("n01", "n02", "n03", "n04", "n05", "n06")
 
 def test_figures_are_those_of_scikit_learn() -> None:
     random = np.random.default_rng(5)
-    said = random.dirichlet(np.full(6, 0.7), 200).tolist()
+    probabilities = random.dirichlet(np.full(6, 0.7), 200).tolist()
     truth = random.integers(6, size=200).tolist()
-    each = [answers(said, truth, SIX)]
+    each = [answers(probabilities, truth, SIX)]
 
-    found = metrics_of(each[0], calibrations(each)[0])
+    measured_metrics = metrics_of(each[0], calibrations(each)[0])
 
-    assert found.images == 200
-    assert found.top1 == metrics.top_k_accuracy_score(truth, said, k=1, labels=range(6))
-    assert found.top5 == metrics.top_k_accuracy_score(truth, said, k=5, labels=range(6))
-    assert found.nll == pytest.approx(metrics.log_loss(truth, said, labels=range(6)), rel=1e-5)
-    assert found.confidence == pytest.approx(np.max(said, axis=1).mean(), rel=1e-6)
-    assert found.top1_interval == wilson(round(200 * found.top1), 200)
-    assert found.top5_interval == wilson(round(200 * found.top5), 200)
+    assert measured_metrics.images == 200
+    assert measured_metrics.top1 == metrics.top_k_accuracy_score(
+        truth, probabilities, k=1, labels=range(6)
+    )
+    assert measured_metrics.top5 == metrics.top_k_accuracy_score(
+        truth, probabilities, k=5, labels=range(6)
+    )
+    assert measured_metrics.nll == pytest.approx(
+        metrics.log_loss(truth, probabilities, labels=range(6)), rel=1e-5
+    )
+    assert measured_metrics.confidence == pytest.approx(
+        np.max(probabilities, axis=1).mean(), rel=1e-6
+    )
+    assert measured_metrics.top1_interval == wilson(round(200 * measured_metrics.top1), 200)
+    assert measured_metrics.top5_interval == wilson(round(200 * measured_metrics.top5), 200)
 
 
 def test_a_probability_of_nothing_is_a_large_surprise_and_not_an_infinite_one() -> None:
@@ -266,37 +278,39 @@ def test_a_probability_of_nothing_is_a_large_surprise_and_not_an_infinite_one() 
 def test_with_three_classes_the_right_one_is_among_five() -> None:
     each = [answers([[0.5, 0.3, 0.2], [0.6, 0.3, 0.1]], [2, 0], model("a", "b", "c"))]
 
-    found = metrics_of(each[0], calibrations(each)[0])
+    measured_metrics = metrics_of(each[0], calibrations(each)[0])
 
-    assert (found.top1, found.top5) == (0.5, 1.0)
+    assert (measured_metrics.top1, measured_metrics.top5) == (0.5, 1.0)
 
 
 def test_gained_and_lost_answers_are_counted_of_the_later_candidate() -> None:
     truth = [0, 0, 0, 0]
-    ours = answers([[0.9, 0.1]] * 3 + [[0.1, 0.9]], truth, model("a", "b"))
-    theirs = answers([[0.9, 0.1]] + [[0.1, 0.9]] * 3, truth, model("a", "b"), "one")
-    each = [ours, theirs]
+    first = answers([[0.9, 0.1]] * 3 + [[0.1, 0.9]], truth, model("a", "b"))
+    second = answers([[0.9, 0.1]] + [[0.1, 0.9]] * 3, truth, model("a", "b"), "one")
+    each = [first, second]
 
-    (found,) = comparisons(each, calibrations(each))
+    (comparison,) = comparisons(each, calibrations(each))
 
-    assert (found.run, found.against) == (1, 0)
-    assert (found.top1.gained, found.top1.lost) == (0, 2)
-    assert found.top1.difference == -0.5
-    assert found.top1.interval == paired_difference(1, 0, 2, 1)
-    assert found.top1.p == mcnemar(0, 2)
-    assert (found.top5.difference, found.top5.gained, found.top5.lost) == (0.0, 0, 0)
-    assert found.same_best == 0.5
+    assert (comparison.run, comparison.against) == (1, 0)
+    assert (comparison.top1.gained, comparison.top1.lost) == (0, 2)
+    assert comparison.top1.difference == -0.5
+    assert comparison.top1.interval == paired_difference(1, 0, 2, 1)
+    assert comparison.top1.p == mcnemar(0, 2)
+    assert (comparison.top5.difference, comparison.top5.gained, comparison.top5.lost) == (0.0, 0, 0)
+    assert comparison.same_best == 0.5
 
 
 def test_a_candidate_is_held_against_the_first_and_what_differs_in_one_thing() -> None:
     first, second = model("a", "b"), model("a", "b", path="b.onnx")
     each = [
-        answers([[0.9, 0.1]], [0], one, crops)
-        for one in (first, second)
+        answers([[0.9, 0.1]], [0], each_model, crops)
+        for each_model in (first, second)
         for crops in ("ten", "one")
     ]
 
-    pairs = [(one.run, one.against) for one in comparisons(each, calibrations(each))]
+    pairs = [
+        (comparison.run, comparison.against) for comparison in comparisons(each, calibrations(each))
+    ]
 
     assert pairs == [(1, 0), (2, 0), (3, 0), (3, 1), (3, 2)]
 
@@ -307,9 +321,9 @@ def test_the_same_class_at_another_index_is_the_same_best_class() -> None:
         answers([[0.1, 0.9], [0.8, 0.2]], [1, 1], model("b", "a", path="b.onnx")),
     ]
 
-    (found,) = comparisons(each, calibrations(each))
+    (comparison,) = comparisons(each, calibrations(each))
 
-    assert found.same_best == 1.0
+    assert comparison.same_best == 1.0
 
 
 def confused() -> Predictions:
@@ -328,26 +342,26 @@ def confused() -> Predictions:
 
 
 def test_confusions_are_counted_by_pair_and_the_frequent_ones_come_first() -> None:
-    found = confusions(confused())
+    rows = confusions(confused())
 
-    told = [
-        (one.true.label, one.predicted.label, one.images, round(one.confidence, 3)) for one in found
+    summary = [
+        (row.true.label, row.predicted.label, row.images, round(row.confidence, 3)) for row in rows
     ]
-    assert told == [("a", "c", 2, 0.6), ("b", "a", 1, 0.9)]
+    assert summary == [("a", "c", 2, 0.6), ("b", "a", 1, 0.9)]
 
 
 def test_each_class_with_images_has_its_figures_and_the_surest_failure_comes_first() -> None:
     each = confused()
 
-    found = class_metrics(each, confusions(each))
+    rows = class_metrics(each, confusions(each))
 
-    told = [(one.true.label, one.images, round(one.top1, 3), one.top5) for one in found]
+    summary = [(row.true.label, row.images, round(row.top1, 3), row.top5) for row in rows]
     # a: 1 of 3, b: 0 of 1, d: 1 of 1; the intervals end at 0.79, 0.79 and 1.
-    assert sorted(told) == [("a", 3, 0.333, 1.0), ("b", 1, 0.0, 1.0), ("d", 1, 1.0, 1.0)]
-    assert [one.top1_interval[1] for one in found] == sorted(one.top1_interval[1] for one in found)
+    assert sorted(summary) == [("a", 3, 0.333, 1.0), ("b", 1, 0.0, 1.0), ("d", 1, 1.0, 1.0)]
+    assert [row.top1_interval[1] for row in rows] == sorted(row.top1_interval[1] for row in rows)
     taken = {
-        one.true.label: (one.confused_with and one.confused_with.label, one.confused_images)
-        for one in found
+        row.true.label: (row.confused_with and row.confused_with.label, row.confused_images)
+        for row in rows
     }
     assert taken == {"a": ("c", 2), "b": ("a", 1), "d": (None, 0)}
 
@@ -356,11 +370,11 @@ def test_a_class_that_fails_often_stands_above_one_that_failed_once() -> None:
     often, once = [[0.1, 0.9, 0.0]] * 50, [[0.9, 0.1, 0.0]]
     each = answers(often + once + [[0.1, 0.8, 0.1]], [0] * 50 + [2] + [0], model("a", "b", "c"))
 
-    assert [one.true.label for one in class_metrics(each, confusions(each))] == ["a", "c"]
+    assert [row.true.label for row in class_metrics(each, confusions(each))] == ["a", "c"]
 
 
 def test_classes_without_images_are_named() -> None:
-    assert [one.label for one in without_images(confused())] == ["c"]
+    assert [row.label for row in without_images(confused())] == ["c"]
 
 
 def test_the_worst_mistakes_are_the_surest_wrong_answers() -> None:
@@ -368,9 +382,12 @@ def test_the_worst_mistakes_are_the_surest_wrong_answers() -> None:
 
     first, *rest = worst(confused(), names)
 
-    assert [one.file for one in (first, *rest)] == ["3.jpg", "1.jpg", "2.jpg"]
+    assert [mistake.file for mistake in (first, *rest)] == ["3.jpg", "1.jpg", "2.jpg"]
     assert (first.true.label, round(first.probability, 3), first.row) == ("b", 0.1, 3)
-    assert [(one.predicted.label, round(one.probability, 3)) for one in first.classes[:2]] == [
+    assert [
+        (prediction.predicted.label, round(prediction.probability, 3))
+        for prediction in first.classes[:2]
+    ] == [
         ("a", 0.9),
         ("b", 0.1),
     ]

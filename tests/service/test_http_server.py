@@ -206,8 +206,8 @@ class Clock:
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio.get_running_loop(), name)
 
-    def call_later(self, seconds: float, then: Callable[..., None], *given: object) -> Timer:
-        timer = Timer(self.now + seconds, partial(then, *given))
+    def call_later(self, seconds: float, then: Callable[..., None], *arguments: object) -> Timer:
+        timer = Timer(self.now + seconds, partial(then, *arguments))
         self.timers.append(timer)
         return timer
 
@@ -232,8 +232,8 @@ class Heard:
         self._clock = clock
         config.http_protocol_class = cast(type[asyncio.Protocol], self._accept)
 
-    def _accept(self, **given: Any) -> Connection:
-        connection = self._kind(**(given | {"_loop": self._clock}))
+    def _accept(self, **arguments: Any) -> Connection:
+        connection = self._kind(**(arguments | {"_loop": self._clock}))
         made, received, total = connection.connection_made, connection.data_received, 0
 
         def accepted(transport: asyncio.BaseTransport) -> None:
@@ -320,11 +320,11 @@ def carrying(
     """Carry an application, with these limits, on what is the main port or the admin port."""
     waits = ("header_timeout", "keep_alive", "linger", "write_timeout")
     patience = dict.fromkeys(waits, NEVER if clock is None else math.inf)
-    given = {**patience, "max_headers": 4096, "max_connections": 100}
+    defaults = {**patience, "max_headers": 4096, "max_connections": 100}
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         kind = protocol(
-            Limits(**(given | limits)),
+            Limits(**(defaults | limits)),
             headers=SECURITY_HEADERS,
             admin_port=port if admin else None,
         )
@@ -623,9 +623,9 @@ def memory() -> int:
     status = Path("/proc/self/status")
     if not status.exists():
         pytest.skip("reads /proc")
-    found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text())
-    assert found
-    return int(found[1]) * 1024
+    match = re.search(r"VmRSS:\s+(\d+) kB", status.read_text())
+    assert match
+    return int(match[1]) * 1024
 
 
 def test_a_body_does_not_count_as_the_next_requests_headers(client: Client) -> None:
@@ -1110,12 +1110,12 @@ def test_for_one_connection_too_many_the_longest_idle_one_goes() -> None:
                 each.leave()
 
 
-@pytest.mark.parametrize("most", ["max_connections", "admin_connections"])
-def test_if_no_connection_is_idle_the_newcomer_is_503(most: str) -> None:
+@pytest.mark.parametrize("limit", ["max_connections", "admin_connections"])
+def test_if_no_connection_is_idle_the_newcomer_is_503(limit: str) -> None:
     """With Retry-After; some at a time are told so, others only cut off."""
     slow = Slow()
-    limits: dict[str, Any] = {most: 3}
-    with carrying(slow, admin=most == "admin_connections", **limits) as carried:
+    limits: dict[str, Any] = {limit: 3}
+    with carrying(slow, admin=limit == "admin_connections", **limits) as carried:
         busy = [Client(carried.port) for _ in range(3)]
         late: list[Client] = []
         try:
@@ -1481,9 +1481,9 @@ def test_who_leaves_right_after_the_tls_handshake_leaves_no_trace(
                     cast(ssl.SSLSocket, client.socket).unwrap()
         with Client(port_of(server), context) as client:
             assert client.asked(LIVEZ).status == 200
-        said = server.log[began:]
+        logged = server.log[began:]
 
-    assert [line for line in said if "Traceback" in line or " ERROR " in line] == []
+    assert [line for line in logged if "Traceback" in line or " ERROR " in line] == []
 
 
 def test_tls_handshakes_take_places_and_the_oldest_make_room(
@@ -1502,9 +1502,9 @@ def test_tls_handshakes_take_places_and_the_oldest_make_room(
                 assert newcomer.asked(LIVEZ).status == 200
                 until(lambda: len(held) == 3)
         until(lambda: not held)
-        said = server.log[began:]
+        logged = server.log[began:]
 
-    assert [line for line in said if "Traceback" in line or " ERROR " in line] == []
+    assert [line for line in logged if "Traceback" in line or " ERROR " in line] == []
 
 
 def test_who_leaves_within_the_tls_handshake_is_gone_at_once(
@@ -1513,9 +1513,9 @@ def test_who_leaves_within_the_tls_handshake_is_gone_at_once(
     """Silently, after some bytes of it, or after what is none of it."""
     with encrypted(tiny_model, certificate) as (server, context):
         began = len(server.log)
-        for said in (b"", b"\x16\x03\x01", LIVEZ):
+        for sent in (b"", b"\x16\x03\x01", LIVEZ):
             with Client(port_of(server)) as client:
-                client.send(said)
+                client.send(sent)
         with Client(port_of(server), context) as client:
             assert client.asked(LIVEZ).status == 200
         until(lambda: not server.server.server_state.connections)

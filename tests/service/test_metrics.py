@@ -66,14 +66,14 @@ def family(values: Values, name: str) -> Values:
 
 def wait_for(live: Live, condition: Callable[[Values], bool]) -> Values:
     """The metrics, as soon as they are so."""
-    found: list[Values] = []
+    readings: list[Values] = []
 
     def holds() -> bool:
-        found.append(of(live))
-        return condition(found[-1])
+        readings.append(of(live))
+        return condition(readings[-1])
 
     until(holds)
-    return found[-1]
+    return readings[-1]
 
 
 def form(*images: bytes) -> list[tuple[str, tuple[str, bytes, str]]]:
@@ -81,7 +81,7 @@ def form(*images: bytes) -> list[tuple[str, tuple[str, bytes, str]]]:
 
 
 @pytest.fixture(scope="module")
-def asked(tiny_model: Path) -> Iterator[Live]:
+def served(tiny_model: Path) -> Iterator[Live]:
     """Six requests are answered and some refused, in each of several ways."""
     with serving(tiny_model) as live:
         post = live.client.post
@@ -100,9 +100,9 @@ def asked(tiny_model: Path) -> Iterator[Live]:
 def test_no_row_of_a_v2_request_is_answered_if_one_is_not(tiny_model: Path) -> None:
     """The protocol has no error for a row: the client gets nothing."""
     rows = [base64.b64encode(data).decode() for data in (image(), b"none", image())]
-    asked = {"name": "image", "datatype": "BYTES", "shape": [3], "data": rows}
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [3], "data": rows}
     with serving(tiny_model) as live:
-        answer = live.client.post("/v2/models/alexnet_image/infer", json={"inputs": [asked]})
+        answer = live.client.post("/v2/models/alexnet_image/infer", json={"inputs": [tensor]})
 
         assert answer.status_code == 415
         assert family(of(live), "alexnet_images_total") == {
@@ -125,9 +125,9 @@ def full(tiny_model: Path) -> Iterator[Live]:
         assert first.result()
 
 
-def test_requests_are_counted_by_route_method_and_status(asked: Live) -> None:
+def test_requests_are_counted_by_route_method_and_status(served: Live) -> None:
     """Of /metrics itself only those before."""
-    counted = family(of(asked), "alexnet_http_requests_total")
+    counted = family(of(served), "alexnet_http_requests_total")
 
     assert {labels: count for labels, count in counted.items() if '"/metrics"' not in labels} == {
         f'{{method="POST",route="{PREDICT}",status="200"}}': 6,
@@ -138,9 +138,9 @@ def test_requests_are_counted_by_route_method_and_status(asked: Live) -> None:
     }
 
 
-def test_errors_are_counted_by_their_reason(asked: Live) -> None:
+def test_errors_are_counted_by_their_reason(served: Live) -> None:
     """The codes of the answers."""
-    assert family(of(asked), "alexnet_http_errors_total") == {
+    assert family(of(served), "alexnet_http_errors_total") == {
         f'{{reason="body_empty",route="{PREDICT}"}}': 1,
         f'{{reason="image_unreadable",route="{PREDICT}"}}': 2,
         f'{{reason="media_type_unsupported",route="{PREDICT}"}}': 1,
@@ -149,17 +149,17 @@ def test_errors_are_counted_by_their_reason(asked: Live) -> None:
     }
 
 
-def test_each_image_is_counted_by_its_outcome(asked: Live) -> None:
+def test_each_image_is_counted_by_its_outcome(served: Live) -> None:
     """Of a form too, where one is bad and the others are not."""
-    assert family(of(asked), "alexnet_images_total") == {
+    assert family(of(served), "alexnet_images_total") == {
         '{outcome="answered",reason=""}': 7,
         '{outcome="refused",reason="image_unreadable"}': 4,
     }
 
 
-def test_the_histograms_hold_what_was_answered(asked: Live) -> None:
+def test_the_histograms_hold_what_was_answered(served: Live) -> None:
     """Refusals are in none of them: they would make a full service look fast."""
-    values = of(asked)
+    values = of(served)
 
     route = f'{{route="{PREDICT}"}}'
     assert values[f"alexnet_request_duration_seconds_count{route}"] == 6
@@ -176,20 +176,20 @@ def test_the_histograms_hold_what_was_answered(asked: Live) -> None:
         assert values[f"alexnet_{name}_duration_seconds_sum"] >= 0
 
 
-def test_buckets_grow_from_half_a_millisecond_to_a_minute(asked: Live) -> None:
+def test_buckets_grow_from_half_a_millisecond_to_a_minute(served: Live) -> None:
     """A border is at ALEXNET_TIMEOUT's default, and batches count in powers of two."""
-    text = asked.client.get("/metrics").text
-    found = {family.name: family for family in families(text) if family.type == "histogram"}
+    text = served.client.get("/metrics").text
+    histograms = {family.name: family for family in families(text) if family.type == "histogram"}
 
-    assert set(found) == {
+    assert set(histograms) == {
         *(f"alexnet_{step}_duration_seconds" for step in ("request", "decode", "queue", "run")),
         "alexnet_batch_images",
     }
-    for name, one in found.items():
-        buckets = [sample for sample in one.samples if sample.name.endswith("_bucket")]
+    for name, histogram in histograms.items():
+        buckets = [sample for sample in histogram.samples if sample.name.endswith("_bucket")]
         borders = [float(sample.labels["le"]) for sample in buckets]
         counts = [sample.value for sample in buckets]
-        whole = next(sample.value for sample in one.samples if sample.name.endswith("_count"))
+        whole = next(sample.value for sample in histogram.samples if sample.name.endswith("_count"))
         assert borders == sorted(borders)
         assert counts == sorted(counts)
         assert counts[-1] == whole
@@ -200,9 +200,9 @@ def test_buckets_grow_from_half_a_millisecond_to_a_minute(asked: Live) -> None:
             assert 30 in borders
 
 
-def test_tritons_counters_have_tritons_names_and_labels(asked: Live) -> None:
+def test_tritons_counters_have_tritons_names_and_labels(served: Live) -> None:
     """The network, and the road with decoding before it, through which all of these came."""
-    values = of(asked)
+    values = of(served)
 
     for name in TRITON:
         assert set(family(values, name)) == {
@@ -221,18 +221,18 @@ def test_tritons_counters_have_tritons_names_and_labels(asked: Live) -> None:
     assert network["nv_inference_exec_count"] == values["alexnet_batch_images_count"]
     assert network["nv_inference_compute_input_duration_us"] == 0
     assert road["nv_inference_compute_input_duration_us"] > 0
-    for its in (network, road):
-        steps = sum(its[f"nv_inference_{step}_duration_us"] for step in STEPS)
-        assert its["nv_inference_request_duration_us"] == pytest.approx(steps, abs=len(STEPS))
+    for of_model in (network, road):
+        steps = sum(of_model[f"nv_inference_{step}_duration_us"] for step in STEPS)
+        assert of_model["nv_inference_request_duration_us"] == pytest.approx(steps, abs=len(STEPS))
     assert values['nv_inference_pending_request_count{model="alexnet",version="1"}'] == 0
 
 
 STEPS = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
-def test_the_gauges_say_what_computes_and_how_full_it_is(asked: Live) -> None:
+def test_the_gauges_say_what_computes_and_how_full_it_is(served: Live) -> None:
     """With the limits beside what is limited."""
-    values = of(asked)
+    values = of(served)
 
     settings = load_settings()
     for name, value in (
@@ -256,17 +256,19 @@ def test_the_gauges_say_what_computes_and_how_full_it_is(asked: Live) -> None:
     assert values.get("alexnet_memory_limit_bytes") == memory_limit()
 
 
-def test_who_accepts_openmetrics_gets_it(asked: Live) -> None:
+def test_who_accepts_openmetrics_gets_it(served: Live) -> None:
     """The same samples, ended as that format demands."""
-    answer = asked.client.get("/metrics", headers={"Accept": f"{OPEN_METRICS};version=1.0.0;q=0.6"})
+    answer = served.client.get(
+        "/metrics", headers={"Accept": f"{OPEN_METRICS};version=1.0.0;q=0.6"}
+    )
 
     assert answer.headers["content-type"] == f"{OPEN_METRICS}; version=1.0.0; charset=utf-8"
     assert answer.text.endswith("# EOF\n")
     parsed = open_metrics(answer.text)  # type: ignore[no-untyped-call]
-    found: dict[str, Metric] = {family.name: family for family in parsed}
-    assert found["alexnet_images"].type == "counter"
-    assert found["alexnet_queue_duration_seconds"].type == "histogram"
-    assert found["nv_inference_count"].samples[0].name == "nv_inference_count"
+    by_name: dict[str, Metric] = {family.name: family for family in parsed}
+    assert by_name["alexnet_images"].type == "counter"
+    assert by_name["alexnet_queue_duration_seconds"].type == "histogram"
+    assert by_name["nv_inference_count"].samples[0].name == "nv_inference_count"
 
 
 @pytest.mark.parametrize(
@@ -280,9 +282,9 @@ def test_who_accepts_openmetrics_gets_it(asked: Live) -> None:
         f"{OPEN_METRICS};version=\xe9\xff",
     ],
 )
-def test_whatever_is_accepted_the_metrics_come(asked: Live, accept: str) -> None:
+def test_whatever_is_accepted_the_metrics_come(served: Live, accept: str) -> None:
     """In one of two formats, whose names are ours: nothing of the header is echoed."""
-    answer = asked.client.get("/metrics", headers=[(b"Accept", accept.encode("latin-1"))])
+    answer = served.client.get("/metrics", headers=[(b"Accept", accept.encode("latin-1"))])
 
     assert answer.status_code == 200
     assert answer.headers["content-type"] in (
@@ -292,9 +294,9 @@ def test_whatever_is_accepted_the_metrics_come(asked: Live, accept: str) -> None
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_head_has_the_headers_alone(asked: Live) -> None:
+def test_head_has_the_headers_alone(served: Live) -> None:
     """For checks that want no body."""
-    answer = asked.client.head("/metrics")
+    answer = served.client.head("/metrics")
 
     assert answer.status_code == 200
     assert int(answer.headers["content-length"]) > 1000
@@ -455,7 +457,7 @@ def test_pixels_ask_the_network_alone() -> None:
     steps = [StageTimings(1.5, 1.5, 2.5, 4.5, 2), StageTimings(1.5, 1.5, 1.5, 2.0, 1)]
     record = RequestRecord("id", 1.0, 1.5, TENSOR_MODEL, steps, [None, None], 200, None, 5.0)
 
-    asked = time.time_ns() // 10**6
+    before = time.time_ns() // 10**6
     metrics.count({"type": "http", "path": Route.path, "method": "POST", "route": Route}, record)
     metrics.ran(2, 2.0)
     metrics.ran(2, 1.0)
@@ -475,7 +477,7 @@ def test_pixels_ask_the_network_alone() -> None:
         )
     ]
     assert seconds == [4.0, 0.5, 1.0, 2.0, 0.5]  # of the image that was answered last
-    assert asked <= network.last <= time.time_ns() // 10**6
+    assert before <= network.last <= time.time_ns() // 10**6
     values = read(metrics.text()[0].decode())
     assert values["alexnet_decode_duration_seconds_count"] == 0
     assert values["alexnet_queue_duration_seconds_sum"] == 1.0
@@ -525,9 +527,9 @@ def test_two_clocks_never_make_a_time_negative() -> None:
 
     metrics.count({"type": "http", "path": Route.path, "method": "POST", "route": Route}, record)
 
-    its = metrics.statistics[TENSOR_MODEL]
-    assert (its.input_ns, its.output_ns) == (0, 0)
-    assert its.success_ns == its.queue_ns + its.infer_ns
+    statistics = metrics.statistics[TENSOR_MODEL]
+    assert (statistics.input_ns, statistics.output_ns) == (0, 0)
+    assert statistics.success_ns == statistics.queue_ns + statistics.infer_ns
 
 
 @pytest.mark.parametrize(
@@ -551,7 +553,7 @@ def test_a_refusal_at_the_threshold_fails_the_model_of_its_path(path: str, model
 
     assert metrics.statistics[model].failure == 1
     assert metrics.statistics[model].failure_ns == 250_000_000
-    assert sum(its.failure for its in metrics.statistics.values()) == 1
+    assert sum(model.failure for model in metrics.statistics.values()) == 1
 
 
 @pytest.mark.parametrize(

@@ -65,14 +65,16 @@ def alerts() -> list[dict[str, Any]]:
 
 
 def panels() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
-    return [panel for panel in found if panel["type"] != "row"]
+    parts: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
+    return [panel for panel in parts if panel["type"] != "row"]
 
 
 def dashboard_queries() -> list[tuple[str, str]]:
     """Each query of the dashboard with the panel's title, its variables filled in."""
     dashboard = json.loads(DASHBOARD.read_text())
-    queries = [(panel["title"], its["expr"]) for panel in panels() for its in panel["targets"]]
+    queries = [
+        (panel["title"], target["expr"]) for panel in panels() for target in panel["targets"]
+    ]
     notes = dashboard["annotations"]["list"]
     queries += [(note["name"], note["expr"]) for note in notes if "expr" in note]
     return [(title, filled_in(query)) for title, query in queries]
@@ -99,8 +101,8 @@ class Watched:
         """What Prometheus finds now; what it refuses fails the test."""
         answer = self.api.get("/api/v1/query", params={"query": expression})
         assert answer.status_code == 200, f"{expression}: {answer.text}"
-        found: list[dict[str, Any]] = answer.json()["data"]["result"]
-        return found
+        results: list[dict[str, Any]] = answer.json()["data"]["result"]
+        return results
 
     def until_found(self, expression: str) -> None:
         """Wait until there is something, which one reading in a busy moment may miss."""
@@ -109,7 +111,7 @@ class Watched:
     def up(self) -> bool:
         """Whether both servers were read the last time."""
         targets = self.api.get("/api/v1/targets").json()["data"]["activeTargets"]
-        return [(its["health"], its["lastError"]) for its in targets] == [("up", "")] * 2
+        return [(target["health"], target["lastError"]) for target in targets] == [("up", "")] * 2
 
 
 class Traffic(threading.Thread):
@@ -255,8 +257,8 @@ def test_every_alert_is_tested_in_both_directions() -> None:
     """Nor does one lack what its reader needs: how bad it is, what it is, what to do."""
     fires, rests = set[str](), set[str]()
     for test in load(ALERT_TESTS)["tests"]:
-        for one in test["alert_rule_test"]:
-            (fires if one["exp_alerts"] else rests).add(one["alertname"])
+        for case in test["alert_rule_test"]:
+            (fires if case["exp_alerts"] else rests).add(case["alertname"])
 
     names = {rule["alert"] for rule in alerts()}
     assert fires == rests == names
@@ -320,11 +322,11 @@ def test_the_dashboard_asks_for_what_there_is(exposed: str) -> None:
     there |= {"alexnet_memory_limit_bytes"}  # in a container
 
     queries = [query for _, query in dashboard_queries() + documented_queries()]
-    asked = {name for query in queries for name in NAME.findall(query)}
-    asked |= {name for rule in alerts() for name in NAME.findall(rule["expr"])}
+    queried = {name for query in queries for name in NAME.findall(query)}
+    queried |= {name for rule in alerts() for name in NAME.findall(rule["expr"])}
 
-    assert len(asked) > 20
-    assert asked <= there
+    assert len(queried) > 20
+    assert queried <= there
 
 
 def test_the_page_lists_every_metric_and_every_alert(exposed: str) -> None:
@@ -355,14 +357,17 @@ def test_the_dashboard_is_one_that_grafana_loads() -> None:
     ]
 
     assert dashboard["schemaVersion"] == 39  # of Grafana 11.0; later ones bring it up to theirs
-    assert [its["name"] for its in dashboard["templating"]["list"]] == ["datasource", "instance"]
+    assert [variable["name"] for variable in dashboard["templating"]["list"]] == [
+        "datasource",
+        "instance",
+    ]
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
     assert len(set(cells)) == len(cells)
     assert max(x for x, _ in cells) < 24
     for panel in panels():
         assert panel["type"] in ("timeseries", "stat", "heatmap")
-        for one in (panel, *panel["targets"]):
-            assert one["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        for part in (panel, *panel["targets"]):
+            assert part["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
         for target in panel["targets"]:
             assert '{instance=~"$instance"' in target["expr"] or "ALERTS" in target["expr"]
 
@@ -371,19 +376,21 @@ def test_the_monitoring_profile_is_as_closed_as_the_service() -> None:
     """From this machine only, nothing to write but its own volume, no privileges, no password."""
     compose = load(DOCKER / "compose.yaml")
     monitoring = {
-        name: its for name, its in compose["services"].items() if "monitoring" in its["profiles"]
+        name: service
+        for name, service in compose["services"].items()
+        if "monitoring" in service["profiles"]
     }
 
     assert set(monitoring) == {"prometheus", "grafana"}
-    for its in monitoring.values():
-        assert its["profiles"] == ["monitoring"]
-        assert re.fullmatch(r"[a-z/]+:v?\d+\.\d+\.\d+", its["image"])
-        assert all(port.startswith("127.0.0.1:") for port in its["ports"])
-        assert its["read_only"] is True
-        assert its["cap_drop"] == ["ALL"]
-        assert its["security_opt"] == ["no-new-privileges:true"]
-        assert {"mem_limit", "memswap_limit", "pids_limit", "tmpfs"} <= set(its)
-        for volume in its["volumes"]:
+    for service in monitoring.values():
+        assert service["profiles"] == ["monitoring"]
+        assert re.fullmatch(r"[a-z/]+:v?\d+\.\d+\.\d+", service["image"])
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert {"mem_limit", "memswap_limit", "pids_limit", "tmpfs"} <= set(service)
+        for volume in service["volumes"]:
             source, _, mode = (*volume.split(":"), "")[:3]
             if source.startswith("."):
                 assert (DOCKER / source).is_dir()
@@ -421,10 +428,12 @@ def test_prometheus_looks_for_the_services_of_compose() -> None:
     """By their names and their port, whichever profile is up."""
     services = load(DOCKER / "compose.yaml")["services"]
     (job,) = load(CONFIG)["scrape_configs"]
-    (found,) = job["dns_sd_configs"]
+    (discovery,) = job["dns_sd_configs"]
 
-    ours = {name: its for name, its in services.items() if "alexnet" in its["image"]}
-    assert set(found["names"]) == set(ours)
-    for its in ours.values():
-        assert all(port.endswith(f":{found['port']}") for port in its["ports"])
+    instances = {
+        name: service for name, service in services.items() if "alexnet" in service["image"]
+    }
+    assert set(discovery["names"]) == set(instances)
+    for service in instances.values():
+        assert all(port.endswith(f":{discovery['port']}") for port in service["ports"])
     assert job["job_name"] == "alexnet"

@@ -64,11 +64,11 @@ class Collector(ThreadingHTTPServer):
     def trace(self, trace_id: str, spans: int) -> list[Told]:
         """The spans of a trace, once there are so many of them, in the order of their starts."""
         until(lambda: len(self.of(trace_id)) >= spans, f"{spans} spans of {trace_id}")
-        return sorted(self.of(trace_id), key=lambda told: told.span.start_time_unix_nano)
+        return sorted(self.of(trace_id), key=lambda step: step.span.start_time_unix_nano)
 
     def of(self, trace_id: str) -> list[Told]:
         """What has come of a trace."""
-        return [told for told in self.told if told.span.trace_id.hex() == trace_id]
+        return [step for step in self.told if step.span.trace_id.hex() == trace_id]
 
 
 class Receiver(BaseHTTPRequestHandler):
@@ -115,10 +115,10 @@ def traced(model: Path, endpoint: str, **variables: str) -> Iterator[InThread]:
 
 
 @contextmanager
-def variables_set(given: dict[str, str]) -> Iterator[None]:
+def variables_set(values: dict[str, str]) -> Iterator[None]:
     """The environment, which a server is started in, with these."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in given.items():
+        for name, value in values.items():
             patch.setenv(name, value)
         yield
 
@@ -133,8 +133,8 @@ def no_proxy() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
     """One for all servers of these tests; they tell traces apart."""
-    with collecting() as one:
-        yield one
+    with collecting() as collector:
+        yield collector
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_a_request_is_a_tree_of_its_steps(live: Live, collector: Collector) -> N
     moments.append(request.span.end_time_unix_nano)
     assert moments == sorted(moments)
     assert moments[-2] > moments[-3]  # a run takes time
-    assert all(told.service == "alexnet" for told in (request, *steps))
+    assert all(span.service == "alexnet" for span in (request, *steps))
     assert collector.paths == {"/v1/traces"}
 
 
@@ -236,7 +236,7 @@ def test_each_image_of_a_form_has_its_steps(live: InThread, collector: Collector
 
     _, *steps = collector.trace(trace_id, spans=8)
     each = [[s for s in steps if s.attributes["alexnet.image"] == number] for number in range(3)]
-    assert [[step.span.name for step in one] for one in each] == [
+    assert [[step.span.name for step in steps] for steps in each] == [
         ["decode", "queue", "run"],
         ["decode"],
         ["decode", "queue", "run"],
@@ -311,7 +311,7 @@ def test_the_last_spans_are_sent_before_the_end(
 
     assert early == []
     assert len(collector.of(trace_id)) == 4
-    assert {told.service for told in collector.of(trace_id)} == {"cats"}
+    assert {span.service for span in collector.of(trace_id)} == {"cats"}
 
 
 def test_nothing_is_sent_while_tracing_is_off(tiny_model: Path) -> None:
