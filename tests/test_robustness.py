@@ -21,6 +21,7 @@ from robustness.health_prober import Probe
 from robustness.server import Usage
 from service.loadtest.generator import Request, connected
 from service.loadtest.statistics import Record
+from tests.support.servers import serving
 
 ROOT = Path(__file__).parents[1]
 IMAGES = Path(__file__).parent / "pictures"
@@ -160,7 +161,22 @@ def test_a_server_that_dies_is_reported(
     assert "status -9" in json.loads(output.read_text())["ended"]
 
 
-def said_by(reply: bytes) -> list[Record]:
+def test_the_hostile_clients_are_a_command(tiny_model: Path) -> None:
+    """One of the attacks, on a server that passes it."""
+    with serving(tiny_model) as server:
+        done = subprocess.run(
+            [sys.executable, "-m", "robustness.chaos", server.url, "--only", "wrong_protocol"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"wrong.protocol +ok", done.stdout), done.stdout
+
+
+def records_of(reply: bytes) -> list[Record]:
     """What the client makes of a server that replies so to each connection's first bytes and then
     closes it, whatever else is being sent; asked twice."""
 
@@ -187,14 +203,14 @@ def test_a_refusal_in_the_middle_of_the_upload_is_read() -> None:
     body = b'{"code": "overloaded"}'
     head = b"HTTP/1.1 503 Full\r\nRetry-After: 3\r\nContent-Length: %d\r\n\r\n" % len(body)
 
-    for record in said_by(head + body):
+    for record in records_of(head + body):
         assert (record.status, record.retry_after, record.body) == (503, 3.0, body)
 
 
 @pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"])
 def test_an_answer_that_does_not_come_whole_is_lost(reply: bytes) -> None:
     """With the reason in its record."""
-    for record in said_by(reply):
+    for record in records_of(reply):
         assert record.status == 0
         assert record.reason
 
