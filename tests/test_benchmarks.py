@@ -50,13 +50,13 @@ def rows(measured: Path) -> list[dict[str, Any]]:
 @pytest.mark.external
 def test_the_machine_and_the_images_are_told(measured: Path) -> None:
     """A figure without them says nothing."""
-    found = json.loads(measured.read_text())
+    results = json.loads(measured.read_text())
 
-    assert {"cpu", "cores", "flags", "onnxruntime", "provider", "date"} <= found["machine"].keys()
-    assert found["machine"]["provider"] == "CPUExecutionProvider"
-    assert "64 photographs" in found["pictures"]
-    assert "500 x 375" in found["pictures"]
-    assert found["rounds"] == 1
+    assert {"cpu", "cores", "flags", "onnxruntime", "provider", "date"} <= results["machine"].keys()
+    assert results["machine"]["provider"] == "CPUExecutionProvider"
+    assert "64 photographs" in results["pictures"]
+    assert "500 x 375" in results["pictures"]
+    assert results["rounds"] == 1
 
 
 @pytest.mark.external
@@ -134,8 +134,8 @@ def test_the_plot_is_drawn(measured: Path, tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     svg = drawn.read_text()
-    for wanted in ("<svg", "tiny", ">one<", "p50", "prefers-color-scheme", "currentColor"):
-        assert wanted in svg
+    for text in ("<svg", "tiny", ">one<", "p50", "prefers-color-scheme", "currentColor"):
+        assert text in svg
     assert "#010203" not in svg
 
 
@@ -180,15 +180,15 @@ def test_the_processes_end_with_the_benchmark(tiny_model: Path) -> None:
 
 def _session(leader: int) -> list[int]:
     """The processes of a session that have not ended."""
-    found = []
+    processes = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, _, session = status.read_text().rpartition(")")[2].split()[:4]
         except OSError:  # it has ended meanwhile
             continue
         if int(session) == leader and state != "Z":
-            found.append(int(status.parent.name))
-    return found
+            processes.append(int(status.parent.name))
+    return processes
 
 
 def test_factored_layers_multiply_out(tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ def report(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     done = benchmark(tiny_model, "--device", "cpu", "--quick", "-o", output)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    found: dict[str, Any] = json.loads(output.read_text())
-    return found
+    results: dict[str, Any] = json.loads(output.read_text())
+    return results
 
 
 def choices(model: Path) -> set[str]:
@@ -155,10 +155,10 @@ def test_without_a_gpu_every_part_says_that_cuda_is_not_in_use(
 
 
 def test_two_sets_of_answers_are_compared_by_probability_and_by_best_class() -> None:
-    theirs = np.array([[0.5, 0.3, 0.2], [0.1, 0.45, 0.45]], np.float32)
-    ours = np.array([[0.1, 0.7, 0.2], [0.1, 0.45, 0.45]], np.float32)
+    reference = np.array([[0.5, 0.3, 0.2], [0.1, 0.45, 0.45]], np.float32)
+    measured = np.array([[0.1, 0.7, 0.2], [0.1, 0.45, 0.45]], np.float32)
 
-    row = gpu.compared(ours, theirs)
+    row = gpu.compared(measured, reference)
 
     assert (row["pictures"], row["same_top1"]) == (2, 1)
     assert row["largest_difference"] == pytest.approx(0.4)
@@ -201,7 +201,7 @@ def test_cudas_libraries_in_wheels_elsewhere_are_put_in_reach(tmp_path: Path, be
     (other / "nvidia" / "cudnn" / "lib").mkdir(parents=True)
     if beside:
         (runtime / "nvidia").mkdir()
-    found = subprocess.run(
+    output = subprocess.run(
         [
             sys.executable,
             "-c",
@@ -218,4 +218,4 @@ def test_cudas_libraries_in_wheels_elsewhere_are_put_in_reach(tmp_path: Path, be
 
     # The loader reads the variable when a process starts: set in one that runs, it does nothing.
     folder = str(other / "nvidia" / "cudnn" / "lib")
-    assert found == (["start", ""] if beside else ["start", "start", folder])
+    assert output == (["start", ""] if beside else ["start", "start", folder])

@@ -210,11 +210,11 @@ def test_a_service_that_cannot_start_does_not_print_its_keys(tiny_model: Path) -
     """One sentence, status 1."""
     ended = alexnet_process("serve", "--port", "0", model=tiny_model, api_keys=f"{ALICE},hunter2")
 
-    told = (ended.stdout + ended.stderr).decode()
+    output = (ended.stdout + ended.stderr).decode()
     assert ended.returncode == 1
-    assert "ALEXNET_API_KEYS: key 2" in told
+    assert "ALEXNET_API_KEYS: key 2" in output
     for secret in ("hunter2", ALICE, "Traceback"):
-        assert secret not in told
+        assert secret not in output
 
 
 class Clock:
@@ -264,14 +264,14 @@ def test_a_client_may_send_its_allowance_at_once_and_no_more() -> None:
     st.lists(st.tuples(st.integers(1, 50), st.floats(0, 100)), max_size=30),
 )
 def test_retry_after_is_enough_and_a_second_less_is_not(
-    most: int, span: str, requests: list[tuple[int, float]]
+    limit: int, span: str, requests: list[tuple[int, float]]
 ) -> None:
     """For however many images."""
     clock = Clock()
-    limiter = RateLimiter(f"{most}/{span}", clock)
+    limiter = RateLimiter(f"{limit}/{span}", clock)
     for images, pause in requests:
         clock.sleep(pause)
-        images = min(images, most)
+        images = min(images, limit)
         wait = refused(limiter, images)
         if wait is not None:
             clock.sleep(wait - 1)
@@ -708,12 +708,12 @@ def test_metrics_count_what_passes_under_few_names(open_live: Live, admin: httpx
         "process_open_fds",
     )
 
-    def told() -> bool:
+    def counted() -> bool:
         text = admin.get("/metrics").text
         assert "coffee" not in text
         return all(line in text for line in expected)
 
-    until(told)  # an answer is counted just after it is sent
+    until(counted)  # an answer is counted just after it is sent
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def folder(top: Path, *names: str) -> Path:
     return top
 
 
-def found(labelled: LabelledImages, model: int = 0) -> dict[str, int]:
+def indices(labelled: LabelledImages, model: int = 0) -> dict[str, int]:
     """The class of each image."""
     names = (os.fsdecode(name) for name in labelled.names)
     return dict(zip(names, labelled.classes[model].tolist(), strict=True))
@@ -37,7 +37,7 @@ def found(labelled: LabelledImages, model: int = 0) -> dict[str, int]:
 
 def out(labelled: LabelledImages) -> dict[str, str]:
     """Why the others were left out."""
-    return {os.fsdecode(one.name): one.code for one in labelled.left_out}
+    return {os.fsdecode(skipped.name): skipped.code for skipped in labelled.left_out}
 
 
 def read(top: Path, *classes: Classes, table: str | None = None) -> LabelledImages:
@@ -52,7 +52,7 @@ def read(top: Path, *classes: Classes, table: str | None = None) -> LabelledImag
 def test_folders_called_by_the_wordnet_id_say_the_class(tmp_path: Path) -> None:
     labelled = read(folder(tmp_path, "n01443537/a.jpg", "n01440764/deep/er/b.PNG"))
 
-    assert found(labelled) == {"n01443537/a.jpg": 1, "n01440764/deep/er/b.PNG": 0}
+    assert indices(labelled) == {"n01443537/a.jpg": 1, "n01440764/deep/er/b.PNG": 0}
     assert out(labelled) == {}
 
 
@@ -60,7 +60,7 @@ def test_folders_called_by_the_wordnet_id_say_the_class(tmp_path: Path) -> None:
     "name", ["tench", "Tinca tinca", "tinca_tinca", "TENCH", "tench, Tinca tinca"]
 )
 def test_folders_called_by_one_of_a_classs_names_say_the_class(name: str, tmp_path: Path) -> None:
-    assert list(found(read(folder(tmp_path, f"{name}/a.jpg"))).values()) == [0]
+    assert list(indices(read(folder(tmp_path, f"{name}/a.jpg"))).values()) == [0]
 
 
 def test_the_outermost_folder_that_is_called_like_a_class_says_it(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_the_outermost_folder_that_is_called_like_a_class_says_it(tmp_path: Path
         folder(tmp_path, "val/tench/goldfish/n03126707.jpg", "n01443537/n01440764_1.jpg")
     )
 
-    assert found(labelled) == {
+    assert indices(labelled) == {
         "val/tench/goldfish/n03126707.jpg": 0,
         "n01443537/n01440764_1.jpg": 1,
     }
@@ -79,7 +79,7 @@ def test_the_outermost_folder_that_is_called_like_a_class_says_it(tmp_path: Path
     ["n01443537.jpg", "n01443537_12.JPEG", "n01443537-goldfish.jpg", "any/n01443537 (2).webp"],
 )
 def test_files_whose_names_begin_with_the_id_say_the_class(name: str, tmp_path: Path) -> None:
-    assert found(read(folder(tmp_path, name))) == {name: 1}
+    assert indices(read(folder(tmp_path, name))) == {name: 1}
 
 
 def test_a_longer_number_is_no_wordnet_id(tmp_path: Path) -> None:
@@ -91,14 +91,14 @@ def test_a_longer_number_is_no_wordnet_id(tmp_path: Path) -> None:
 def test_classes_of_ones_own_are_known_by_their_names(tmp_path: Path) -> None:
     labelled = read(folder(tmp_path, "T-shirt_top/a.jpg", "ankle_boot/b.jpg", "3/c.jpg"), OWN)
 
-    assert found(labelled) == {"3/c.jpg": 2, "T-shirt_top/a.jpg": 0, "ankle_boot/b.jpg": 1}
+    assert indices(labelled) == {"3/c.jpg": 2, "T-shirt_top/a.jpg": 0, "ankle_boot/b.jpg": 1}
 
 
 def test_what_has_no_class_of_the_model_is_left_out_with_the_reason(tmp_path: Path) -> None:
     names = ("tench/a.jpg", "unicorn/b.jpg", "n99999999.jpg", "c.jpg")
     labelled = read(folder(tmp_path, *names, "notes.txt", ".hidden.jpg"))
 
-    assert found(labelled) == {"tench/a.jpg": 0}
+    assert indices(labelled) == {"tench/a.jpg": 0}
     assert out(labelled) == {
         "c.jpg": "unlabelled",
         "n99999999.jpg": "label_unknown",
@@ -113,8 +113,8 @@ def test_only_images_that_every_model_knows_are_asked_about(tmp_path: Path) -> N
         folder(tmp_path, "tench/a.jpg", "goldfish/b.jpg", "n02012849/c.jpg"), IMAGENET, few
     )
 
-    assert found(labelled, 0) == {"goldfish/b.jpg": 1, "tench/a.jpg": 0}
-    assert found(labelled, 1) == {"goldfish/b.jpg": 0, "tench/a.jpg": 1}
+    assert indices(labelled, 0) == {"goldfish/b.jpg": 1, "tench/a.jpg": 0}
+    assert indices(labelled, 1) == {"goldfish/b.jpg": 0, "tench/a.jpg": 1}
     assert out(labelled) == {"n02012849/c.jpg": "label_unknown"}
 
 
@@ -125,11 +125,11 @@ def test_a_name_of_several_classes_is_refused_with_what_to_do(
     with pytest.raises(SettingsInvalid, match="rename the folder to the WordNet id") as caught:
         read(folder(tmp_path, f"{name}/a.jpg", "tench/b.jpg"))
 
-    assert all(str(one.wordnet_id) in str(caught.value) for one in ids)
+    assert all(str(row.wordnet_id) in str(caught.value) for row in ids)
 
 
 def test_a_doubtful_folder_is_no_matter_where_the_file_says_the_id(tmp_path: Path) -> None:
-    assert list(found(read(folder(tmp_path, "crane/n03126707_1.jpg"))).values()) == [3]
+    assert list(indices(read(folder(tmp_path, "crane/n03126707_1.jpg"))).values()) == [3]
 
 
 def test_a_table_says_the_class_by_id_name_or_index(tmp_path: Path) -> None:
@@ -138,16 +138,16 @@ def test_a_table_says_the_class_by_id_name_or_index(tmp_path: Path) -> None:
 
     labelled = read(top, table="\ufeff" + table)
 
-    assert found(labelled) == {"a.jpg": 1, "b.jpg": 0, "deep/c.jpg": 3}
+    assert indices(labelled) == {"a.jpg": 1, "b.jpg": 0, "deep/c.jpg": 3}
     assert out(labelled) == {"d.jpg": "unlabelled"}
 
 
 def test_a_table_wins_over_folders(tmp_path: Path) -> None:
     top = folder(tmp_path / "p", "tench/n01440764.jpg")
 
-    assert list(found(read(top, table="file,label\ntench/n01440764.jpg,goldfish\n")).values()) == [
-        1
-    ]
+    assert list(
+        indices(read(top, table="file,label\ntench/n01440764.jpg,goldfish\n")).values()
+    ) == [1]
 
 
 def test_a_number_is_a_classs_name_before_it_is_an_index(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_number_is_a_classs_name_before_it_is_an_index(tmp_path: Path) -> None
 
     labelled = read(top, OWN, table=f"file,label\na.jpg,3\nb.jpg,1\nc.jpg,{'9' * 5000}\n")
 
-    assert found(labelled) == {"a.jpg": 2, "b.jpg": 1}
+    assert indices(labelled) == {"a.jpg": 2, "b.jpg": 1}
     assert out(labelled) == {"c.jpg": "label_unknown"}
 
 
@@ -166,7 +166,7 @@ def test_folders_are_not_taken_for_indices(tmp_path: Path) -> None:
 def test_an_image_in_the_table_that_is_nowhere_is_asked_for(tmp_path: Path) -> None:
     labelled = read(folder(tmp_path / "p", "a.jpg"), table="file,label\na.jpg,tench\nb.jpg,tench\n")
 
-    assert found(labelled) == {"a.jpg": 0, "b.jpg": 0}  # and reported when it cannot be read
+    assert indices(labelled) == {"a.jpg": 0, "b.jpg": 0}  # and reported when it cannot be read
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_a_run_that_raises_fails_its_own_image_alone() -> None:
 
     assert (bad.status_code, bad.json()["code"]) == (500, "internal_error")
     assert [answer.status_code for answer in (*good, after, ready, mixed)] == [200] * 5
-    assert [found.get("code") for found in mixed.json()["predictions"]] == [
+    assert [prediction.get("code") for prediction in mixed.json()["predictions"]] == [
         None,
         None,
         "internal_error",
@@ -100,12 +100,12 @@ def test_a_run_that_hangs_ends_the_process_and_nobody_waits_for_it() -> None:
     """Neither the client whose image is in it, nor the one whose image comes after."""
     with (
         serving_process(FAULTY, max_batch=1, run_timeout=1) as server,
-        closing(connected(server)) as one,
+        closing(connected(server)) as first,
         closing(connected(server)) as other,
     ):
-        one.sendall(sent(grey(HANGS)))
+        first.sendall(sent(grey(HANGS)))
         other.sendall(sent(grey(HANGS)))
-        answers = [all_of(client) for client in (one, other)]
+        answers = [all_of(client) for client in (first, other)]
         status = server.process.wait(PATIENCE)
 
     for answer in answers:
@@ -190,8 +190,8 @@ def starting(model: Path) -> Iterator[subprocess.Popen[str]]:
 def _prepared(status: Path) -> bool:
     """Whether SIGTERM is caught and SIGHUP ignored; under nohup it is from the beginning."""
     masks = dict(line.split(":\t") for line in status.read_text().splitlines() if ":\t" in line)
-    wanted = (("SigCgt", signal.SIGTERM), ("SigIgn", signal.SIGHUP))
-    return all(int(masks[name], 16) >> (number - 1) & 1 for name, number in wanted)
+    masked = (("SigCgt", signal.SIGTERM), ("SigIgn", signal.SIGHUP))
+    return all(int(masks[name], 16) >> (number - 1) & 1 for name, number in masked)
 
 
 def test_a_dispatcher_that_dies_ends_the_server_and_nobody_waits_for_it(
@@ -534,7 +534,7 @@ def test_a_full_disk_stops_no_server(tiny_model: Path) -> None:
         status = process.wait(PATIENCE)
 
     assert large.status_code == 200
-    assert all("classes" in found for found in large.json()["predictions"])
+    assert all("classes" in prediction for prediction in large.json()["predictions"])
     assert status == 0
 
 

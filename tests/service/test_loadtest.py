@@ -156,9 +156,9 @@ def test_latency_counts_from_the_intended_time() -> None:
         return True
 
     now = time.perf_counter()
-    most = generator.run(generator.open_loop(slow, [now, now, now], max_outstanding=1))
+    outstanding = generator.run(generator.open_loop(slow, [now, now, now], max_outstanding=1))
 
-    assert most == 1
+    assert outstanding == 1
     assert latencies[1] > 0.19  # a timer of the loop may be a millisecond early
     assert latencies[2] > 0.29
 
@@ -292,8 +292,8 @@ def test_bench_brings_its_own_images_and_prints_a_table(server: Live) -> None:
 
     assert done.returncode == 0, done.stderr.decode()
     assert done.stderr == b""
-    for wanted in ("20 a second, crops ten, 64 images", "images/s", "p99", "of a core"):
-        assert wanted in done.stdout.decode()
+    for text in ("20 a second, crops ten, 64 images", "images/s", "p99", "of a core"):
+        assert text in done.stdout.decode()
 
 
 def test_bench_against_nothing_is_one_sentence() -> None:
@@ -312,9 +312,9 @@ def test_bench_against_another_server_is_one_sentence(server: Live) -> None:
 @pytest.mark.usefixtures("clock")
 def test_bench_shows_the_key_that_it_is_given(tiny_model: Path) -> None:
     """In the environment: flags are seen by every user of a machine."""
-    asked = (CAT, "--seconds", "0.3", "--warm-up", "0.1", "--json")
+    arguments = (CAT, "--seconds", "0.3", "--warm-up", "0.1", "--json")
     with serving(tiny_model, api_keys="alice-0123456789") as keyed:
-        done = alexnet("bench", keyed.url, *asked, api_key="alice-0123456789")
+        done = alexnet("bench", keyed.url, *arguments, api_key="alice-0123456789")
 
         assert "ALEXNET_API_KEY" in complaint(keyed.url, CAT)
     assert done.returncode == 0, done.stderr.decode()
@@ -335,8 +335,8 @@ def test_bench_without_an_image_is_one_sentence(server: Live, tmp_path: Path) ->
 @pytest.mark.usefixtures("clock")
 def test_bench_fails_if_nothing_was_answered(server: Live) -> None:
     """Nobody answers within a millisecond, by that clock; the figures are told all the same."""
-    asked = ("--seconds", "0.3", "--warm-up", "0", "--timeout", "0.001", "--json")
-    done = alexnet("bench", server.url, CAT, *asked)
+    arguments = ("--seconds", "0.3", "--warm-up", "0", "--timeout", "0.001", "--json")
+    done = alexnet("bench", server.url, CAT, *arguments)
 
     assert done.returncode == 1
     assert "none of" in done.stderr.decode()

@@ -52,17 +52,17 @@ def line(first: bytes) -> bytes:
 
 def field(*fields: bytes) -> bytes:
     """A request with these fields after Host."""
-    return GET + HOST + b"".join(one + b"\r\n" for one in fields) + END
+    return GET + HOST + b"".join(line + b"\r\n" for line in fields) + END
 
 
 def host(*hosts: bytes) -> bytes:
     """A request with these Host fields."""
-    return GET + b"".join(b"Host: " + one + b"\r\n" for one in hosts) + END
+    return GET + b"".join(b"Host: " + line + b"\r\n" for line in hosts) + END
 
 
 def body(*fields: bytes, then: bytes = b"abc") -> bytes:
     """A POST with these fields, and a body."""
-    return POST + b"".join(one + b"\r\n" for one in fields) + END + then
+    return POST + b"".join(line + b"\r\n" for line in fields) + END + then
 
 
 ROWS = [
@@ -389,9 +389,9 @@ def answer(stream: BinaryIO, *, has_no_body: bool = False) -> int:
     if int(status) < 200:
         return int(status)
     assert b"date" in headers
-    said = b"" if has_no_body else stream.read(int(headers[b"content-length"]))
+    answer_body = b"" if has_no_body else stream.read(int(headers[b"content-length"]))
     if int(status) >= 400 and not has_no_body:
-        assert set(json.loads(said)) == {"error", "code"}
+        assert set(json.loads(answer_body)) == {"error", "code"}
     if int(status) == 405:
         assert b"allow" in headers
     return int(status)
