@@ -53,6 +53,7 @@ from service.errors import (
 from service.inference.formats import FORMATS, Format
 from service.inference.limits import DecodeLimits
 from service.inference.orientation import Turn, turn_of
+from service.inference.unsupported import unsupported
 
 SIDE: Final = 256  # pixels; the paper's, section 2
 AMPLE: Final = 2 * SIDE  # pixels of the shorter side that scaled decoding leaves at least
@@ -262,6 +263,8 @@ def _format(data: bytes, formats: Collection[str]) -> Format:
             if kind.name.lower() in formats:
                 return kind
             raise ImageTypeUnsupported(f"{kind.name} is not taken here. Send one of {taken}.")
+    if (sent := unsupported(data)) is not None:
+        raise ImageTypeUnsupported(f"This is {sent.what}. {sent.remedy.format(taken=taken)}")
     raise ImageTypeUnsupported(f"Unsupported image format. Send one of {taken}.")
 
 

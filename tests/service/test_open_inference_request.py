@@ -81,7 +81,36 @@ def test_images_may_come_in_json_as_base64(live: Live) -> None:
         assert "id" not in answer.json()
 
 
-@pytest.mark.parametrize("data", ["not base64!", "YWJj\n", "YWJ", 7, None, ["YWJj"], "größe"])
+BASE64 = base64.b64encode(IMAGE).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        base64.encodebytes(IMAGE).decode(),
+        "\r\n".join([*(BASE64[start : start + 64] for start in range(0, len(BASE64), 64)), ""]),
+        base64.urlsafe_b64encode(IMAGE).decode(),
+        BASE64.rstrip("="),
+        base64.urlsafe_b64encode(IMAGE).decode().rstrip("="),
+        f"data:image/jpeg;base64,{BASE64}",
+        f" DATA:;charset=utf-8;BASE64,\n{base64.encodebytes(IMAGE).decode()}",
+    ],
+    ids=["lines", "CRLF", "url-safe", "bare", "url-safe and bare", "data URL", "odd data URL"],
+)
+def test_base64_is_taken_as_people_send_it(live: Live, text: str) -> None:
+    assert len(IMAGE) % 3, "an image whose base64 is padded"
+    assert set("-_") & set(base64.urlsafe_b64encode(IMAGE).decode())
+
+    answer = live.client.post(INFER["alexnet_image"], json=images(text))
+    plain = live.client.post(INFER["alexnet_image"], json=images(BASE64))
+
+    assert (answer.status_code, answer.json()) == (200, plain.json())
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["not base64!", "YWJjZ", "YW=Jj", "data:image/svg+xml,YWJj", 7, None, ["YWJj"], "größe"],
+)
 def test_images_in_json_that_are_not_base64_are_refused(live: Live, data: Any) -> None:
     """And the sentence says what is expected."""
     answer = live.client.post(INFER["alexnet_image"], json=asking(

@@ -3,7 +3,6 @@ The data of one tensor, in binary or in JSON, to its rows.  What does not fit is
 `RequestMalformed`.
 """
 
-import base64
 import math
 from collections.abc import Sequence
 from itertools import chain
@@ -12,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from service.errors import RequestMalformed
+from service.http.routes.base64_text import decoded
 from service.inference.queue import Pixels
 
 Rows = Sequence[bytes | Pixels]
@@ -87,7 +87,7 @@ def _grey_levels(values: list[Any]) -> bytes:
 
 def _decoded(values: list[Any]) -> list[bytes]:
     try:
-        return [base64.b64decode(value, validate=True) for value in values]
+        return [decoded(value) for value in values]
     except (TypeError, ValueError) as error:
         raise RequestMalformed(
             "data of BYTES must be strings, each an encoded image in base64, since JSON cannot "
