@@ -14,14 +14,13 @@ from typing import Any
 
 import atheris
 
-with atheris.instrument_imports(include=["starlette.formparsers", "python_multipart"]):
-    import starlette.formparsers  # noqa: F401
+with atheris.instrument_imports(include=["service.http.routes", "python_multipart"]):
+    from service.http.routes.uploads import uploads
 
 from starlette.datastructures import Headers
 
 from service.errors import ServiceError
 from service.http.routes.request import limited
-from service.http.routes.uploads import uploads
 
 from . import harness
 
@@ -51,7 +50,22 @@ SEEDS = {
     "field": FORM + part(b"top", b"5", None) + part(b"file", b"one") + b"--b--\r\n",
     "fields": FORM + part(b"f", b"", None) * 101 + b"--b--\r\n",
     "typed": FORM + part(b"file", b"one", extra=b"Content-Type: image/png\r\n") + b"--b--\r\n",
-    "starred": FORM.replace(b"\n", b"; charset=utf-16\n") + part(b"file", b"1", b"\xe4") + b"--b--",
+    "typed only": FORM
+    + part(b"top", b"5", None)
+    + part(b"file", b"one", None, b"Content-Type: image/png\r\n")
+    + b"--b--",
+    "alone": FORM + part(b"file", b"\xff\xd8\xff", None) + b"--b--",
+    "a name": FORM + part(b"file", b"cat.jpg", None) + b"--b--",
+    "extended": FORM + part(b"a\"; filename*=\"UTF-8''%c3%a9", b"one", None) + b"--b--",
+    "base64": FORM
+    + part(b"file", b"YWJj", extra=b"Content-Transfer-Encoding: base64\r\n")
+    + b"--b--",
+    "quoted-printable": FORM
+    + part(b"file", b"=41=\r\nb", extra=b"Content-Transfer-Encoding: Quoted-Printable\r\n")
+    + b"--b--",
+    "in a charset": FORM.replace(b"\n", b"; charset=utf-16\n")
+    + part(b"file", b"1", b"\xe4")
+    + b"--b--",
     "undefined": FORM.replace(b"\n", b"; charset=undefined\n") + part(b"file", b"1") + b"--b--",
     "half": FORM + part(b"file", b"one")[:60],
     "no-boundary": b"multipart/form-data\n\x01abc",

@@ -16,6 +16,7 @@ from pydantic.json_schema import SkipJsonSchema
 from service import errors
 from service.http.middleware.errors import STATUSES, documented, refusal
 from service.http.routes.details import ClassAnswer, Extra, Heatmap, ViewAnswer, classes, extra
+from service.http.routes.forms import Upload
 from service.http.routes.parameters import (
     DETAILS_PARAMETER,
     Crops,
@@ -25,7 +26,7 @@ from service.http.routes.parameters import (
     details_in,
 )
 from service.http.routes.request import accept, write_answer
-from service.http.routes.uploads import Upload, uploads
+from service.http.routes.uploads import uploads
 from service.inference.engine import Engine
 from service.inference.predictions import Detail, Prediction, Result, top_k_of_each
 
