@@ -10,15 +10,23 @@ import asyncio
 import gzip
 import json
 import random
+import sys
 import zlib
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
 import atheris
+import brotli
 
-with atheris.instrument_imports(include=["service.http.routes.open_inference"]):
-    from service.http.routes.open_inference import compression, infer_request, infer_response
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+with atheris.instrument_imports(include=["service.http.routes"]):
+    from service.http.routes import compression
+    from service.http.routes.open_inference import infer_request, infer_response
     from service.http.routes.open_inference.served_models import MODELS
 
 import numpy as np
@@ -31,7 +39,7 @@ from . import harness
 
 MAX_ROWS = 4
 MAX_BODY = 2**20
-ENCODINGS = ("", "gzip", "deflate", "br")
+ENCODINGS = ("", "gzip", "deflate", "br", "zstd", "gzip, br", "zstd, zstd", "sdch")
 LABELS = [Label(None, name) for name in ("a:b", "c", "d")]
 ROW = (2, 2, 3)  # instead of 256 x 256: all that matters of it fits into a few kilobytes
 NETWORK = MODELS["alexnet"]
@@ -64,6 +72,9 @@ SEEDS = {
         b"\1\0\0\0a\0\0\0\0",
     ),
     "base64": seed(1, BASE64),
+    "base64 as people send it": seed(
+        1, asking("image", "BYTES", shape=[2], data=["data:;base64,YW\nI_", "YQ"])
+    ),
     "columns": seed(1, asking("image", "BYTES", shape=[2, 1], data=[["YWJj"], ["YQ=="]])),
     "pixels": seed(0, asking("images", "UINT8", shape=[1, *ROW], data=[*range(12)])),
     "nested": seed(0, asking("images", "UINT8", shape=[1, *ROW], data=[[[[0, 1, 255]] * 2] * 2])),
@@ -89,10 +100,17 @@ SEEDS = {
     "raw": b"\x11abc",
     "raw pixels": b"\x10twelve bytes",
     "header": b"\x2012",
-    "packed otherwise": b"\x0cabc",
+    "packed otherwise": b"\x4cabc",
     "gzip": b"\x05" + gzip.compress(json.dumps(BASE64).encode()),
     "members": b"\x05" + gzip.compress(b'{"inputs":') + gzip.compress(b"[]}"),
     "deflate": b"\x09" + zlib.compress(json.dumps(BASE64).encode()),
+    "bare deflate": b"\x09" + zlib.compress(json.dumps(BASE64).encode(), wbits=-15),
+    "br": b"\x0d" + brotli.compress(json.dumps(BASE64).encode()),
+    "zstd": b"\x41" + zstd.compress(json.dumps(BASE64).encode()),
+    "frames": b"\x41" + zstd.compress(b'{"inputs":') + zstd.compress(b"[]}"),
+    "gzip in br": b"\x45" + brotli.compress(gzip.compress(json.dumps(BASE64).encode())),
+    "brotli bomb": b"\x0d" + brotli.compress(bytes(4 * MAX_BODY)),
+    "zstd bombs": b"\x49" + zstd.compress(zstd.compress(bytes(4 * MAX_BODY))),
     "bomb": b"\x09" + zlib.compress(bytes(4 * MAX_BODY)),
     "deep": b"\0" + b'{"inputs":' + b"[" * 300,
     "long": b"\0"
@@ -146,7 +164,7 @@ async def unpacked(body: bytes, encoding: str, held: list[int]) -> bytes:
         yield body[: len(body) // 2]
         yield body[len(body) // 2 :]
 
-    plain = compression.unpacked(chunks(), encoding, MAX_BODY, held.append)
+    plain = compression.unpacked(chunks(), compression.codings([encoding]), MAX_BODY, held.append)
     return b"".join([chunk async for chunk in plain])
 
 
@@ -155,7 +173,7 @@ def rule(data: bytes) -> None:
     first, rest = data[:1], data[1:]
     choice = first[0] if first else 0
     served = SERVED[choice & 1]
-    encoding = ENCODINGS[choice >> 2 & 3]
+    encoding = ENCODINGS[choice >> 2 & 3 | choice >> 4 & 4]
     text, mark, tensor = rest.partition(BREAK)
     header = "0" if choice & 16 else str(len(text)) if mark else None
     if choice & 32:

@@ -94,9 +94,14 @@ class TooManyFiles(RequestError):
 
 
 class MediaTypeUnsupported(RequestError):
-    """The Content-Type is neither an image nor a form."""
+    """The Content-Type is neither an image nor a form, or the Content-Encoding is not undone."""
 
     code = "media_type_unsupported"
+
+    def __init__(self, message: str, *, accept_encoding: str | None = None) -> None:
+        """`accept_encoding` are the codings that are undone, where the coding is at fault."""
+        super().__init__(message)
+        self.accept_encoding = accept_encoding
 
 
 class ParameterInvalid(RequestError):

@@ -92,8 +92,15 @@ class Cors(CORSMiddleware):
             app,
             allow_origins=state.settings.cors_origins,
             allow_methods=("GET", "HEAD", "POST", "PUT"),
-            allow_headers=("Authorization", "X-API-Key", "X-Request-ID", INFERENCE_HEADER),
+            allow_headers=(
+                "Authorization",
+                "X-API-Key",
+                "X-Request-ID",
+                "Content-Encoding",
+                INFERENCE_HEADER,
+            ),
             expose_headers=(
+                "Accept-Encoding",
                 "Retry-After",
                 "WWW-Authenticate",
                 "Allow",

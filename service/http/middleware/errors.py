@@ -98,6 +98,8 @@ def refusal(error: errors.ServiceError, text: str | None = None) -> JSONResponse
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, errors.NotReady):
         headers["Retry-After"] = "1"
+    if isinstance(error, errors.MediaTypeUnsupported) and error.accept_encoding:
+        headers["Accept-Encoding"] = error.accept_encoding  # RFC 9110, section 12.5.3
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     return _answer(status, error.code, text or str(error), headers)

@@ -29,6 +29,7 @@ from starlette.requests import ClientDisconnect
 
 from service import errors
 from service.http.middleware import auth
+from service.http.routes.compression import codings, unpacked
 from service.http.state import ServiceState, state_of
 from service.inference.engine import Engine
 from service.inference.predictions import Detail, Result
@@ -68,8 +69,14 @@ class AcceptedRequest:
         self._record = record_of(request)
 
     async def read(self, parse: Callable[[Chunks], Awaitable[T]]) -> T:
-        """What `parse` makes of the body's chunks, which are limited in bytes and time."""
-        chunks = limited(self._request, self.settings.max_body, self.hold)
+        """
+        What `parse` makes of the body's chunks, which are limited in bytes and time.
+
+        They are the body before its Content-Encoding, whose bytes count too.
+        """
+        applied = codings(self._request.headers.getlist("content-encoding"))
+        limit = self.settings.max_body
+        chunks = unpacked(limited(self._request, limit, self.hold), applied, limit, self.hold)
         parsed = await _in_time(parse(chunks), self.settings)
         self._record.read = time.monotonic()
         return parsed

@@ -15,6 +15,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from service import errors
 from service.http.middleware.errors import STATUSES, documented, refusal
+from service.http.routes.compression import OFFERED
 from service.http.routes.details import ClassAnswer, Extra, Heatmap, ViewAnswer, classes, extra
 from service.http.routes.forms import Upload
 from service.http.routes.parameters import (
@@ -122,7 +123,8 @@ FORM: Final = {
 }
 REQUEST_BODY: Final = {
     "required": True,
-    "description": "One image as the body itself, or any number of file parts of a form.",
+    "description": "One image as the body itself, or any number of file parts of a form; packed "
+    f"by {OFFERED}, if Content-Encoding says so.",
     "content": {
         "multipart/form-data": FORM,
         "image/*": IMAGE,

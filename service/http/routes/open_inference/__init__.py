@@ -2,7 +2,6 @@
 The Open Inference Protocol, version 2, over REST, as Triton's clients speak it.
 
     infer               POST /v2/models/{model}/infer, in these steps:
-      compression         the body before gzip or deflate
       infer_request       the body to its images: JSON, or JSON and bytes, which `tensors` reads
       infer_response      probabilities to JSON, or JSON and bytes
     metadata            GET /v2 and below: the server, the models, their statistics

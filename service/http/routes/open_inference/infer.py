@@ -10,12 +10,8 @@ from fastapi import APIRouter, Request, Response
 from service.errors import ServiceError
 from service.http.middleware.admission import INFERENCE_HEADER
 from service.http.middleware.errors import STATUSES, documented, refusal
-from service.http.routes.open_inference import (
-    compression,
-    infer_request,
-    infer_response,
-    served_models,
-)
+from service.http.routes import compression
+from service.http.routes.open_inference import infer_request, infer_response, served_models
 from service.http.routes.open_inference.schema import ANSWER, REQUEST_BODY
 from service.http.routes.open_inference.served_models import MODELS, Served
 from service.http.routes.request import AcceptedRequest, Chunks, accept, write_answer
@@ -57,9 +53,7 @@ def _handler(served: Served) -> Callable[[Request], Awaitable[Response]]:
 async def _query(
     request: Request, chunks: Chunks, served: Served, accepted: AcceptedRequest
 ) -> infer_request.Query:
-    encoding = request.headers.get("content-encoding", "")
-    plain = compression.unpacked(chunks, encoding, accepted.settings.max_body, accepted.hold)
-    body = b"".join([chunk async for chunk in plain])
+    body = b"".join([chunk async for chunk in chunks])
     header = request.headers.get(INFERENCE_HEADER)
     return infer_request.read(body, header, served, served_models.max_rows(accepted.settings))
 

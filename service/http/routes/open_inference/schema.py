@@ -7,6 +7,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from service.http.middleware.errors import ErrorAnswer
+from service.http.routes.compression import OFFERED
 from service.http.routes.open_inference import infer_request
 
 
@@ -123,7 +124,8 @@ REQUEST: Final = {
 REQUEST_BODY: Final = {
     "required": True,
     "description": "JSON; or JSON as long as Inference-Header-Content-Length says and then the "
-    "tensor's bytes; or, where that header is 0, one row alone.",
+    "tensor's bytes; or, where that header is 0, one row alone. Packed by "
+    f"{OFFERED}, if Content-Encoding says so.",
     "content": {"application/json": {"schema": REQUEST}, "application/octet-stream": BYTES},
 }
 ANSWER: Final[dict[int | str, dict[str, Any]]] = {
