@@ -76,6 +76,8 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         title="AlexNet",
         version=VERSION,
         description=DESCRIPTION,
+        # Relative to the document: below a proxy's path prefix, too, it is the service's address.
+        servers=[{"url": "."}],
         docs_url=None,  # routes/docs.py serves it
         redoc_url=None,
         lifespan=lifespan,

@@ -167,3 +167,19 @@ def test_the_page_works_below_a_path_of_the_proxys(server: Live, tmp_path: Path)
         behind = replace(server, url=str(client.base_url).rstrip("/"))
         with opened(browser, behind, "/vision/") as page:
             shows(page, "Cat")
+
+
+def test_docs_below_a_path_of_the_proxys_ask_the_service(server: Live, tmp_path: Path) -> None:
+    """Swagger UI resolves the document's relative server; what it asks is answered."""
+    from tests.support.pages import expect, launched, opened
+
+    with nginx(server, tmp_path, tls=False) as client, launched() as browser:
+        behind = replace(server, url=str(client.base_url).rstrip("/"))
+        with opened(browser, behind, "/vision/docs") as page:
+            page.locator("#operations-operations-livez_livez_get .opblock-summary").click()
+            page.get_by_role("button", name="Try it out").click()
+            page.get_by_role("button", name="Execute").click()
+
+            expect(page.locator(".request-url")).to_contain_text(f"{behind.url}/vision/livez")
+            status = page.locator(".live-responses-table tbody .response-col_status")
+            expect(status).to_contain_text("200")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx2
 import pytest
@@ -87,6 +88,16 @@ def test_every_status_is_described_with_its_headers(document: dict[str, Any]) ->
     assert set(responses["405"]["headers"]) == {"Allow"}
     assert set(responses["429"]["headers"]) == {"Retry-After"}
     assert set(responses["503"]["headers"]) == {"Retry-After"}
+
+
+@pytest.mark.parametrize("folder", ["http://host/", "https://host/vision/", "http://host/a/b/"])
+def test_the_document_says_that_the_service_is_where_it_was_fetched(
+    document: dict[str, Any], folder: str
+) -> None:
+    """Below whatever path a proxy has put before it; tests/test_proxies.py tries it."""
+    [server] = document["servers"]
+
+    assert urljoin(f"{folder}openapi.json", server["url"]) == folder
 
 
 @pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/metrics"])
