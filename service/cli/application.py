@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from inspect import cleandoc
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -134,6 +135,7 @@ def main() -> None:
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  for as long as the process is
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    _show_what_the_encoding_has()
     as_json = _wants_json(sys.argv[1:])
     try:
         status = _status(as_json=as_json)
@@ -157,6 +159,12 @@ def main() -> None:
         sys.stderr.flush()
         os._exit(status)  # sys.exit would wait for a run of the network that never ends
     sys.exit(status)
+
+
+def _show_what_the_encoding_has() -> None:
+    r"""Have standard output show what its encoding lacks as `\u043a`, as standard error does."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _close_output() -> None:

@@ -4,6 +4,7 @@
 
 import os
 import sys
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from functools import partial
@@ -170,6 +171,9 @@ def _listed(file: str | None) -> list[str]:
         data = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
     except OSError as error:
         raise FileUnreadable(f"--files-from {file} cannot be read: {error.strerror}") from error
+    if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):  # PowerShell writes lists so
+        data = data.decode("utf-16", "replace").encode()
+    data = data.removeprefix(BOM_UTF8)
     # Not splitlines() of the text: names may hold U+2028, and bytes that are not UTF-8.
     lines = (line.removesuffix(b"\r") for line in data.split(b"\n"))
     return [os.fsdecode(line) for line in lines if line]

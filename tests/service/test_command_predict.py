@@ -146,6 +146,57 @@ def test_names_come_from_a_file_or_from_standard_input(tiny_model: Path, folder:
     assert from_input.stdout == from_file.stdout
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_before_a_list_of_names_is_skipped(
+    tiny_model: Path, tmp_path: Path, encoding: str
+) -> None:
+    """As Windows writes lists: Notepad in UTF-8, PowerShell in UTF-16."""
+    photo, listed = tmp_path / "кошка.jpg", tmp_path / "names"
+    photo.write_bytes(image())
+    listed.write_bytes(f"{photo}\r\n".encode(encoding))
+
+    done = alexnet("predict", "--top", "1", "--files-from", str(listed), model=tiny_model)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().split("\t")[0] == str(photo)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "koi8-r"])
+@pytest.mark.parametrize("flags", [(), ("--json-lines",), ("--json",)])
+def test_names_that_the_output_cannot_show_do_not_end_the_run(
+    tiny_model: Path, tmp_path: Path, encoding: str, flags: tuple[str, ...]
+) -> None:
+    """They are told as standard error tells them, and the images after them are answered."""
+    names = ["кошка.JPG", "猫.jpg", "broken 猫.jpg", "plain.jpg"]
+    for name in names:
+        (tmp_path / name).write_bytes(image()[: 400 if "broken" in name else None])
+    arguments = ["predict", *(str(tmp_path / name) for name in names), "--top", "1", *flags]
+
+    done = alexnet(*arguments, about={"PYTHONIOENCODING": encoding}, model=tiny_model)
+
+    assert done.returncode == 1, done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    told = done.stdout.decode(encoding)
+    assert "plain.jpg" in told
+    assert r"\u732b.jpg" in told
+    shown = "кошка.JPG" if encoding == "koi8-r" and not flags else r"\u043a\u043e\u0448\u043a\u0430"
+    assert shown in told
+    broken = told if flags else done.stderr.decode(encoding)
+    assert r"broken \u732b.jpg" in broken
+
+
+def test_a_terminal_that_cannot_show_a_name_gets_its_bars(tiny_model: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "кошка.jpg"
+    photo.write_bytes(image())
+
+    status, shown = on_terminal(
+        "predict", str(photo), about={"PYTHONIOENCODING": "ascii"}, model=tiny_model
+    )
+
+    assert (status, shown.count("%")) == (0, 5)
+    assert r"\u043a\u043e\u0448\u043a\u0430.jpg" in shown
+
+
 def test_names_are_bytes_that_end_with_a_line(tiny_model: Path, tmp_path: Path) -> None:
     """One that is not UTF-8, and one that holds what only Python takes for a line's end."""
     names = [os.fsencode(tmp_path) + name for name in (b"/caf\xe9.jpg", "/a\u2028b.jpg".encode())]

@@ -107,7 +107,7 @@ def here(
     streams = Stream(stdin), stdout or Stream(), stderr or Stream(errors="backslashreplace")
     if encoding := chosen.get("PYTHONIOENCODING"):
         for stream in streams:
-            stream.reconfigure(encoding=encoding)
+            stream.reconfigure(encoding=encoding, errors=stream.errors)
     with ExitStack() as block:
         block.enter_context(patch.dict(os.environ, chosen, clear=True))
         block.enter_context(patch.object(sys, "argv", [program, *arguments]))
