@@ -8,17 +8,14 @@ A client of the service: images in, predictions out, from another process or mac
 
 It needs httpx2, pydantic and stamina, and nothing of the server.
 
-    sync_client, async_client   Client and AsyncClient: what each takes and returns
-    core                        what both do, step by step
-    sending                     the only two places that send
-    requests, responses         what is sent; what its answer means
-    inputs, response_types      what goes in, what comes out
-    transport                   a server's address, and what goes wrong on the way to it
-    retry                       deadlines, tries and the pauses between them
-    errors                      everything that can go wrong
+    clients                Client and AsyncClient: what each takes and returns; they send
+    core                   what both do, step by step
+    requests, responses    what is sent; what its answer means
+    transport              a server's address, deadlines, tries, what goes wrong on the way
+    errors                 everything that can go wrong
 """
 
-from service.client.async_client import AsyncClient
+from service.client.clients import AsyncClient, Client
 from service.client.errors import (
     AnswerUnreadable,
     CertificateRefused,
@@ -37,20 +34,19 @@ from service.client.errors import (
     Unauthorized,
     Unavailable,
 )
-from service.client.inputs import ImageInput
-from service.client.response_types import (
+from service.client.requests import ImageInput
+from service.client.responses import (
     Box,
     ClassHeatmap,
     ClassProbability,
     Health,
     Heatmap,
     Model,
+    Outcome,
     Prediction,
     Queue,
     View,
 )
-from service.client.responses import Outcome
-from service.client.sync_client import Client
 
 __all__ = [
     "AnswerUnreadable",

@@ -2,7 +2,7 @@
 What both clients do, without input and output of its own.
 
 An operation is a generator.  It yields what to do next: send a request, or pause.  It is sent the
-answer, or the `ClientError` in its place, and returns its result.  `sending` carries out the steps.
+answer, or the `ClientError` in its place, and returns its result.  The clients carry out the steps.
 """
 
 import ssl
@@ -23,11 +23,9 @@ from service.client.errors import (
     ServerFailed,
     TimedOut,
 )
-from service.client.inputs import Entry, Upload
-from service.client.requests import Request
-from service.client.response_types import Health, Model, Prediction
-from service.client.responses import Outcome, Response
-from service.client.retry import Deadline
+from service.client.requests import Entry, Request, Upload
+from service.client.responses import Health, Outcome, Prediction, Response
+from service.client.transport import Deadline
 
 T = TypeVar("T")
 
@@ -50,7 +48,7 @@ class Send:
 
     def arguments(self) -> dict[str, Any]:
         """One try from now on, as httpx2 takes it; `TimedOut` if there is no time left."""
-        timeout = transport.timeouts(self.deadline)
+        timeout = self.deadline.timeouts()
         return {**self.request.options, "url": self.request.path, "timeout": timeout}
 
     def read(self, response: httpx2.Response, body: bytes) -> Any:
@@ -110,9 +108,6 @@ class BaseClient:
 
     def _health(self) -> Operation[Health]:
         return self._answer(requests.HEALTH)
-
-    def _model(self) -> Operation[Model]:
-        return (yield from self._health()).model
 
     def _ready(self) -> Operation[bool]:
         return (yield from _look(Deadline(self._url, LOOK))) is None

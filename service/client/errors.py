@@ -1,24 +1,5 @@
 """
-Everything that can go wrong at a client's side, drawn once.  Whose fault it is is the first fork.
-
-* ClientError                the root; `code`, `status`, `retry_after`, `request_id`, `filename`
-  + FileUnreadable           an image's file cannot be read here; nothing was sent
-  + ConnectionFailed         nothing answers there, or the connection was lost; retried
-    - CertificateRefused     something answers, but its certificate is not trusted; not retried
-  + TimedOut                 no answer in the time that we allow
-  + AnswerUnreadable         an answer, but not as our server writes it
-  + Refused                  the server says no; `status` and `code` say why
-    - RequestRefused         the request is at fault: a parameter, its size, its address
-    - ImageRefused         the image is at fault
-    - Unauthorized           the key is missing, or is not one of the server's
-    - DeadlineExceeded       the server had not enough time
-    - ServerFailed           the server is at fault
-    - Unavailable            not now; retried
-      . Overloaded           its queue is full
-      . RateLimited          we have asked more often than we may
-      . NotReady             it starts, or stops
-
-`REFUSALS` says which code of the server is which class.
+Everything that can go wrong at a client's side, and which code of the server is which error.
 """
 
 from collections.abc import Mapping
@@ -27,7 +8,7 @@ from typing import ClassVar, Final
 
 class ClientError(Exception):
     """
-    The root: whatever the client raises on purpose; `str()` says what is wrong and what to do.
+    The root: all that the client raises on purpose; `str()` says what is wrong and what to do.
 
     `code` is one word that does not change, the server's own where it refused.
     """
@@ -68,32 +49,32 @@ class ConnectionFailed(ClientError):
 
 
 class CertificateRefused(ConnectionFailed):
-    """The server's certificate is signed by nobody that we trust, or is not for this address."""
+    """The server's certificate is not trusted here, or is not for this address."""
 
     code = "certificate_refused"
     retried = False
 
 
 class TimedOut(ClientError):
-    """The time that we allow has passed."""
+    """No answer in the time that the caller allows."""
 
     code = "timed_out"
 
 
 class AnswerUnreadable(ClientError):
-    """What answers there is not our server, or is one of another time."""
+    """An answer, but not as this service writes it: another server, or another version."""
 
     code = "answer_unreadable"
 
 
 class Refused(ClientError):
-    """The server says no."""
+    """The server says no; `status` and `code` say why."""
 
     code = "refused"
 
 
 class RequestRefused(Refused):
-    """The request is at fault, whatever the image in it."""
+    """The request is at fault, not the image in it: a parameter, its size, its address."""
 
 
 class ImageRefused(Refused):
@@ -123,37 +104,27 @@ class Overloaded(Unavailable):
 
 
 class RateLimited(Unavailable):
-    """We have used up what we may ask for in this time."""
+    """The caller has used up what it may ask for in this time."""
 
 
 class NotReady(Unavailable):
     """The server starts, or stops."""
 
 
-REFUSALS: Final[Mapping[str, type[Refused]]] = {
-    "request_malformed": RequestRefused,
-    "body_too_large": RequestRefused,
-    "body_too_slow": RequestRefused,
-    "headers_too_slow": RequestRefused,
-    "headers_too_large": RequestRefused,
-    "too_many_files": RequestRefused,
-    "media_type_unsupported": RequestRefused,
-    "parameter_invalid": RequestRefused,
-    "not_found": RequestRefused,
-    "method_not_allowed": RequestRefused,
-    "body_empty": ImageRefused,
-    "image_type_unsupported": ImageRefused,
-    "image_too_large": ImageRefused,
-    "image_too_elongated": ImageRefused,
-    "image_too_costly": ImageRefused,
-    "image_unreadable": ImageRefused,
-    "unauthorized": Unauthorized,
-    "deadline_exceeded": DeadlineExceeded,
-    "internal_error": ServerFailed,
-    "overloaded": Overloaded,
-    "rate_limited": RateLimited,
-    "not_ready": NotReady,
+CODES: Final[Mapping[type[Refused], str]] = {
+    RequestRefused: "request_malformed body_too_large body_too_slow headers_too_slow "
+    "headers_too_large too_many_files media_type_unsupported parameter_invalid not_found "
+    "method_not_allowed",
+    ImageRefused: "body_empty image_type_unsupported image_too_large image_too_elongated "
+    "image_too_costly image_unreadable",
+    Unauthorized: "unauthorized",
+    DeadlineExceeded: "deadline_exceeded",
+    ServerFailed: "internal_error",
+    Overloaded: "overloaded",
+    RateLimited: "rate_limited",
+    NotReady: "not_ready",
 }
+REFUSALS: Final = {code: kind for kind, codes in CODES.items() for code in codes.split()}
 
 # For what others answer in the server's place, proxies above all.
 STATUSES: Final[Mapping[int, type[Refused]]] = {
@@ -166,10 +137,9 @@ STATUSES: Final[Mapping[int, type[Refused]]] = {
 }
 
 
-def refusal_of(code: str | None, status: int | None) -> type[Refused]:
+def refusal_of(code: str, status: int | None) -> type[Refused]:
     """The class for a code that we know, or else for the status."""
-    if code is not None and code in REFUSALS:
+    if code in REFUSALS:
         return REFUSALS[code]
-    if status is None or status >= 500:
-        return STATUSES.get(status or 500, ServerFailed)
-    return STATUSES.get(status, RequestRefused)
+    status = status or 500
+    return STATUSES.get(status, ServerFailed if status >= 500 else RequestRefused)

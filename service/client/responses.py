@@ -1,27 +1,135 @@
 """
-An answer as it came -> values, or the error that it is.
+What the server answers, as plain frozen values or as the error that it is.
 
-pydantic checks it against the client's own dataclasses.  Unknown fields are ignored: a later server
-may add some.
+pydantic checks an answer against the dataclasses; unknown fields are ignored, since a later server
+may add some.  Sequences are tuples, so that a prediction can be kept, compared and hashed.
 """
 
+import email.utils
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from service.client.errors import AnswerUnreadable, ClientError, NotReady, refusal_of
-from service.client.inputs import Upload
-from service.client.response_types import ClassProbability, Health, Heatmap, Model, Prediction, View
-from service.client.retry import seconds_until
 
-Outcome = Prediction | ClientError
 T = TypeVar("T")
 
 TIMING: Final = re.compile(r"([\w-]+);dur=(\d+(?:\.\d+)?)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """Which model answered; `version` is of the file, and changes with it."""
+
+    name: str
+    variant: str
+    precision: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassProbability:
+    """A class and how probable it is, 0 to 1."""
+
+    index: int
+    wordnet_id: str | None  # a network of one's own may have none
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """A square in the prepared image of 256 x 256; pixels, from the top left."""
+
+    left: int
+    top: int
+    side: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One of the views that the mean is taken over, and its own best classes."""
+
+    name: str
+    mirrored: bool
+    box: Box | None  # None where the model file does not say
+    classes: tuple[ClassProbability, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassHeatmap:
+    """
+    How much a class's probability falls when a part of the image is hidden.
+
+    `values[row][column]`, from the top left; below 0 where hiding makes it more probable.
+    """
+
+    index: int
+    values: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heatmap:
+    """Where the evidence lies, for each class of the answer."""
+
+    method: str
+    rows: int
+    columns: int
+    classes: tuple[ClassHeatmap, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """The best classes of one image, the most probable first, and who says so."""
+
+    filename: str | None  # the image's own, without folders
+    classes: tuple[ClassProbability, ...]
+    views: tuple[View, ...] = ()  # only with details="views"
+    heatmap: Heatmap | None = None  # only with details="heatmap"
+    model: Model
+    crops: str
+    request_id: str | None = field(compare=False)  # the X-Request-ID that the server's log has
+    # Milliseconds that the request was in each step: read, decode, queue, run, total.
+    timing: Mapping[str, float] = field(compare=False)
+
+    @property
+    def best(self) -> ClassProbability:
+        """The most probable class."""
+        return self.classes[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """Images that wait, and how many may."""
+
+    pending: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What runs, where it runs, and how full the queue is."""
+
+    status: str  # "ready"; or why it is not
+    model: Model
+    provider: str
+    device_requested: str
+    warning: str | None
+    queue: Queue
+
+    @property
+    def ready(self) -> bool:
+        """Whether an image sent now would be classified."""
+        return self.status == "ready"
+
+
+Outcome = Prediction | ClientError
 
 
 class Response(NamedTuple):
@@ -56,52 +164,38 @@ class _Body:
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
-def _parsed(kind: type[T], body: bytes) -> T:
-    value: T = _adapter(kind).validate_json(body)
-    return value
-
-
-def outcomes(response: Response, uploads: Sequence[Upload]) -> list[Outcome]:
-    """What became of each upload, in order."""
+def outcomes(response: Response, filenames: Sequence[str | None]) -> list[Outcome]:
+    """What became of each image, in order."""
     if response.status != 200:
-        raise _refused(response, uploads[0].filename if len(uploads) == 1 else None)
-    try:
-        body = _parsed(_Body, response.body)
-    except ValidationError as error:
-        raise _unreadable(response) from error
-    if len(body.predictions) != len(uploads):
+        raise _refused(response, filenames[0] if len(filenames) == 1 else None)
+    body = _parsed(_Body, response)
+    if len(body.predictions) != len(filenames):
         raise _unreadable(response)
-    request_id = response.headers.get("x-request-id")
-    timing = {
-        name: float(ms) for name, ms in TIMING.findall(response.headers.get("server-timing", ""))
-    }
+    timing = TIMING.findall(response.headers.get("server-timing", ""))
     return [
-        refusal_of(result.code, None)(
-            result.error, code=result.code, request_id=request_id, filename=upload.filename
-        )
+        _error(result, response, filename)
         if isinstance(result, _Refusal)
         else Prediction(
-            filename=upload.filename,
+            filename=filename,
             classes=result.classes,
             views=result.views,
             heatmap=result.heatmap,
             model=body.model,
             crops=body.crops,
-            request_id=request_id,
-            timing=timing,
+            request_id=response.headers.get("x-request-id"),
+            timing={name: float(milliseconds) for name, milliseconds in timing},
         )
-        for result, upload in zip(body.predictions, uploads, strict=True)
+        for result, filename in zip(body.predictions, filenames, strict=True)
     ]
 
 
 def health(response: Response) -> Health:
     """Ready or not, both are answers."""
-    try:
-        if response.status in (200, 503):
-            return _parsed(Health, response.body)
-    except ValidationError as error:
-        if response.status == 200:
-            raise _unreadable(response) from error
+    if response.status == 200:
+        return _parsed(Health, response)
+    with suppress(AnswerUnreadable):
+        if response.status == 503:
+            return _parsed(Health, response)
     raise _refused(response)
 
 
@@ -113,19 +207,35 @@ def readiness(response: Response) -> None:
         raise _refused(response)
 
 
+def _parsed(kind: type[T], response: Response) -> T:
+    """The body as this kind of value; raises `AnswerUnreadable`."""
+    try:
+        value: T = _adapter(kind).validate_json(response.body)
+    except ValidationError as error:
+        raise _unreadable(response) from error
+    return value
+
+
 def _refused(response: Response, filename: str | None = None) -> ClientError:
     """The error for a status other than 200."""
-    status, headers = response.status, response.headers
+    status = response.status
     try:
-        refusal = _parsed(_Refusal, response.body)
-    except ValidationError:  # a proxy's own page
+        refusal = _parsed(_Refusal, response)
+    except AnswerUnreadable as error:  # a proxy's own page
         if status < 400:
-            return _unreadable(response)
-        refusal = None
-    code = refusal.code if refusal else None
-    return refusal_of(code, status)(
-        refusal.error if refusal else _description(response),
-        code=code,
+            return error
+        refusal = _Refusal(str(error), code="")
+    return _error(refusal, response, filename, status)
+
+
+def _error(
+    refusal: _Refusal, response: Response, filename: str | None, status: int | None = None
+) -> ClientError:
+    """The error that a refusal is; without `status` it is one image's of several."""
+    headers = response.headers
+    return refusal_of(refusal.code, status)(
+        refusal.error,
+        code=refusal.code,
         status=status,
         retry_after=seconds_until(headers.get("retry-after"), headers.get("date")),
         request_id=headers.get("x-request-id"),
@@ -134,14 +244,32 @@ def _refused(response: Response, filename: str | None = None) -> ClientError:
 
 
 def _unreadable(response: Response) -> AnswerUnreadable:
-    request_id = response.headers.get("x-request-id")
-    return AnswerUnreadable(_description(response), status=response.status, request_id=request_id)
-
-
-def _description(response: Response) -> str:
-    if address := response.headers.get("location"):
-        return f"{response.url} says that it is now at {address}; use that address"
-    return (
+    message = (
         f"{response.url} answered {response.status}, not in our server's words; is a proxy "
         "between, or is it another server?"
     )
+    if address := response.headers.get("location"):
+        message = f"{response.url} says that it is now at {address}; use that address"
+    request_id = response.headers.get("x-request-id")
+    return AnswerUnreadable(message, status=response.status, request_id=request_id)
+
+
+def seconds_until(
+    text: str | None, date: str | None = None, clock: Callable[[], float] = time.time
+) -> float | None:
+    """
+    Retry-After in seconds, whether it is a number of them or a time; None for anything else.
+
+    A time counts from the answer's own Date: the two clocks may differ.
+    """
+    text = text or ""
+    if re.fullmatch(r"\s*\d{1,9}\s*", text):
+        return float(text)
+    try:
+        then = email.utils.parsedate_to_datetime(text).timestamp()
+    except ValueError:
+        return None
+    now = clock()
+    with suppress(ValueError):
+        now = email.utils.parsedate_to_datetime(date or "").timestamp()
+    return max(0.0, then - now)

@@ -1,32 +1,109 @@
 """
-A server's address and how to reach it -> what httpx2 is told, once for both clients; and what
-httpx2 raises -> our own errors.
+A server's address and how to reach it: what httpx2 is told, what it raises -> this package's
+errors, and how long to wait, for an answer and between two tries.
 
 Proxies are taken from the environment (HTTP_PROXY, NO_PROXY, ...) as elsewhere, but not for a
 server on this machine, which no proxy could reach.
+
+What is tried again is `ClientError.retried`, since to classify twice harms nobody: a lost
+connection, 429, 502 and 503.  The pause is what the server asks for in Retry-After, and a little
+more, so that not all clients come back at once; without it, a random one below 0.1 s that doubles
+with each try.  A pause that would not end in time is not begun: the error is raised.
 """
 
 import ipaddress
+import itertools
+import logging
 import os
 import platform
+import random
 import re
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 import httpx2
+import stamina
 
 from service import __version__
-from service.client.errors import CertificateRefused, ClientError, ConnectionFailed
-from service.client.retry import CONNECT, IDLE, Deadline
+from service.client.errors import CertificateRefused, ClientError, ConnectionFailed, TimedOut
 
 AGENT: Final = (
     f"alexnet-client/{__version__} httpx2/{httpx2.__version__} Python/{platform.python_version()}"
 )
 KEY: Final = re.compile(r"[!-~]+")
 CONNECTIONS: Final = 100  # at once; threads beyond them wait for one
+FIRST: Final = 0.1  # seconds, the longest first pause
+LONGEST: Final = 5.0  # seconds
+SPREAD: Final = 0.25  # of Retry-After: at most so much more
+CONNECT: Final = 5.0  # seconds for a connection: a host that drops packets would take all the time
+IDLE: Final = 4.0  # seconds; the server closes after 5, and a request sent just then would be lost
+
+# Else each retry would be a bare line on the standard error of a program that sets up no logging.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
+
+
+class Deadline:
+    """A time for all the tries together; without `seconds`, none."""
+
+    def __init__(self, url: str, seconds: float | None) -> None:
+        self.url = url
+        self.seconds = seconds
+        self._until = None if seconds is None else time.monotonic() + seconds
+
+    def left(self) -> float | None:
+        """Seconds from now, more than 0; `TimedOut` if there are none."""
+        if self._until is None:
+            return None
+        if (left := self._until - time.monotonic()) <= 0:
+            raise self.passed()
+        return left
+
+    def allows(self, pause: float) -> bool:
+        """Whether there is time for a pause and for something after it."""
+        return self._until is None or time.monotonic() + pause < self._until
+
+    def at_most(self, seconds: float) -> "Deadline":
+        """This one, or one in so many seconds if that is sooner."""
+        left = self.left()
+        return Deadline(self.url, seconds if left is None else min(seconds, left))
+
+    def watch(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """The chunks as they come; `TimedOut` if they still come when the time is over."""
+        for chunk in chunks:
+            self.left()
+            yield chunk
+
+    def timeouts(self) -> httpx2.Timeout:
+        """How long each step of one try may take."""
+        left = self.left()
+        return httpx2.Timeout(left, connect=CONNECT if left is None else min(CONNECT, left))
+
+    def passed(self) -> TimedOut:
+        """The error to raise."""
+        return TimedOut(
+            f"{self.url} did not answer within {self.seconds:g} s; allow more with timeout=, "
+            "or send less at once"
+        )
+
+
+def attempts(deadline: Deadline, retries: int) -> Any:
+    """Blocks to try, with the pauses between them, until one succeeds, `retries` times again at
+    most; then the last error is raised.  To be iterated over as stamina's, `async` or not."""
+    rising = (random.uniform(0, min(LONGEST, FIRST * 2**n)) for n in itertools.count())
+
+    def again(error: Exception) -> bool | float:
+        if not isinstance(error, ClientError) or not error.retried:
+            return False
+        pause = next(rising)
+        if error.retry_after:
+            pause = error.retry_after * random.uniform(1, 1 + SPREAD)
+        return pause if deadline.allows(pause) else False
+
+    return stamina.retry_context(again, attempts=retries + 1, timeout=None)
 
 
 def address(url: str) -> httpx2.URL:
@@ -108,12 +185,6 @@ def _failed(url: str, error: httpx2.RequestError) -> ClientError:
     # A server that speaks TLS closes unencrypted connections, with or without a reset.
     remedy = "; if it speaks TLS, try https://" if url.startswith("http:") else ""
     return ConnectionFailed(f"the connection to {url} was lost ({reason}){remedy}")
-
-
-def timeouts(deadline: Deadline) -> httpx2.Timeout:
-    """How long each step of one try may take."""
-    left = deadline.left()
-    return httpx2.Timeout(left, connect=CONNECT if left is None else min(CONNECT, left))
 
 
 def _is_this_machine(host: str) -> bool:

@@ -45,7 +45,7 @@ from service.client import (
 )
 from service.client.core import BaseClient, Pause, Send
 from service.client.errors import REFUSALS, STATUSES
-from service.client.retry import seconds_until
+from service.client.responses import seconds_until
 from service.http.middleware import errors as at_the_edge
 from tests.support.images import image
 from tests.support.scripted import (
@@ -60,8 +60,9 @@ from tests.support.scripted import (
     says,
     scripted,
 )
-from tests.support.servers import PATIENCE, Live, certified, serving
+from tests.support.servers import PATIENCE, ROOT, Live, certified, serving
 
+GUIDE = (ROOT / "docs" / "client.md").read_text("utf-8")
 IMAGES = Path(__file__).parents[1] / "pictures"
 CAT, ESPRESSO = IMAGES / "cat.jpg", IMAGES / "espresso.jpg"
 KEY = "a-key-of-sixteen-letters"
@@ -905,13 +906,13 @@ def test_importing_the_client_loads_nothing_of_the_server_and_it_is_quiet() -> N
 
 
 def test_the_package_is_typed_and_lists_what_is_there() -> None:
-    """`py.typed`, `__all__`, and every error drawn in the tree."""
+    """`py.typed`, `__all__`, and every error, which the guide has too."""
     errors = {name for name in vars(package.errors) if name in package.__all__}
 
     assert (files("service") / "py.typed").is_file()
     assert all(hasattr(package, name) for name in package.__all__)
     assert errors == {kind.__name__ for kind in everything_under(ClientError)}
-    assert all(name in str(package.errors.__doc__) for name in errors)
+    assert all(f"`{name}`" in GUIDE for name in errors)
 
 
 def everything_under(kind: type[Exception]) -> Iterable[type[Exception]]:
