@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.batch.files import FolderMissing
-from service.batch.job import Score
-from service.batch.progress import Progress
-from service.batch.reader import Outcome, Record, Scorer, ScoringOptions, window
+from service.batch.reader import Outcome, Record, Score, Scorer, ScoringOptions, window
+from service.console import Progress
 from service.errors import ServiceError, SettingsInvalid
 from service.inference.classifier import Classifier
 from service.inference.engine import Engine

@@ -1,5 +1,6 @@
 """
-One scoring job from its beginning to its end: walk, score, write down, make the table.
+`alexnet predict FOLDER --output FILE`, from its settings to its end: walk, score, write down, make
+the table.
 
     FILE.partial       the result store, while the job is under way
     FILE               the scores, all at once at the end
@@ -9,29 +10,31 @@ Whatever ends the job early, the same command goes on from where it stopped.
 """
 
 import asyncio
+import os
+import signal
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from service import __version__
-from service.batch import tables
+from service.batch import store as stores
 from service.batch.files import SUFFIXES, Images, Skipped, text
-from service.batch.progress import Progress, counted, say, shown
-from service.batch.reader import Outcome, Record, Scorer, ScoringOptions, window
-from service.batch.signals import Stopped, interrupted_by_signals
+from service.batch.reader import Outcome, Record, Score, Scorer, ScoringOptions, window
 from service.batch.store import ResultStore, opened
+from service.console import counted, say, shown
 from service.errors import NotReady, ServiceError, SettingsInvalid
 from service.inference.classifier import Classifier
-from service.inference.engine import Engine, Model
+from service.inference.engine import Engine, Model, inspect
 from service.inference.limits import Limits
+from service.settings import Settings, engine_arguments, limits, load_engine
 
 FEW: Final = 5  # skipped images that are shown
 ENGINE_DEAD: Final = 70  # exit status, as the server's
-
-Score = Callable[[Iterable[bytes], Record, Progress], None]
 
 
 class ScoringFailed(ServiceError):
@@ -60,6 +63,13 @@ class Job:
         """The table of what has no scores."""
         return self.output.with_name(self.output.name + ".skipped.csv")
 
+    @property
+    def to_be_continued(self) -> str:
+        """What a job that is ended early leaves, if it had begun."""
+        if not self.partial.exists():
+            return "Nothing was scored."
+        return f"What was scored is kept in {self.partial}: the same command goes on from there."
+
     def depends_on(self) -> dict[str, object]:
         """What may not change between two runs of one job."""
         return {
@@ -85,9 +95,68 @@ class Job:
         return {f"alexnet.{name}": fact for name, fact in facts.items()}
 
 
-def check(output: Path, *, overwrite: bool) -> None:
-    """Before anything slow: `SettingsInvalid` unless the scores can be written to `output`."""
-    tables.check(output)
+def score(
+    settings: Settings,
+    places: Sequence[str],
+    output: Path,
+    *,
+    crops: str,
+    top: int,
+    overwrite: bool,
+    ray: str | None,
+) -> None:
+    """
+    Score all images in `places`, here or on the Ray cluster at `ray`.
+
+    Raises a `ServiceError` if that cannot be done; ends the process if it is stopped.
+    """
+    _check(places, output, overwrite=overwrite)
+    # With Ray other machines compute: here it is only read what the classes are called.
+    engine = None if ray is not None else load_engine(settings)
+    model = inspect(settings.model) if engine is None else engine.model
+    if crops not in model.crops:
+        raise SettingsInvalid(f"--crops {crops}: this model offers {', '.join(model.crops)}")
+    images, allowed = Images(places), limits(settings)
+    options = ScoringOptions(
+        base=images.base,
+        crops=crops,
+        top=min(top, len(model.labels)),
+        max_body=settings.max_body,
+        max_uploads=settings.max_uploads,
+    )
+    job = Job(
+        images=images,
+        options=options,
+        model=model,
+        scaled_decoding=settings.scaled_decoding,
+        output=output,
+    )
+    try:
+        if engine is not None:
+            return _run(job, on_this_machine(engine, allowed, options))
+        from service.batch import cluster
+
+        with cluster.connected(str(ray)):
+            engines = cluster.EngineOptions(**engine_arguments(settings))
+            return _run(job, cluster.on_the_cluster(settings.model, engines, allowed, options))
+    except KeyboardInterrupt as interrupt:
+        (number,) = interrupt.args or (signal.SIGINT,)
+        reason, status = "Stopped.", 128 + number
+    except NotReady as error:
+        reason, status = f"The engine has failed ({error}).", ENGINE_DEAD
+    except (sqlite3.Error, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ScoringFailed(
+            f"{output} or its result store cannot be written: {why}. {job.to_be_continued}"
+        ) from error
+    say(f"alexnet: {reason} {job.to_be_continued}")
+    os._exit(status)  # not sys.exit: a run that never comes back would be waited for
+
+
+def _check(places: Sequence[str], output: Path, *, overwrite: bool) -> None:
+    """Before anything slow: `SettingsInvalid` unless the places are there, and the scores can be
+    written to `output`."""
+    stores.check(output)
     if output.is_dir():
         raise SettingsInvalid(f"--output {output}: this is a folder; choose the name of a file")
     if output.exists() and not overwrite:
@@ -95,80 +164,75 @@ def check(output: Path, *, overwrite: bool) -> None:
             f"--output {output}: there is such a file; give --overwrite to have it replaced at "
             "the end, or choose another"
         )
-
-
-def run(job: Job, score: Score) -> None:
-    """
-    Do the job, or what is left of it; `score` scores names, records each one's outcome, and may
-    say to the progress what it waits for.
-
-    Raises `ScoringFailed` with a sentence, `StoreUnusable`, or `Stopped`.
-    """
-    try:
-        with interrupted_by_signals(), opened(job.partial, job.depends_on()) as store:
-            with shown(store.scored) as progress, counted(job.images, progress):
-                score(*_work(job, store, progress), progress)
-            _finish(job, store)
-    except KeyboardInterrupt as interrupt:
-        (number,) = interrupt.args
-        raise Stopped(_to_be_continued("Stopped.", job), 128 + number) from interrupt
-    except NotReady as error:
-        raise Stopped(
-            _to_be_continued(f"The engine has failed ({error}).", job), ENGINE_DEAD
-        ) from error
-    except (sqlite3.Error, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ScoringFailed(
-            _to_be_continued(f"{job.output} or its result store cannot be written: {reason}.", job)
-        ) from error
+    if "" in places:
+        raise SettingsInvalid("an empty name is no image; was a variable of the shell empty?")
+    for place in places:
+        if not os.path.exists(place):
+            raise SettingsInvalid(f"{place}: there is no such file or folder")
 
 
 def on_this_machine(engine: Engine, limits: Limits, options: ScoringOptions) -> Score:
     """Score with one engine, in this process."""
 
-    def score(names: Iterable[bytes], record: Record, progress: Progress) -> None:
-        asyncio.run(_score(names, record))
-
-    async def _score(names: Iterable[bytes], record: Record) -> None:
+    async def score(names: Iterable[bytes], record: Record) -> None:
         reasons: list[str] = []
-        classifier = Classifier(engine, limits, on_death=reasons.append)
         try:
-            async with classifier:
+            async with Classifier(engine, limits, on_death=reasons.append) as classifier:
                 await Scorer(classifier, options, window=window(limits)).score(names, record)
         except NotReady as error:
             raise NotReady("; ".join(reasons)) from error
 
-    return score
+    return lambda names, record, progress: asyncio.run(score(names, record))
 
 
-def _work(job: Job, store: ResultStore, progress: Progress) -> tuple[Iterator[bytes], Record]:
-    """The names that are not in the store, and what writes outcomes into it."""
+def _run(job: Job, score: Score) -> None:
+    """
+    Do the job, or what is left of it.
 
-    def record(outcome: Outcome) -> None:
-        store.add(outcome)
-        progress.update(store.scored + store.skipped, store.skipped)
+    Raises `ScoringFailed` with a sentence, `StoreUnusable`, and what `score` raises.
+    """
+    with interrupted_by_signals(), opened(job.partial, job.depends_on()) as store:
+        walk = Images(job.images.places)
+        with shown(store.scored) as progress, counted(walk, progress):
 
-    def names() -> Iterator[bytes]:
-        for entry in job.images:
-            if isinstance(entry, Skipped):
-                record(entry)
-            elif entry not in store:
-                yield entry
+            def record(outcome: Outcome) -> None:
+                store.add(outcome)
+                progress.update(store.scored + store.skipped, store.skipped)
 
-    return names(), record
+            def names() -> Iterator[bytes]:
+                for entry in job.images:
+                    if isinstance(entry, Skipped):
+                        record(entry)
+                    elif entry not in store:
+                        yield entry
+
+            score(names(), record, progress)
+        _finish(job, store)
 
 
 def _finish(job: Job, store: ResultStore) -> None:
-    """The tables, in place of the store; then the report."""
+    """The tables, in place of the store; then, for people, what was done."""
     store.commit()
     if store.scored:
-        tables.write(job.output, store.rows(), job.model.labels, job.about())
+        stores.write(job.output, store.rows(), job.model.labels, job.about())
     if store.skipped:
-        tables.write_skipped(job.skipped, store.without_scores())
+        stores.write_skipped(job.skipped, store.without_scores())
     else:
         job.skipped.unlink(missing_ok=True)  # of an earlier job
     job.partial.unlink()
-    _report(job, store)
+    before = f", {store.before} of them before" if store.before else ""
+    files = "file" if job.images.others == 1 else "files"
+    say(
+        f"{job.output}: {store.scored} images scored{before}; {store.skipped} skipped; "
+        f"{job.images.others} other {files} passed over"
+    )
+    if store.skipped:
+        reasons = ", ".join(f"{number} {code}" for code, number in store.reasons().items())
+        say(f"{job.skipped}: {reasons}")
+        for image in islice(store.without_scores(), FEW):
+            say(f"  {text(image.name)}: {image.error}")
+        if store.skipped > FEW:
+            say("  ...")
     if not store.scored:
         places = ", ".join(map(str, job.images.places))
         raise ScoringFailed(
@@ -179,25 +243,25 @@ def _finish(job: Job, store: ResultStore) -> None:
         )
 
 
-def _report(job: Job, store: ResultStore) -> None:
-    """What was done, for people."""
-    before = f", {store.before} of them before" if store.before else ""
-    files = "file" if job.images.others == 1 else "files"
-    lines = [
-        f"{job.output}: {store.scored} images scored{before}; {store.skipped} skipped; "
-        f"{job.images.others} other {files} passed over"
-    ]
-    if store.skipped:
-        reasons = ", ".join(f"{number} {code}" for code, number in store.reasons().items())
-        lines.append(f"{job.skipped}: {reasons}")
-        lines += [
-            f"  {text(image.name)}: {image.error}" for image in islice(store.without_scores(), FEW)
-        ]
-        if store.skipped > FEW:
-            lines.append("  ...")
-    for line in lines:
-        say(line)
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """
+    SIGTERM ends the block as Ctrl-C does: with a `KeyboardInterrupt`, whose argument is the signal.
 
+    A handler that is set for Ctrl-C meanwhile, as by asyncio, is called for SIGTERM too.
+    """
+    terminated = False
 
-def _to_be_continued(what: str, job: Job) -> str:
-    return f"{what} What was scored is kept in {job.partial}: the same command goes on from there."
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal terminated
+        terminated = True
+        interrupt = signal.getsignal(signal.SIGINT)
+        (interrupt if callable(interrupt) else signal.default_int_handler)(number, frame)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(int(signal.SIGTERM if terminated else signal.SIGINT)) from interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.batch.files import Skipped, read
+from service.console import Progress
 from service.errors import BodyTooLarge, FileUnreadable, ServiceError
 from service.inference.classifier import Classifier
 from service.inference.limits import Limits
@@ -139,6 +140,8 @@ class Scored:
 
 Outcome = Scored | Skipped
 Record = Callable[[Outcome], None]
+# Scores names, records each one's outcome, and may say to the progress what it waits for.
+Score = Callable[[Iterable[bytes], Record, Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,25 +1,35 @@
 """
-What has been scored so far, on the disk, in `FILE.partial`: an SQLite database.
+The result store, what has been scored so far, on the disk; then the table that was asked for.
 
-It has what resuming needs, in memory that does not grow: what was written is whole after a crash
-or a power cut, a name is found at once, rows that came in any order are read in that of their
-names, and it belongs to one process at a time, the lock going when that does.  Labels are not in
-it, but in the model, whose checksum is.
+The store is `FILE.partial`, an SQLite database.  It has what resuming needs, in memory that does
+not grow: what was written is whole after a crash or a power cut, a name is found at once, rows that
+came in any order are read in that of their names, and it belongs to one process at a time, the lock
+going when that does.  Labels are not in it, but in the model, whose checksum is.
+
+The table is `FILE`, .parquet, .jsonl or .csv, whole or not at all.  Rows are in the order of their
+names' bytes; no more than a group of them is ever in memory.
 """
 
+import csv
 import json
+import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
+from importlib import import_module
+from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import IO, Any, Final
 
 import numpy as np
 
-from service.batch.files import Skipped
+from service.batch.files import Skipped, text
 from service.batch.reader import Outcome, Scored
-from service.errors import ServiceError
+from service.errors import ServiceError, SettingsInvalid
+from service.inference.model_file import Label
+from service.inference.predictions import Prediction
 
 COMMIT_EVERY: Final = 1.0  # seconds of work that a crash may cost
 APPLICATION: Final = 0x414C584E  # "ALXN": SQLite's own field for whose file this is
@@ -30,6 +40,16 @@ TABLES: Final = (
     "CREATE TABLE images (name BLOB PRIMARY KEY, indices BLOB, probabilities BLOB, "
     "code TEXT, error TEXT) WITHOUT ROWID",
 )
+
+# Of Parquet, whose readers skip by groups and read them in parallel; 24 MB of memory at most.
+GROUP_ROWS: Final = 2**16
+GROUP_CLASSES: Final = 2**20
+
+CLASS: Final = tuple(column.name for column in fields(Prediction))
+
+Rows = Iterable[Scored]
+Labels = Sequence[Label]
+About = Mapping[str, str]
 
 
 class StoreUnusable(ServiceError):
@@ -161,3 +181,137 @@ def _begin_or_compare(
             "begin again."
         )
     database.execute("DELETE FROM images WHERE code IS NOT NULL")
+
+
+def write_jsonl(path: Path, rows: Rows, labels: Labels, about: About) -> None:
+    """One object a line."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(_record(row, labels), ensure_ascii=False) + "\n")
+
+
+def write_csv(path: Path, rows: Rows, labels: Labels, about: About) -> None:
+    """The best class in columns, all of them as JSON in the last one."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = _csv(file)
+        table.writerow(("path", *CLASS, "classes"))
+        for row in rows:
+            *best, classes = _record(row, labels).values()
+            table.writerow([*best, json.dumps(classes, ensure_ascii=False)])
+
+
+def write_parquet(path: Path, rows: Rows, labels: Labels, about: About) -> None:
+    """In groups; `about` is in the schema's metadata."""
+    arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    kinds = arrow.int32(), arrow.string(), arrow.string(), arrow.float32()
+    best = list(zip(CLASS, kinds, strict=True))
+    schema = arrow.schema(
+        [("path", arrow.string()), *best, ("classes", arrow.list_(arrow.struct(best)))],
+        metadata=dict(about),
+    )
+    names = arrow.array([label.name for label in labels], arrow.string())
+    ids = arrow.array([label.wordnet_id for label in labels], arrow.string())
+
+    def columns(group: Sequence[Scored], which: slice) -> list[Any]:
+        index = arrow.array(np.concatenate([row.indices[which] for row in group]))
+        probability = np.concatenate([row.probabilities[which] for row in group])
+        return [index, ids.take(index), names.take(index), arrow.array(probability)]
+
+    with path.open("wb") as file, parquet.ParquetWriter(file, schema) as writer:
+        for group in _groups(rows):
+            offsets = np.cumsum([0, *(len(row.indices) for row in group)], dtype=np.int32)
+            classes = arrow.StructArray.from_arrays(
+                columns(group, slice(None)), fields=list(arrow.struct(best))
+            )
+            arrays = [
+                arrow.array([text(row.name) for row in group], arrow.string()),
+                *columns(group, slice(1)),
+                arrow.ListArray.from_arrays(arrow.array(offsets), classes),
+            ]
+            writer.write_table(
+                arrow.Table.from_arrays(arrays, schema=schema), row_group_size=len(group)
+            )
+
+
+WRITERS: Final[dict[str, Callable[[Path, Rows, Labels, About], None]]] = {
+    ".parquet": write_parquet,
+    ".jsonl": write_jsonl,
+    ".csv": write_csv,
+}
+
+
+def check(output: Path) -> None:
+    """`SettingsInvalid` unless a table of this name can be written."""
+    if output.suffix not in WRITERS:
+        raise SettingsInvalid(
+            f"--output {output}: its name must end in {', '.join(WRITERS)}, which says the format"
+        )
+    if not output.parent.is_dir():
+        raise SettingsInvalid(f"--output {output}: there is no folder {output.parent}; make it")
+    if output.suffix == ".parquet":
+        try:
+            import_module("pyarrow.parquet")
+        except ImportError as error:
+            raise SettingsInvalid(
+                "Parquet is written with pyarrow, which is not installed: scripts/install run "
+                "parquet, or pip install pyarrow; .jsonl and .csv need nothing"
+            ) from error
+
+
+def write(output: Path, rows: Rows, labels: Labels, about: About) -> None:
+    """Write the table, in the place of a file that may be there."""
+    with replacing(output) as path:
+        WRITERS[output.suffix](path, rows, labels, about)
+
+
+def write_skipped(output: Path, skipped: Iterable[Skipped]) -> None:
+    """A table of what has no scores, and why; CSV."""
+    with replacing(output) as path, path.open("w", encoding="utf-8", newline="") as file:
+        table = _csv(file)
+        table.writerow(("path", "code", "error"))
+        table.writerows((text(image.name), image.code, image.error) for image in skipped)
+
+
+@contextmanager
+def replacing(output: Path) -> Iterator[Path]:
+    """A path beside `output` to write to, which takes its place at the end."""
+    path = output.with_name(output.name + ".writing")
+    path.unlink(missing_ok=True)  # of a run that was killed; or a link, whose end is not ours
+    try:
+        yield path
+        _to_disk(path)
+        path.replace(output)
+        # A new name survives a power cut: the store, which could make it again, is deleted next.
+        _to_disk(output.parent)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _csv(file: IO[str]) -> Any:
+    """Texts in quotes, always: of those that end a line elsewhere, Python would miss some."""
+    return csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+
+
+def _record(row: Scored, labels: Labels) -> dict[str, Any]:
+    """One row as JSON has it."""
+    classes = [
+        vars(Prediction(index, labels[index].wordnet_id, labels[index].name, probability))
+        for index, probability in zip(row.indices.tolist(), row.probabilities.tolist(), strict=True)
+    ]
+    return {"path": text(row.name), **classes[0], "classes": classes}
+
+
+def _groups(rows: Rows) -> Iterator[list[Scored]]:
+    rest = iter(rows)
+    for first in rest:
+        size = min(GROUP_ROWS, max(1, GROUP_CLASSES // len(first.indices)))
+        yield [first, *islice(rest, size - 1)]
+
+
+def _to_disk(path: Path) -> None:
+    """A file's bytes, or a folder's names."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

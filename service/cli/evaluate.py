@@ -155,8 +155,8 @@ def evaluate(
 
 def _interruptible(images: int, predict: "Callable[..., Predicted]") -> "Predicted":
     """`predict` with a progress bar; Ctrl-C or SIGTERM ends it with a `typer.Exit`."""
-    from service.batch.progress import say, shown
-    from service.batch.signals import interrupted_by_signals
+    from service.batch.job import interrupted_by_signals
+    from service.console import say, shown
 
     try:
         with interrupted_by_signals(), shown(0) as progress:

@@ -20,8 +20,8 @@ from service.console import console, watched
 from service.errors import FileUnreadable, ServiceError, SettingsInvalid
 
 if TYPE_CHECKING:
-    from service.batch.progress import Progress
     from service.cli.output import Output
+    from service.console import Progress
     from service.settings import Settings
 
 EPILOG: Final = epilog(
@@ -126,7 +126,7 @@ def predict(
                 "--output takes files and folders, without --json and without -; for JSON name it "
                 "FILE.jsonl"
             )
-        from service.batch.command import score
+        from service.batch.job import score
 
         score(
             settings,
@@ -222,7 +222,7 @@ def _watched(places: Sequence[str], output: "Output") -> "Iterator[Progress | No
         yield None
         return
     from service.batch.files import Images
-    from service.batch.progress import counted, shown
+    from service.console import counted, shown
 
     images = Images([place for place in places if place != STANDARD_INPUT])
     screen = output.screen or console(stderr=True)

@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.batch import progress
+from service import console
 from service.batch.files import Images, Skipped
-from service.batch.progress import Progress, counted
 from service.batch.reader import Outcome, Scored
 from service.batch.store import ResultStore, opened
+from service.console import Progress, counted
 from service.inference.engine import Engine, inspect
 from tests.support.batch import make_crowd, predict, rows, signalled, struck, went_on
 from tests.support.commands import Done
@@ -47,7 +47,7 @@ PART = 100  # images until something happens
 @pytest.fixture(autouse=True)
 def no_lines_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it takes here."""
-    monkeypatch.setattr(progress, "LINE_EVERY", 3600.0)
+    monkeypatch.setattr(console, "LINE_EVERY", 3600.0)
 
 
 @pytest.fixture
@@ -656,7 +656,7 @@ def test_a_terminal_shows_how_far_it_is(
     tiny_model: Path, crowd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images, rate and time; elsewhere there are lines, and no codes for a terminal."""
-    monkeypatch.setattr(progress, "Thread", Counter)
+    monkeypatch.setattr(console, "Thread", Counter)
     asked = ("predict", str(crowd), "--crops", "one", "-o", str(tmp_path / "scores.csv"))
 
     status, shown = on_terminal(*asked, columns=120, model=tiny_model)
@@ -670,7 +670,7 @@ def test_the_rate_is_that_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an earlier one did took it no time, and the time that is left follows."""
     clock = Mock()
     clock.monotonic.return_value = 50.0
-    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(console, "time", clock)
     shown = Progress(1000)
     shown.total = 3000
     assert str(shown) == "1000/3000, starting"

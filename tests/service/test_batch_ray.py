@@ -165,7 +165,7 @@ def test_as_long_as_others_compute_it_says_that_it_waits(
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.jpg").write_bytes(image())
     code = (
-        "from service.batch import progress; progress.LINE_EVERY = 0.2\n"
+        "from service import console; console.LINE_EVERY = 0.2\n"
         "import service.__main__ as command; command.main()"
     )
     with nodes.connected() as cluster:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from service.batch import progress
+from service import console
 from service.batch.files import read
 from service.batch.reader import FileClassifier
 from service.inference.classifier import Classifier
@@ -366,8 +366,8 @@ def test_many_images_have_a_bar_that_leaves_nothing_behind(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On standard error, if that is a terminal; what is piped on stays as it is."""
-    monkeypatch.setattr(progress, "Thread", Counter)
-    monkeypatch.setattr(progress, "LINE_EVERY", 0.001)  # where there were lines, they would come
+    monkeypatch.setattr(console, "Thread", Counter)
+    monkeypatch.setattr(console, "LINE_EVERY", 0.001)  # where there were lines, they would come
     folder, output, few = many(tmp_path / "many", 40), Stream(), Stream()
     asked = ("predict", str(folder), "--top", "1", "--crops", "one")
 

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from service import console
 from service.__main__ import app
-from service.batch import progress
 from service.errors import ServiceError, SettingsInvalid
 from service.evaluation.intervals import wilson
 from service.evaluation.labels import Classes, EvaluationFailed, read_labels
@@ -480,7 +480,7 @@ def test_it_says_how_far_it_is(
     """On a terminal with a bar, elsewhere with a line now and then."""
     opened, line_printed = list[bytes](), threading.Event()
     decode: Callable[[Decoder, bytes], Any] = Decoder.__call__
-    say = progress.say
+    say = console.say
 
     def decode_the_last_when_it_was_said(self: Decoder, name: bytes) -> Any:
         opened.append(name)
@@ -494,8 +494,8 @@ def test_it_says_how_far_it_is(
             line_printed.set()
 
     monkeypatch.setattr(Decoder, "__call__", decode_the_last_when_it_was_said)
-    monkeypatch.setattr(progress, "say", say_and_tell)
-    monkeypatch.setattr(progress, "LINE_EVERY", 0.001)
+    monkeypatch.setattr(console, "say", say_and_tell)
+    monkeypatch.setattr(console, "LINE_EVERY", 0.001)
     monkeypatch.setenv("ALEXNET_MAX_BATCH", "1")
     command = ["evaluate", str(folder), "--device", "cpu", "--model", str(tiny_model)]
     environment = {"COLUMNS": "110", "TERM": "xterm-256color"}  # rich keeps a style's first colours

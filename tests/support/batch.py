@@ -65,8 +65,8 @@ def struck(strike: str, *arguments: object, after: int = 600, **settings: Any) -
     said."""
     code = (
         "import os, signal, sys\n"
-        "from service.batch import progress, store\n"
-        "progress.LINE_EVERY = 3600.0\n"
+        "from service import console\nfrom service.batch import store\n"
+        "console.LINE_EVERY = 3600.0\n"
         f"add, left = store.ResultStore.add, {after}\n"
         "def counted(self, outcome):\n"
         "    global left\n"
