@@ -12,7 +12,6 @@ import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -46,16 +45,6 @@ class ClusterFailed(ServiceError):
     """Ray cannot be reached, or could not do the work; also raised by actors."""
 
     code = "cluster_failed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """As `Engine.load` takes them, for each of the actors."""
-
-    device: str
-    threads: int  # 0 is one: there are as many actors as cores
-    max_batch: int  # images
-    gpu_memory_limit: int  # bytes
 
 
 @contextmanager
@@ -96,12 +85,17 @@ def _reach(address: str) -> None:
 
 
 def on_the_cluster(
-    model: Path, engine: EngineOptions, limits: Limits, options: ScoringOptions
+    model: Path, engine: Mapping[str, Any], limits: Limits, options: ScoringOptions
 ) -> Score:
-    """With as many actors as the connected cluster has room for; `ClusterFailed` if for none."""
+    """
+    With as many actors as the connected cluster has room for; `ClusterFailed` if for none.
+
+    `engine` is what `Engine.load` takes; 0 threads are one: there are as many actors as cores.
+    """
     ray = import_module("ray")
     machines = [node for node in ray.nodes() if node["Alive"]]
     needs = _needs(engine, machines)
+    engine = {**engine, "threads": needs["CPU"]}
 
     def score(names: Iterable[bytes], record: Record, progress: Progress) -> None:
         rest = iter(names)
@@ -141,19 +135,19 @@ def on_the_cluster(
     return score
 
 
-def _needs(engine: EngineOptions, machines: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _needs(engine: Mapping[str, Any], machines: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """What an actor needs, in Ray's words; `ClusterFailed` for what no machine has or may have."""
-    without = {"CPU": max(1, engine.threads)}
+    threads, device = engine["threads"], engine["device"]
+    without = {"CPU": max(1, threads)}
     with_gpu = without | {"GPU": 1}
-    gpu = engine.device == "auto" and any(_room(node, with_gpu) for node in machines)
-    needs = with_gpu if gpu or needs_gpu(engine.device) else without
+    gpu = device == "auto" and any(_room(node, with_gpu) for node in machines)
+    needs = with_gpu if gpu or needs_gpu(device) else without
     if any(_room(node, needs) or NODE_GROUP in node["Labels"] for node in machines):
         return needs
     amounts = " and ".join(f"{number} {kind}" for kind, number in needs.items())
     raise ClusterFailed(
-        f"no machine of the cluster has {amounts} for an engine, as ALEXNET_THREADS="
-        f"{engine.threads} and ALEXNET_DEVICE={engine.device} ask for; choose others, or add such "
-        "a machine"
+        f"no machine of the cluster has {amounts} for an engine, as ALEXNET_THREADS={threads} "
+        f"and ALEXNET_DEVICE={device} ask for; choose others, or add such a machine"
     )
 
 
@@ -166,7 +160,7 @@ class _Worker:
     """An actor: one engine, used by several tasks."""
 
     def __init__(
-        self, model: Any, engine: EngineOptions, limits: Limits, options: ScoringOptions
+        self, model: Any, engine: Mapping[str, Any], limits: Limits, options: ScoringOptions
     ) -> None:
         if not os.path.isdir(options.base):
             raise FolderMissing(
@@ -176,8 +170,7 @@ class _Worker:
         with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
             file.write(import_module("ray").get(model))
             file.flush()
-            settings = asdict(engine) | {"threads": max(1, engine.threads)}
-            self._classifier = Classifier(Engine.load(Path(file.name), **settings), limits)
+            self._classifier = Classifier(Engine.load(Path(file.name), **engine), limits)
         self._scorer = Scorer(self._classifier, options, window=window(limits))
 
     async def __call__(self, names: Any) -> Any:

@@ -137,7 +137,7 @@ def score(
         from service.batch import cluster
 
         with cluster.connected(str(ray)):
-            engines = cluster.EngineOptions(**engine_arguments(settings))
+            engines = engine_arguments(settings)
             return _run(job, cluster.on_the_cluster(settings.model, engines, allowed, options))
     except KeyboardInterrupt as interrupt:
         (number,) = interrupt.args or (signal.SIGINT,)
