@@ -138,7 +138,7 @@ class Server(uvicorn.Server):
             ssl_certfile=settings.ssl_certfile,
             ssl_keyfile=settings.ssl_keyfile,
         )
-        with _certificate_read(settings):
+        with certificate_read(settings):
             config.load()
         self._tls = server.accept_tls_within_limits(config)
         super().__init__(config)
@@ -171,7 +171,7 @@ class Server(uvicorn.Server):
         if self._state.settings.api_keys_file is not None:
             renewable["key file"] = self._keys.reload
         if self._tls is not None:
-            renewable["certificate"] = _certificate_read(self._state.settings)(self._tls.renew)
+            renewable["certificate"] = certificate_read(self._state.settings)(self._tls.renew)
         return renewable
 
     async def on_tick(self, counter: int) -> bool:
@@ -203,7 +203,7 @@ class Server(uvicorn.Server):
 
 
 @contextmanager
-def _certificate_read(settings: Settings) -> Iterator[None]:
+def certificate_read(settings: Settings) -> Iterator[None]:
     """One sentence for what keeps a certificate or its key from being read."""
     try:
         yield

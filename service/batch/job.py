@@ -157,8 +157,6 @@ def _check(places: Sequence[str], output: Path, *, overwrite: bool) -> None:
     """Before anything slow: `SettingsInvalid` unless the places are there, and the scores can be
     written to `output`."""
     stores.check(output)
-    if output.is_dir():
-        raise SettingsInvalid(f"--output {output}: this is a folder; choose the name of a file")
     if output.exists() and not overwrite:
         raise SettingsInvalid(
             f"--output {output}: there is such a file; give --overwrite to have it replaced at "

@@ -242,12 +242,7 @@ WRITERS: Final[dict[str, Callable[[Path, Rows, Labels, About], None]]] = {
 
 def check(output: Path) -> None:
     """`SettingsInvalid` unless a table of this name can be written."""
-    if output.suffix not in WRITERS:
-        raise SettingsInvalid(
-            f"--output {output}: its name must end in {', '.join(WRITERS)}, which says the format"
-        )
-    if not output.parent.is_dir():
-        raise SettingsInvalid(f"--output {output}: there is no folder {output.parent}; make it")
+    check_output("--output", output, *WRITERS)
     if output.suffix == ".parquet":
         try:
             import_module("pyarrow.parquet")
@@ -256,6 +251,20 @@ def check(output: Path) -> None:
                 "Parquet is written with pyarrow, which is not installed: scripts/install run "
                 "parquet, or pip install pyarrow; .jsonl and .csv need nothing"
             ) from error
+
+
+def check_output(option: str, path: Path, *suffixes: str) -> None:
+    """`SettingsInvalid` unless a file of this name can be written."""
+    if path.suffix not in suffixes:
+        raise SettingsInvalid(f"{option} {path}: its name must end in {', '.join(suffixes)}")
+    if path.is_dir():
+        raise SettingsInvalid(f"{option} {path}: this is a folder; choose the name of a file")
+    if not path.parent.is_dir():
+        raise SettingsInvalid(f"{option} {path}: there is no folder {path.parent}; make it")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise SettingsInvalid(
+            f"{option} {path}: the folder {path.parent} cannot be written to; choose another"
+        )
 
 
 def write(output: Path, rows: Rows, labels: Labels, about: About) -> None:

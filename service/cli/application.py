@@ -14,20 +14,21 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from inspect import cleandoc
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from typer.completion import get_completion_inspect_parameters
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from service.cli import bench, doctor, evaluate, inspect, predict, serve
-from service.cli.completion import Install, Show
-from service.cli.exit_codes import Status, epilog
-from service.cli.installed import DISTRIBUTION, RUNTIMES, installed
+from service.cli.options import Status, choices, epilog, installed
 from service.errors import NotReady, ServiceError
+from service.inference.providers import runtimes
 
-if TYPE_CHECKING:
-    from typer._click.core import Context as TyperContext
-    from typer._click.core import Parameter
+SHELLS: Final = ("bash", "zsh", "fish")
+# Typer's two options for them guess the shell, and ignore one that is named: only what they do is
+# taken.  Asking for them has what the shells' scripts call answer as the scripts expect it.
+INSTALL, SHOW = get_completion_inspect_parameters()
 
 CLOSE: Final = 0.75  # similarity, 0 to 1, from which on another option is suggested
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -50,29 +51,40 @@ EPILOG: Final = epilog(
 class Command(TyperCommand):
     """A command whose help names what to give, not Python types."""
 
-    def get_params(self, ctx: "TyperContext") -> list["Parameter"]:
+    def get_params(self, ctx: Any) -> list[Any]:
         return [_described(parameter) for parameter in super().get_params(ctx)]
 
 
 class Commands(TyperGroup):
-    """Ends quietly, with the status of other programs, when the reader of the output is gone."""
+    """All of them, likewise."""
 
-    def get_params(self, ctx: "TyperContext") -> list["Parameter"]:
+    def get_params(self, ctx: Any) -> list[Any]:
         return [_described(parameter) for parameter in super().get_params(ctx)]
 
-    def invoke(self, ctx: "TyperContext") -> object:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise typer.Exit(Status.BROKEN_PIPE) from None
 
-
-def _described(parameter: "Parameter") -> "Parameter":
+def _described(parameter: Any) -> Any:
     if isinstance(parameter, TyperArgument):
         parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
     elif getattr(parameter, "is_flag", False):
         parameter.metavar = ""
     return parameter
+
+
+def _completion(what: str, then: Callable[..., Any]) -> Any:
+    """An option that does something for the shell that is named."""
+
+    def checked(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> Any:
+        if value is not None and value not in SHELLS:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(SHELLS)}")
+        return then(context, parameter, value)
+
+    return typer.Option(
+        help=what,
+        callback=checked,
+        is_eager=True,
+        metavar="|".join(SHELLS),
+        autocompletion=choices(*SHELLS),
+    )
 
 
 app = typer.Typer(
@@ -97,15 +109,19 @@ def alexnet(
             help="With --version: JSON, with the versions of Python and ONNX Runtime.",
         ),
     ] = False,
-    install_completion: Install = None,
-    show_completion: Show = None,
+    install_completion: Annotated[
+        str | None, _completion("Have this shell complete alexnet.", INSTALL.default.callback)
+    ] = None,
+    show_completion: Annotated[
+        str | None, _completion("Print the script that does it.", SHOW.default.callback)
+    ] = None,
 ) -> None:
     """Tell what is in images, with AlexNet: here, or over HTTP."""
     if show_version:
         versions = {
-            "alexnet": installed(DISTRIBUTION),
+            "alexnet": installed(),
             "python": platform.python_version(),
-            **{name: installed(name) for name in RUNTIMES},
+            **{name: installed(name) for name in runtimes()},
         }
         line = f"alexnet {versions['alexnet'] or 'from a checkout that is not installed'}"
         typer.echo(json.dumps(versions) if as_json else line)
@@ -142,7 +158,7 @@ def main() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         status = Status.BROKEN_PIPE
-    except SystemExit as ended:  # raised by rich when the reader of the help is gone
+    except SystemExit as ended:  # raised by Typer and by rich when the reader is gone
         if not isinstance(ended.__context__, BrokenPipeError):
             raise
         status = Status.BROKEN_PIPE

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from service.batch.files import SUFFIXES
-from service.cli.exit_codes import Status, epilog
-from service.cli.options import CROPS, QUESTION, AsJson, choices
+from service.cli.options import CROPS, QUESTION, AsJson, Status, choices, epilog
 from service.console import clean, console
 from service.errors import FileUnreadable
 

@@ -1,24 +1,51 @@
 """
 `alexnet doctor`: the checks that `alexnet serve` makes when it starts, reported together.
+
+As in all messages of this service, what is wrong stands before the first semicolon, and what to do
+about it behind.  So what a check returns is well, or with a semicolon a warning, as what is logged
+meanwhile; a `ServiceError` that it raises is a problem.  Packages are imported where they are used:
+one that is missing ends only the checks that need it.
 """
 
 import json
 import logging
+import math
 import os
+import platform
+import re
+import resource
+import ssl
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from importlib.metadata import requires
 from logging.handlers import BufferingHandler
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import typer
+from rich.filesize import decimal
 
-from service.cli.exit_codes import Status, epilog
-from service.cli.options import AsJson
-from service.cli.settings_options import takes_settings
+from service.cgroups import cpu_quota, memory_limit
+from service.cli.options import DISTRIBUTION, AsJson, Status, epilog, installed
+from service.cli.serve import listener
+from service.cli.settings_options import takes_settings, warn_of_unknown_settings
 from service.console import clean, console
-from service.errors import ProviderUnusable, ServiceError
+from service.errors import (
+    ProviderUnusable,
+    ServiceError,
+    SettingsInvalid,
+    StartError,
+)
+from service.http.access import Keys
+from service.inference.providers import CPU, PROVIDERS, load_runtime, runtimes
+from service.settings import PREFIX, Settings, load_engine, load_settings, spelled
 
 if TYPE_CHECKING:
     from service.inference.engine import Engine
+
+log = logging.getLogger("service.doctor")
 
 EPILOG: Final = epilog(
     {
@@ -34,13 +61,21 @@ WIDEST: Final = 10_000  # columns, where there is no terminal
 SIGNS: Final = {"ok": "✓+", "warning": "!!", "failed": "✗x"}  # the second where only ASCII is known
 COLOURS: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
 
+INSTALL: Final = "install it again: scripts/install run"
+RENEW: Final = "have it renewed, and send SIGHUP to a server that runs"
+SOON: Final = 14  # days until a certificate ends
+MEMORY: Final = Path("/proc/meminfo")
+SQUARE: Final = 256 * 256 * 3  # bytes of an image in the queue
+DECODING: Final = 12  # bytes a pixel, at most; WebP takes 16, and has a limit of its own
+SAMPLE: Final = 16  # images of a batch that is run to see what it takes
+
 
 class Finding(NamedTuple):
-    """What a check found; `remedy` is what to do about it."""
+    """The result of a check; `remedy` is what to do about it."""
 
     check: str
     verdict: str  # one of SIGNS; with a warning the server starts all the same
-    found: str
+    result: str
     remedy: str | None = None
 
 
@@ -69,56 +104,242 @@ takes_settings(doctor, as_json=AsJson)
 
 def _examine(flags: Mapping[str, str | None]) -> Iterator[Finding]:
     """All the findings, in the order in which a server would meet them."""
-    from service.cli import checks
-
     environment = dict(os.environ)
-    settings, faults = checks.usable_settings(flags)
+    settings, faults = _usable_settings(flags)
     for fault in faults:
         remedy = "correct it, or leave it out for its default"
         yield Finding("settings", "failed", fault.rstrip("."), remedy)
-    yield from _run("settings", checks.variables, environment, faults)
-    yield from _run("python", checks.python)
-    yield from _run("packages", checks.packages)
-    for check in (checks.keys, checks.certificate, checks.tracing, checks.cores, checks.files):
-        yield from _run(check.__name__, check, settings)
-    yield from _run("runtime", checks.runtime)
+    yield from _run("settings", _variables, environment)
+    yield from _run("python", platform.python_version)
+    yield from _run("packages", _packages)
+    for check in (_keys, _certificate, _tracing, _cores, _files):
+        yield from _run(check.__name__.removeprefix("_"), check, settings)
+    runtime = [*_run("runtime", _runtime)]
+    yield from runtime
     engines: list[Engine] = []
-    whole = [*_run("model", checks.model_file, settings)]
-    yield from whole
-    if whole[0].verdict == "ok":
-        yield from _run("model", checks.network, settings, engines.append)
+    if runtime[0].verdict == "ok":
+        yield from _run("model", _model, settings, engines.append)
     for engine in engines:
-        yield from _run("provider", checks.provider, engine)
-    yield from _run("memory", checks.memory, settings, *engines)
-    yield from _run("port", checks.port, settings)
-    yield from _run("admin port", checks.port, settings, "admin_")
+        yield from _run("provider", _provider, engine)
+        yield from _run("memory", _memory, settings, engine)
+    yield from _run("port", _port, settings)
+    yield from _run("admin port", _port, settings, "admin_")
 
 
 def _run(name: str, check: Callable[..., str | None], *arguments: Any) -> Iterator[Finding]:
-    """What a check returns, raises and logs; an error, whichever it is, ends this check only."""
+    """What a check returns, raises and logs; an error, of any kind, ends this check only."""
     logged = BufferingHandler(capacity=1000)
     logged.setLevel(logging.WARNING)
     logging.getLogger().addHandler(logged)
     try:
-        if found := check(*arguments):
-            yield Finding(name, "ok", found)
+        if result := check(*arguments):
+            yield _finding(name, "warning" if "; " in result else "ok", result)
     except ServiceError as error:
         name = "provider" if isinstance(error, ProviderUnusable) else name
-        found, remedy = _parts(str(error).rstrip("."))
-        yield Finding(name, "failed", found, remedy or "correct it, or leave the setting out")
+        yield _finding(name, "failed", str(error).rstrip("."))
     except Exception as error:  # the other checks are wanted all the same
-        found = f"this check itself has failed ({type(error).__name__}: {error})"
-        yield Finding(name, "failed", found, "report it")
+        result = f"this check itself has failed ({type(error).__name__}: {error}); report it"
+        yield _finding(name, "failed", result)
     finally:
         logging.getLogger().removeHandler(logged)
     for record in logged.buffer:
-        yield Finding(name, "warning", *_parts(record.getMessage()))
+        yield _finding(name, "warning", record.getMessage())
 
 
-def _parts(message: str) -> tuple[str, str]:
-    """What is wrong and, behind a semicolon, what to do."""
-    found, _, remedy = message.partition("; ")
-    return found, remedy
+def _finding(check: str, verdict: str, message: str) -> Finding:
+    result, _, remedy = message.partition("; ")
+    if verdict == "failed":
+        remedy = remedy or "correct it, or leave the setting out"
+    return Finding(check, verdict, result, remedy or None)
+
+
+def _usable_settings(flags: Mapping[str, str | None]) -> tuple[Settings, list[str]]:
+    """
+    The settings, and what is wrong with them: each that is named there has its default instead.
+
+    What is wrong is taken out of this process's environment.
+    """
+    left, faults = dict(flags), list[str]()
+    while True:
+        try:
+            return load_settings(**left), faults
+        except SettingsInvalid as error:
+            faults.append(str(error))
+            variables = {f"{PREFIX}{name.upper()}" for name in error.settings}
+            for variable in [name for name in os.environ if name.upper() in variables]:
+                del os.environ[variable]
+            left = {name: value for name, value in left.items() if name not in error.settings}
+
+
+def _variables(environment: Mapping[str, str]) -> str | None:
+    """Which settings are in the environment."""
+    unknown = warn_of_unknown_settings(environment)
+    names = sorted({name for name in environment if name.upper().startswith(PREFIX)} - {*unknown})
+    if not names:
+        return None if unknown else "none in the environment"
+    listed = ", ".join(name.removeprefix(PREFIX).lower() for name in names)
+    return f"{len(names)} from the environment: {listed}"
+
+
+def _packages() -> str:
+    """What is installed against what the package asks for, the extras aside."""
+    from packaging.requirements import Requirement
+
+    if installed() is None:
+        return f"this is a checkout that is not installed; {INSTALL}"
+    needed = [Requirement(line) for line in requires(DISTRIBUTION) or () if "extra ==" not in line]
+    wrong = [
+        f"{package.name} is {version or 'not installed'}, and {package} is needed"
+        for package in needed
+        if not (version := installed(package.name))
+        or not package.specifier.contains(version, prereleases=True)
+    ]
+    if wrong:
+        raise StartError(f"{', '.join(wrong)}; {INSTALL}")
+    return f"all {len(needed)} that are needed are installed"
+
+
+def _keys(settings: Settings) -> str:
+    """Whether the file of keys can be used, and who may send requests."""
+    if Keys([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file):
+        return "every request must have one"
+    if settings.host in ("127.0.0.1", "::1", "localhost"):
+        return "none, and only this machine can ask"
+    remedy = f"set {spelled('api_keys_file')}, or let a proxy ask for keys"
+    return f"everybody who reaches {settings.host} may ask; {remedy}"
+
+
+def _certificate(settings: Settings) -> str | None:
+    """Whether it can be read, fits its key, is valid today, and for how long."""
+    if (file := settings.ssl_certfile) is None:
+        return None
+    from service.app import certificate_read
+
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    # Its signer is not asked for: the question is whether it is valid today.
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    with certificate_read(settings):
+        server.load_cert_chain(file, settings.ssl_keyfile, password="")  # not to be asked for one
+        client.load_verify_locations(file)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asks = client.wrap_bio(to_client, to_server)
+    answers = server.wrap_bio(to_server, to_client, server_side=True)
+    try:
+        for side in (asks, answers, asks):  # a handshake in memory
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    except ssl.SSLCertVerificationError as error:
+        raise SettingsInvalid(f"{file}: {error.verify_message}; {RENEW}") from error
+    end = str((asks.getpeercert() or {})["notAfter"])
+    days = (ssl.cert_time_to_seconds(end) - time.time()) / 86400
+    if days < SOON:
+        return f"{file} ends in {days:.0f} days, {end}; {RENEW}"
+    return f"{file} fits its key, and is valid until {end}"
+
+
+def _tracing(settings: Settings) -> str | None:
+    """Whether spans have somewhere to go."""
+    from service.http.middleware.tracing import provider
+
+    if (tracer := provider(settings)) is None:
+        return None
+    tracer.shutdown()
+    return "on"
+
+
+def _cores(settings: Settings) -> str:
+    """What the network may use."""
+    result = f"{cpu_quota()} may be used"
+    if settings.threads > cpu_quota():
+        result += f", and {spelled('threads')} is {settings.threads}: they will wait for each other"
+        result += "; leave it at 0, which takes what there is"
+    return result
+
+
+def _files(settings: Settings) -> str | None:
+    """Whether as many files may be open as connections may come; if not, the server warns."""
+    from service.http.server import within_file_limit
+
+    if within_file_limit(settings.max_connections) < settings.max_connections:
+        return None
+    return f"enough may be open for {settings.max_connections} connections"
+
+
+def _runtime() -> str:
+    """ONNX Runtime, and whether it can be imported."""
+    version = load_runtime().__version__
+    builds = (built_for for name, built_for in runtimes().items() if installed(name))
+    return f"ONNX Runtime {version}, {next(builds, 'of another build')}"
+
+
+def _model(settings: Settings, on_load: "Callable[[Engine], None]") -> str:
+    """What is in the file; that it answers its start-up image right, the engine proves."""
+    engine = load_engine(settings)
+    on_load(engine)
+    model = engine.model
+    if not model.accuracy:
+        remedy = "alexnet evaluate FOLDER --record record.json, then alexnet-export --record"
+        log.warning("nobody recorded how good it is; %s", remedy)
+    return (
+        f"{model.path}, {decimal(model.size_bytes)}, SHA-256 {model.sha256}, as it says: "
+        f"{model.name} {model.variant} {model.precision}, {len(model.labels)} classes, crops "
+        f"{', '.join(model.crops)}, its start-up image is answered right"
+    )
+
+
+def _provider(engine: "Engine") -> str | None:
+    """What computes, and if it is the CPU, why."""
+    name = f"{engine.provider} (device {engine.device_requested})"
+    if engine.warning:
+        log.warning("%s: %s", name, engine.warning)
+        return None
+    if engine.execution_provider != CPU:
+        return name
+    return ", ".join([name, *(each.driver_note() for each in PROVIDERS if each.driver)])
+
+
+def _memory(settings: Settings, engine: "Engine") -> str:
+    """What the service takes at its busiest, against what there is."""
+    import numpy as np
+
+    batch = min(settings.max_batch, SAMPLE)
+    # With the most views, the network takes most.
+    engine.run(np.zeros((batch, 256, 256, 3), np.uint8), max(engine.model.crops.values()))
+    # This process is one like the server's, and the doctor's own parts are small.
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    taken *= 1 if sys.platform == "darwin" else 1024
+    decoding = settings.max_decoding_pixels * DECODING
+    busy = taken + settings.max_uploads + decoding + settings.max_queue * SQUARE
+    result = (
+        f"{decimal(taken)} after a batch of {batch}, {decimal(busy)} at the very most when busy"
+    )
+    limits: list[tuple[float, str]] = []
+    if (allowed := memory_limit()) is not None:
+        limits.append((allowed, f"the container's limit is {decimal(allowed)}"))
+    with suppress(OSError, KeyError):  # not on Linux
+        fields = dict(re.findall(r"(\w+): +(\d+) kB", MEMORY.read_text()))
+        # What this process has taken is no longer free.
+        unused = int(fields["MemAvailable"]) * 1024 + taken
+        limits.append((unused, f"this machine has {decimal(unused)} free"))
+    free, limit = min(limits, default=(math.inf, "what is free is not known"))
+    result = f"{result}, and {limit}"
+    if free < taken:
+        raise StartError(f"{result}; give it {decimal(busy)}")
+    if free < busy:
+        names = map(spelled, ("max_decoding_pixels", "max_uploads", "max_queue"))
+        result += f"; lower one of {', '.join(names)}, or give it {decimal(busy)}"
+    return result
+
+
+def _port(settings: Settings, prefix: str = "") -> str | None:
+    """Whether the address can be bound; `prefix` is the setting's."""
+    host, port = getattr(settings, f"{prefix}host"), getattr(settings, f"{prefix}port")
+    if port is None:
+        return None
+    listener(host, port, f"{prefix}port").close()
+    return f"{host}:{port} is free" if port else "the system chooses one"
 
 
 def _print(findings: list[Finding]) -> None:
@@ -130,9 +351,9 @@ def _print(findings: list[Finding]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for check, verdict, found, remedy in findings:
+    for check, verdict, result, remedy in findings:
         sign = SIGNS[verdict][0 if screen.encoding.startswith("utf") else 1]
-        text = Text(clean(found))
+        text = Text(clean(result))
         if remedy:
             text.append(f"\n-> {clean(remedy)}", style=COLOURS[verdict])
         table.add_row(Text(sign, style=COLOURS[verdict]), check, text)

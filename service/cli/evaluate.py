@@ -4,17 +4,24 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from service.cli.exit_codes import Status, epilog
-from service.cli.installed import DISTRIBUTION, installed
-from service.cli.options import COMPUTING, OUTPUT, QUESTION, AsJson, Device
+from service.cli.options import (
+    COMPUTING,
+    OUTPUT,
+    QUESTION,
+    AsJson,
+    Device,
+    Status,
+    epilog,
+    installed,
+)
+from service.console import say, shown
 from service.errors import SettingsInvalid
 
 if TYPE_CHECKING:
@@ -109,20 +116,26 @@ def evaluate(
     same images.
     """
     from service.batch.files import text
+    from service.batch.store import check_output
     from service.evaluation import report as reports
     from service.evaluation import results
-    from service.evaluation.labels import Classes, read_labels
+    from service.evaluation.labels import Classes, EvaluationFailed, read_labels
     from service.evaluation.predicted import Decoder, candidates, predict
     from service.settings import limits, load_engine, load_settings
 
-    _check_files({"--report": report, "--output": output, "--record": record})
+    options = {"--output": output, "--record": record, "--report": report}
+    paths = {option: path for option, path in options.items() if path is not None}
+    for option, path in paths.items():
+        check_output(option, path, SUFFIXES[option])
+    if len({path.resolve() for path in paths.values()}) < len(paths):
+        raise SettingsInvalid(f"{' and '.join(paths)} must be different files")
     models: list[str | None] = [*dict.fromkeys(model)] if model else [None]
     if record is not None:
         if len(models) > 1:
             raise SettingsInvalid("--record is about one model: give one --model")
         results.read_record(record)
-    each = [load_settings(model=path, device=device) for path in models]
-    settings, engines = each[0], [load_engine(one) for one in each]
+    choices = [load_settings(model=path, device=device) for path in models]
+    settings, engines = choices[0], [load_engine(choice) for choice in choices]
     chosen = candidates(engines, None if crops is None else list(dict.fromkeys(crops.split(","))))
     labelled = read_labels(folder, [Classes(engine.model.labels) for engine in engines], labels)
     decode = Decoder(labelled.base, limits(settings), settings.max_body)
@@ -133,7 +146,7 @@ def evaluate(
     measured = results.gather(
         labelled,
         predicted,
-        service=installed(DISTRIBUTION) or "unknown",
+        service=installed() or "unknown",
         data=data,
         folder=text(os.fsencode(folder)),
         labels=None if labels is None else text(os.fsencode(labels)),
@@ -142,21 +155,24 @@ def evaluate(
         typer.echo(results.dumps(measured))
     else:
         reports.show(measured, per_class=per_class)
-    if output is not None:
-        with _one_sentence("--output", output):
-            results.write(output, measured)
-    if record is not None:
-        with _one_sentence("--record", record):
-            results.write_record(record, measured)
-    if report is not None:
-        with _one_sentence("--report", report):
-            reports.write(report, measured, predicted.names, decode)
+    write: dict[str, Callable[[Path], None]] = {
+        "--output": lambda path: results.write(path, measured),
+        "--record": lambda path: results.write_record(path, measured),
+        "--report": lambda path: reports.write(path, measured, predicted.names, decode),
+    }
+    for option, path in paths.items():
+        try:
+            write[option](path)
+        except OSError as error:
+            raise EvaluationFailed(
+                f"{option} {path} cannot be written ({error.strerror}); choose another place, or "
+                "make room"
+            ) from error
 
 
 def _interruptible(images: int, predict: "Callable[..., Predicted]") -> "Predicted":
     """`predict` with a progress bar; Ctrl-C or SIGTERM ends it with a `typer.Exit`."""
     from service.batch.job import interrupted_by_signals
-    from service.console import say, shown
 
     try:
         with interrupted_by_signals(), shown(0) as progress:
@@ -167,35 +183,3 @@ def _interruptible(images: int, predict: "Callable[..., Predicted]") -> "Predict
         (number,) = interrupt.args or (int(signal.SIGINT),)
         say("alexnet: Stopped. Nothing was written.")
         raise typer.Exit(128 + number) from interrupt
-
-
-def _check_files(options: Mapping[str, Path | None]) -> None:
-    """Before anything slow: `SettingsInvalid` unless each of the files can be written."""
-    paths = {option: path for option, path in options.items() if path is not None}
-    for option, path in paths.items():
-        if path.suffix != SUFFIXES[option]:
-            raise SettingsInvalid(f"{option} {path}: its name must end in {SUFFIXES[option]}")
-        if path.is_dir():
-            raise SettingsInvalid(f"{option} {path}: this is a folder; choose the name of a file")
-        if not path.parent.is_dir():
-            raise SettingsInvalid(f"{option} {path}: there is no folder {path.parent}; make it")
-        if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise SettingsInvalid(
-                f"{option} {path}: the folder {path.parent} cannot be written to; choose another"
-            )
-    if len({path.resolve() for path in paths.values()}) < len(paths):
-        raise SettingsInvalid(f"{' and '.join(paths)} must be different files")
-
-
-@contextmanager
-def _one_sentence(option: str, path: Path) -> Iterator[None]:
-    """Whatever keeps the file from being written becomes an `EvaluationFailed`."""
-    from service.evaluation.labels import EvaluationFailed
-
-    try:
-        yield
-    except OSError as error:
-        raise EvaluationFailed(
-            f"{option} {path} cannot be written ({error.strerror}); choose another place, or make "
-            "room"
-        ) from error

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from service.cli.exit_codes import Status, epilog
-from service.cli.options import AsJson
+from service.cli.options import AsJson, Status, epilog
 from service.console import clean, console
 
 EPILOG: Final = epilog(

@@ -1,27 +1,36 @@
 """
-`alexnet predict`: images here, without a server.
+`alexnet predict`: images here, without a server; from files, folders and standard input.
 """
 
 import os
+import stat
 import sys
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
-from service.cli.exit_codes import Status, epilog
-from service.cli.options import OUTPUT, AsJson, Crops, Device, ModelPath, Top
-from service.console import console, watched
+from service.batch.files import Images, Skipped, read, readable
+from service.cli.options import (
+    OUTPUT,
+    AsJson,
+    Crops,
+    Device,
+    ModelPath,
+    Status,
+    Top,
+    epilog,
+)
+from service.console import Progress, console, counted, shown, watched
 from service.errors import FileUnreadable, ServiceError, SettingsInvalid
 
 if TYPE_CHECKING:
     from service.cli.output import Output
-    from service.console import Progress
     from service.settings import Settings
 
 EPILOG: Final = epilog(
@@ -43,7 +52,8 @@ EPILOG: Final = epilog(
 )
 STANDARD_INPUT: Final = "-"
 FEW: Final = 5  # images without a progress bar
-FOLDERS: Final = "Folders of any size"
+
+_folders = partial(typer.Option, rich_help_panel="Folders of any size")
 
 
 def predict(
@@ -77,30 +87,24 @@ def predict(
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option(
+        _folders(
             "--output",
             "-o",
             help="Write the scores to this .parquet, .jsonl or .csv; the same command again goes "
             "on where it was stopped.",
             metavar="FILE",
-            rich_help_panel=FOLDERS,
         ),
     ] = None,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite",
-            help="Replace FILE if there is one.",
-            rich_help_panel=FOLDERS,
-        ),
+        _folders("--overwrite", help="Replace FILE if there is one."),
     ] = False,
     ray: Annotated[
         str | None,
-        typer.Option(
+        _folders(
             help="Score on this Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local to start "
             "one here.",
             metavar="ADDRESS",
-            rich_help_panel=FOLDERS,
         ),
     ] = None,
 ) -> None:
@@ -184,12 +188,12 @@ async def _classify(
 ) -> None:
     """Print each outcome, in the order of the names, as soon as it is known."""
     from service.batch.reader import FileClassifier, window
-    from service.cli.sources import Source, read_source, standard_input, walk
     from service.inference.classifier import Classifier
     from service.inference.predictions import top_k
     from service.settings import limits
 
-    stdin = standard_input(settings.max_body) if STANDARD_INPUT in places else b""
+    # One image; of a larger one no more than is needed to refuse it.
+    stdin = sys.stdin.buffer.read(settings.max_body + 1) if STANDARD_INPUT in places else b""
     classifier_limits, labels = limits(settings), output.engine.model.labels
     async with Classifier(output.engine, classifier_limits) as classifier:
         files = FileClassifier[Source](
@@ -212,19 +216,55 @@ async def _classify(
 
 
 @contextmanager
-def _watched(places: Sequence[str], output: "Output") -> "Iterator[Progress | None]":
+def _watched(places: Sequence[str], output: "Output") -> Iterator[Progress | None]:
     """A progress bar, on a terminal and beyond a few images."""
-    from service.cli.sources import walk
-
     seen = watched() and (output.screen is not None or not sys.stdout.isatty())
     # Only then: the names of a large folder would be listed and sorted twice.
     if not seen or len(list(islice(walk(places), FEW + 1))) <= FEW:
         yield None
         return
-    from service.batch.files import Images
-    from service.console import counted, shown
-
     images = Images([place for place in places if place != STANDARD_INPUT])
     screen = output.screen or console(stderr=True)
     with shown(0, screen) as progress, counted(images, progress):
         yield progress
+
+
+class Source(NamedTuple):
+    """Something that was named, or found in a folder; with an `error` it cannot be read."""
+
+    name: str
+    error: ServiceError | None = None
+    named: bool = True  # and not found
+
+
+def walk(places: Iterable[str]) -> Iterator[Source]:
+    """Files as they are given, and what is in folders: of each the images by name, then the
+    folders in it by name."""
+    for place in places:
+        if place == STANDARD_INPUT or not os.path.isdir(place):
+            yield Source(place)
+            continue
+        for entry in Images((place,), in_order=True):
+            if isinstance(entry, Skipped):
+                name, error = entry.name, FileUnreadable(entry.error)
+                yield Source(os.path.join(place, os.fsdecode(name)), error)
+            else:
+                yield Source(os.path.join(place, os.fsdecode(entry)), named=False)
+
+
+def read_source(source: Source, limit: int, *, max_body: int, standard_input: bytes) -> bytes | int:
+    """
+    As `read` for a file; a pipe's bytes, and those of standard input, up to one beyond `max_body`.
+
+    Raises `FileUnreadable`.
+    """
+    if source.error is not None:
+        raise source.error
+    if source.name == STANDARD_INPUT:
+        return standard_input
+    # The shell's <(command) is a pipe too; one that lies in a folder might never have a writer.
+    with readable():
+        if source.named and stat.S_ISFIFO(os.stat(source.name).st_mode):
+            with open(source.name, "rb") as pipe:
+                return pipe.read(max_body + 1)
+    return read(os.fsencode(source.name), limit)

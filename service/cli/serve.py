@@ -11,14 +11,12 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from service.cli.addresses import in_url, listener
-from service.cli.exit_codes import Status, epilog
+from service.cli.options import Status, epilog
 from service.cli.settings_options import takes_settings, warn_of_unknown_settings
-
-if TYPE_CHECKING:
-    from service.settings import Settings
+from service.errors import SettingsInvalid
+from service.settings import Settings, load_engine, load_settings, spelled
 
 log = logging.getLogger("service")
 
@@ -43,7 +41,6 @@ def serve(**flags: str | None) -> None:
     with --log-format json as one JSON object a line, which is this command's --json.
     Each flag is also a variable of the environment: --max-batch is ALEXNET_MAX_BATCH.
     """
-    from service.settings import load_settings
     from service.telemetry import logs
 
     # Until there is something to stop or to reload: process 1 of a container ignores them else.
@@ -66,7 +63,7 @@ def serve(**flags: str | None) -> None:
 takes_settings(serve)
 
 
-def _run(settings: "Settings", *, as_json: bool) -> int:
+def _run(settings: Settings, *, as_json: bool) -> int:
     with ExitStack() as bound:
         # Before anything slow: a port that is taken is reported at once.
         listeners = [bound.enter_context(listener(settings.host, settings.port, "port"))]
@@ -76,7 +73,6 @@ def _run(settings: "Settings", *, as_json: bool) -> int:
 
         from service.app import create_app
         from service.app import serve as run
-        from service.settings import load_engine
 
         web = create_app(settings, load_engine(settings))
         return run(
@@ -87,7 +83,7 @@ def _run(settings: "Settings", *, as_json: bool) -> int:
         )
 
 
-def _announce(settings: "Settings", listeners: Sequence[socket.socket], *, as_json: bool) -> None:
+def _announce(settings: Settings, listeners: Sequence[socket.socket], *, as_json: bool) -> None:
     scheme = "https" if settings.ssl_certfile else "http"
     hosts = (settings.host, settings.admin_host)
     address, *second = (
@@ -111,3 +107,34 @@ def _announce(settings: "Settings", listeners: Sequence[socket.socket], *, as_js
         )
     except OSError:  # the disk is full, or the reader is gone: no reason to stop
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  so that it is not tried again at exit
+
+
+def listener(host: str, port: int, setting: str) -> socket.socket:
+    """
+    A socket that is bound, and does not listen yet.
+
+    Raises `SettingsInvalid`, which names the port's `setting`, for an address that cannot be bound.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+    except (OSError, UnicodeError) as error:  # the latter for a name that is not a host's
+        raise SettingsInvalid(
+            f"cannot listen on {host}:{port}: {getattr(error, 'strerror', error)}; "
+            f"choose another with {spelled(setting)}, or {spelled(setting.replace('port', 'host'))}"
+        ) from error
+    return bound
+
+
+def in_url(host: str) -> str:
+    """A host as this machine reaches it, and as it stands in a URL: 0.0.0.0 and :: are all."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{reached}]" if ":" in host else reached

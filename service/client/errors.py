@@ -111,6 +111,7 @@ class NotReady(Unavailable):
     """The server starts, or stops."""
 
 
+# The server's codes, by what each becomes here.
 CODES: Final[Mapping[type[Refused], str]] = {
     RequestRefused: "request_malformed body_too_large body_too_slow headers_too_slow "
     "headers_too_large too_many_files media_type_unsupported parameter_invalid not_found "

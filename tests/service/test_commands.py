@@ -21,8 +21,8 @@ import pytest
 import service
 from service import app as server
 from service.batch import job
-from service.cli.completion import SHELLS
-from service.cli.exit_codes import MEANINGS, Status
+from service.cli.application import SHELLS
+from service.cli.options import MEANINGS, Status
 from service.cli.settings_options import GROUPS
 from service.errors import NotReady, ServiceError
 from service.http.middleware.errors import STATUSES
@@ -75,15 +75,15 @@ def test_every_setting_has_its_group_and_says_what_to_give() -> None:
     """Units, files, choices: not the flag's name again."""
     grouped = [name for names in GROUPS.values() for name in names]
     text = alexnet("serve", "--help", about={"COLUMNS": "200"}).stdout.decode()
-    given = dict(re.findall(r"│ --([\w-]+) +(\S+)", text))
+    values = dict(re.findall(r"│ --([\w-]+) +(\S+)", text))
 
     assert sorted(grouped) == sorted(set(Settings.model_fields) - set(SECRETS))
-    assert given["max-body"] == "BYTES"
-    assert given["timeout"] == given["max-delay"] == "SECONDS"
-    assert given["max-pixels"] == "PIXELS"
-    assert given["model"] == given["ssl-certfile"] == given["api-keys-file"] == "FILE"
-    assert given["log-level"] == "debug|info|warning|error"
-    assert given["tracing"] == "true|false"
+    assert values["max-body"] == "BYTES"
+    assert values["timeout"] == values["max-delay"] == "SECONDS"
+    assert values["max-pixels"] == "PIXELS"
+    assert values["model"] == values["ssl-certfile"] == values["api-keys-file"] == "FILE"
+    assert values["log-level"] == "debug|info|warning|error"
+    assert values["tracing"] == "true|false"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -102,10 +102,10 @@ def test_help_teaches(command: str) -> None:
 
 def test_alexnet_alone_shows_its_help() -> None:
     """With the status of a command line that lacks something."""
-    alone, asked = alexnet(), alexnet("--help")
+    alone, with_help = alexnet(), alexnet("--help")
 
-    assert (alone.returncode, asked.returncode) == (2, 0)
-    assert alone.stdout.strip() == asked.stdout.strip()
+    assert (alone.returncode, with_help.returncode) == (2, 0)
+    assert alone.stdout.strip() == with_help.stdout.strip()
     assert all(f"│ {command} " in alone.stdout.decode() for command in COMMANDS)
 
 
@@ -142,13 +142,13 @@ def piped(line: str, **settings: Any) -> Iterator[Done]:
     before = b""
     for command in line.split("|"):
         command, _, file = command.partition("<")
-        given = (ROOT / file.strip()).read_bytes() if file else before
+        stdin = (ROOT / file.strip()).read_bytes() if file else before
         program, *arguments = shlex.split(command)
         if program == "alexnet":
-            done = alexnet(*arguments, stdin=given, **settings)
+            done = alexnet(*arguments, stdin=stdin, **settings)
         else:
             shell = ["bash", "-c", command]
-            done = subprocess.run(shell, cwd=ROOT, input=given, capture_output=True)
+            done = subprocess.run(shell, cwd=ROOT, input=stdin, capture_output=True)
         yield done
         before = done.stdout
 
@@ -165,8 +165,8 @@ def test_what_the_commands_print_as_processes_they_print_here(
         assert (process.returncode, process.stderr) == (0, done.stderr)
         assert process.stdout == done.stdout
 
-    asked = ("bench", server_of_tiny.url, "tests/pictures", "--rate", "20")
-    bench = alexnet_process(*asked, "--seconds", "0.5", "--warm-up", "0")
+    arguments = ("bench", server_of_tiny.url, "tests/pictures", "--rate", "20")
+    bench = alexnet_process(*arguments, "--seconds", "0.5", "--warm-up", "0")
     assert (bench.returncode, bench.stderr) == (0, b"")
     assert "images/s" in bench.stdout.decode()
 
@@ -225,10 +225,10 @@ def test_the_guide_has_every_code_that_a_command_can_end_with() -> None:
             importlib.import_module(module.name)
     raised = {kind.code for kind in raisable(ServiceError)} - {kind.code for kind in STATUSES}
     table = GUIDE.partition("| code | |")[2].partition("\n\n")[0]
-    told = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (.+?) \|", table, re.M)))
+    documented = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (.+?) \|", table, re.M)))
 
     assert len(raised) > 10
-    assert sorted(told) == sorted(raised | {"usage", "output_unwritable"})
+    assert sorted(documented) == sorted(raised | {"usage", "output_unwritable"})
     assert f"`{NotReady.code}`" in GUIDE
 
 
@@ -327,16 +327,16 @@ def test_a_full_disk_is_one_sentence(tiny_model: Path) -> None:
 
 def test_the_statuses_are_those_of_the_code_and_of_the_guide() -> None:
     """One table: what ends a server or a job with 70 is the same 70."""
-    told = dict(re.findall(r"^\| (\d+) \| (.+?) \|$", GUIDE.replace("\\|", "|"), re.M))
+    documented = dict(re.findall(r"^\| (\d+) \| (.+?) \|$", GUIDE.replace("\\|", "|"), re.M))
 
     assert set(MEANINGS) == set(Status)
     assert {server.CRASHED, job.ENGINE_DEAD} == {Status.CANNOT_GO_ON.value}
     assert Status.INTERRUPTED == 128 + signal.SIGINT
     assert Status.TERMINATED == 128 + signal.SIGTERM
     assert Status.BROKEN_PIPE == 128 + signal.SIGPIPE
-    assert set(told) == {str(status.value) for status in Status}
+    assert set(documented) == {str(status.value) for status in Status}
     for status, meaning in MEANINGS.items():  # the guide may say more
-        assert told[str(status.value)].replace("`", "").startswith(meaning)
+        assert documented[str(status.value)].replace("`", "").startswith(meaning)
 
 
 def test_a_network_that_has_died_ends_predict_with_70(tiny_model: Path) -> None:
@@ -421,12 +421,12 @@ def test_bash_completes_by_the_script_that_is_shown(tmp_path: Path) -> None:
 )
 def test_bash_completes_commands_flags_and_values(typed: list[str], offered: list[str]) -> None:
     """As that script asks for them."""
-    asked = {
+    variables = {
         "_ALEXNET_COMPLETE": "complete_bash",
         "COMP_WORDS": "\n".join(["alexnet", *typed]),
         "COMP_CWORD": str(len(typed)),
     }
-    done = alexnet(about=asked)
+    done = alexnet(about=variables)
 
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode().split() == offered
@@ -556,24 +556,24 @@ def test_inspect_shows_what_is_in_the_file(tiny_model: Path) -> None:
     assert facts["size"] == tiny_model.stat().st_size
     assert facts["version"] == facts["sha256"][:12]
     assert hashlib.sha256(tiny_model.read_bytes()[:-78]).hexdigest() == facts["sha256"]
-    for wanted in ("sha256", "variant", "precision", "classes", "weights", "accuracy", "version"):
-        assert wanted in table
-        assert wanted in facts
+    for name in ("sha256", "variant", "precision", "classes", "weights", "accuracy", "version"):
+        assert name in table
+        assert name in facts
 
 
 def test_inspect_in_a_pipe_has_a_fact_a_line(tiny_model: Path) -> None:
     """However long it is; what a crop is called, not what the graph's input takes for it."""
     lines = alexnet("inspect", str(tiny_model)).stdout.decode().splitlines()
     facts = json.loads(alexnet("inspect", str(tiny_model), "--json").stdout)
-    given = dict(line.split("\t") for line in lines)
+    values = dict(line.split("\t") for line in lines)
 
-    assert given["sha256"] == facts["sha256"]
-    assert given["crops"] == "ten, one, dense"
+    assert values["sha256"] == facts["sha256"]
+    assert values["crops"] == "ten, one, dense"
     assert not any(line.endswith(" ") for line in lines)
 
 
 def test_a_port_that_is_taken_is_one_sentence(tiny_model: Path) -> None:
-    """It says which flag mends it, before the model is loaded."""
+    """It says which flag fixes it, before the model is loaded."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 

@@ -30,7 +30,7 @@ import pytest
 from fastapi import FastAPI
 
 from service import app as application
-from service.cli.addresses import in_url, listener
+from service.cli.serve import in_url, listener
 from service.client import Client
 from service.http.server.connection import Connection
 from service.http.state import ServiceState
