@@ -117,16 +117,20 @@ def test_a_folder_becomes_a_table_and_a_report(tiny_model: Path, folder: Path) -
 def test_scores_are_those_of_predict(tiny_model: Path, folder: Path) -> None:
     """Bit for bit with one crop, in each format; with ten a batch of one is rounded otherwise."""
     files = [folder / "a.jpg", folder / "cats/b.PNG", folder / "cats/old/c.webp"]
-    asked = ("--top", 3, "--crops", "one")
-    answer = json.loads(predict(*files, "--json", *asked, model=tiny_model).stdout)
+    arguments = ("--top", 3, "--crops", "one")
+    answer = json.loads(predict(*files, "--json", *arguments, model=tiny_model).stdout)
     expected = [
-        {"path": str(file.relative_to(folder)), **one["classes"][0], "classes": one["classes"]}
-        for file, one in zip(files, answer["predictions"], strict=True)
+        {
+            "path": str(file.relative_to(folder)),
+            **prediction["classes"][0],
+            "classes": prediction["classes"],
+        }
+        for file, prediction in zip(files, answer["predictions"], strict=True)
     ]
 
     for suffix in ("parquet", "jsonl", "csv"):
         output = folder.parent / f"scores.{suffix}"
-        done = predict(folder, "-o", output, *asked, model=tiny_model)
+        done = predict(folder, "-o", output, *arguments, model=tiny_model)
         assert done.returncode == 0, done.stderr.decode()
         assert rows(output) == expected, suffix
 
@@ -171,12 +175,12 @@ def test_several_places_keep_the_paths_that_they_were_given_by(
     (folder / "link").symlink_to(folder / "cats" / "old")
     above = folder / "link" / ".." / "b.PNG"  # of what the link leads to
 
-    given = (cats, odd, f"./{cats}/", f"{old}/c.webp", above)
-    done = predict(*given, "-o", output, model=tiny_model)
+    places = (cats, odd, f"./{cats}/", f"{old}/c.webp", above)
+    done = predict(*places, "-o", output, model=tiny_model)
 
     assert done.returncode == 0, done.stderr.decode()
-    wanted = [f"{cats}/b.PNG", f"{cats}/old/c.webp", str(odd), str(above)]
-    assert [row["path"] for row in rows(output)] == sorted(wanted)
+    expected = [f"{cats}/b.PNG", f"{cats}/old/c.webp", str(odd), str(above)]
+    assert [row["path"] for row in rows(output)] == sorted(expected)
     assert "4 images scored; 1 skipped" in done.stderr.decode()
 
 
@@ -297,10 +301,10 @@ def test_killed_and_stopped_it_goes_on(
 ) -> None:
     """From where it was; every image once, and scores as from a run that nobody disturbed."""
     output = tmp_path / "scores.jsonl"
-    asked = (crowd, "-o", output, "--crops", "one")
+    arguments = (crowd, "-o", output, "--crops", "one")
     safe = 0
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
-        status, said = struck(signalled(number), *asked, after=PART, model=tiny_model)
+        status, message = struck(signalled(number), *arguments, after=PART, model=tiny_model)
 
         assert not output.exists()
         before, safe = safe, scored_so_far(output)
@@ -308,10 +312,10 @@ def test_killed_and_stopped_it_goes_on(
             assert status == -number
             assert safe > 0
         else:
-            check_stopped(status, said, number)
-            assert safe >= before + PART // 2  # it does not begin anew
+            check_stopped(status, message, number)
+            assert safe >= before + PART // 2  # it goes on from there
 
-    done = predict(*asked, model=tiny_model)
+    done = predict(*arguments, model=tiny_model)
 
     assert went_on(done)
     assert f"{SCORED} images scored, {safe} of them before" in done.stderr.decode()
@@ -346,20 +350,20 @@ HANGS = (
 def test_an_engine_that_fails_or_hangs_ends_it(
     tiny_model: Path, crowd: Path, tmp_path: Path, broken: str
 ) -> None:
-    """Not every image left is at fault; whoever started it may start it again."""
+    """Not every image left is at fault; the user may start it again."""
     output = tmp_path / "scores.csv"
-    asked = (crowd, "-o", output, "--crops", "one")
+    arguments = (crowd, "-o", output, "--crops", "one")
 
-    status, said = struck(broken, *asked, after=PART, model=tiny_model)
+    status, message = struck(broken, *arguments, after=PART, model=tiny_model)
 
-    assert status == 70, said
-    assert "alexnet: The engine has failed" in said.splitlines()[-1]
-    assert went_on(predict(*asked, model=tiny_model))
+    assert status == 70, message
+    assert "alexnet: The engine has failed" in message.splitlines()[-1]
+    assert went_on(predict(*arguments, model=tiny_model))
     assert len(rows(output)) == SCORED
 
 
 def test_what_was_skipped_is_tried_again(tiny_model: Path, folder: Path) -> None:
-    """A job that goes on reads a file that was mended meanwhile."""
+    """A job that goes on reads a file that was repaired meanwhile."""
     output = folder.parent / "scores.csv"
     scores = np.linspace(0.5, 0.1, 5, dtype=np.float32)
     outcomes = (
@@ -384,17 +388,17 @@ def test_it_goes_on_with_the_same_question_only(
 ) -> None:
     """Scores of two models in one table would mean nothing."""
     output = folder.parent / "scores.csv"
-    asked = ["--crops", "one", "--model", str(tiny_model)]
+    arguments = ["--crops", "one", "--model", str(tiny_model)]
     store = begun(output, folder, tiny_model)
     kept = store.read_bytes()
     changed = [*change, str(other_model)] if change == ["--model"] else change
 
-    text = sentence(predict(folder, "-o", output, *asked, *changed))
+    text = sentence(predict(folder, "-o", output, *arguments, *changed))
 
     assert str(store) in text
     assert changed[0].strip("-") in text
     assert store.read_bytes() == kept
-    assert predict(folder, "-o", output, *asked).returncode == 0
+    assert predict(folder, "-o", output, *arguments).returncode == 0
 
 
 def test_it_goes_on_with_the_same_places_only(tiny_model: Path, folder: Path) -> None:
@@ -487,8 +491,8 @@ def test_names_need_not_be_utf_8(tiny_model: Path, tmp_path: Path) -> None:
         output = tmp_path / f"scores.{suffix}"
         done = predict(top, "-o", output, model=tiny_model)
         assert done.returncode == 0, done.stderr.decode()
-        wanted = ["caf\\xe9.jpg", "line\nbreak.jpg", "re\rturn.jpg", 'œuf, "dur".jpg']
-        assert [row["path"] for row in rows(output)] == wanted
+        expected = ["caf\\xe9.jpg", "line\nbreak.jpg", "re\rturn.jpg", 'œuf, "dur".jpg']
+        assert [row["path"] for row in rows(output)] == expected
         assert '\n"\\xff.png"' in Path(f"{output}.skipped.csv").read_text()
 
 
@@ -520,9 +524,9 @@ def test_folders_that_link_to_each_other_come_to_an_end(folder: Path) -> None:
         for there in names.replace(here, ""):
             (folder / here / there).symlink_to(folder / there)
 
-    found = sum(1 for _ in Images([str(folder)]))
+    count = sum(1 for _ in Images([str(folder)]))
 
-    assert found <= 5 + 2 * len(names)
+    assert count <= 5 + 2 * len(names)
 
 
 def test_a_folder_that_cannot_be_listed_is_reported(tiny_model: Path, folder: Path) -> None:
@@ -563,7 +567,7 @@ def test_a_full_disk_is_one_sentence(
     """Here a limit for files; without it the same command goes on from there."""
     output = tmp_path / "scores.csv"
     store = Path(f"{output}.partial")
-    asked = (crowd, "-o", output, "--crops", "one", "--top", 100)
+    arguments = (crowd, "-o", output, "--crops", "one", "--top", 100)
     left = iter(range(PART, -1, -1))
     add = ResultStore.add
 
@@ -576,11 +580,11 @@ def test_a_full_disk_is_one_sentence(
 
         patched.setattr("service.batch.store.COMMIT_EVERY", 0.01)
         patched.setattr(ResultStore, "add", counted)
-        done = predict(*asked, model=tiny_model)
+        done = predict(*arguments, model=tiny_model)
 
-    said = sentence(done)
-    assert said.startswith(f"alexnet: {output} or its result store cannot be written: "), said
-    assert went_on(predict(*asked, model=tiny_model))
+    message = sentence(done)
+    assert message.startswith(f"alexnet: {output} or its result store cannot be written: "), message
+    assert went_on(predict(*arguments, model=tiny_model))
     assert len(rows(output)) == SCORED
 
 
@@ -612,7 +616,7 @@ def test_no_score_is_kept_in_memory(
 ) -> None:
     """Of those that were written down, and of those that are read for the table."""
     add, read = ResultStore.add, ResultStore.rows
-    added, found = Living(), Living()
+    added, loaded = Living(), Living()
 
     def adding(self: ResultStore, outcome: Outcome) -> None:
         if isinstance(outcome, Scored):
@@ -621,7 +625,7 @@ def test_no_score_is_kept_in_memory(
 
     def reading(self: ResultStore) -> Iterator[Scored]:
         for row in read(self):
-            found.count(row.probabilities)
+            loaded.count(row.probabilities)
             yield row
 
     monkeypatch.setattr(ResultStore, "add", adding)
@@ -630,9 +634,9 @@ def test_no_score_is_kept_in_memory(
     done = predict(top, "-o", output, "--crops", "one", model=tiny_model, **ONE_AT_ONCE)
 
     assert done.returncode == 0, done.stderr.decode()
-    assert added.all == found.all == 80
+    assert added.all == loaded.all == 80
     assert added.most < 10
-    assert found.most < 10
+    assert loaded.most < 10
 
 
 class Living:
@@ -657,9 +661,9 @@ def test_a_terminal_shows_how_far_it_is(
 ) -> None:
     """Images, rate and time; elsewhere there are lines, and no codes for a terminal."""
     monkeypatch.setattr(console, "Thread", Counter)
-    asked = ("predict", str(crowd), "--crops", "one", "-o", str(tmp_path / "scores.csv"))
+    arguments = ("predict", str(crowd), "--crops", "one", "-o", str(tmp_path / "scores.csv"))
 
-    status, shown = on_terminal(*asked, columns=120, model=tiny_model)
+    status, shown = on_terminal(*arguments, columns=120, model=tiny_model)
 
     assert status == 0
     assert f"{MANY}/{MANY}" in shown

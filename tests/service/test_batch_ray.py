@@ -28,8 +28,8 @@ MANY = 12 * BLOCK  # images, a ninth of them broken: more than two workers have 
 @pytest.fixture(scope="module")
 def cluster(nodes: Nodes) -> Iterator["Cluster"]:
     """Two nodes; the command connects to them by itself."""
-    with nodes.environment() as found:
-        yield found
+    with nodes.environment() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def scores(output: Path) -> dict[str, dict[str, Any]]:
     """By path; each path is there once."""
-    found = rows(output)
-    assert len({row["path"] for row in found}) == len(found)
-    return {row["path"]: row for row in found}
+    table = rows(output)
+    assert len({row["path"] for row in table}) == len(table)
+    return {row["path"]: row for row in table}
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,8 @@ def alone(
 
 def on(cluster: "Cluster", *arguments: object) -> list[str]:
     """The command line that scores there."""
-    given = map(str, (*arguments, "--ray", cluster.address))
-    return [sys.executable, "-m", "service", "predict", *given]
+    texts = map(str, (*arguments, "--ray", cluster.address))
+    return [sys.executable, "-m", "service", "predict", *texts]
 
 
 def struck(strike: str, cluster: "Cluster", *arguments: object, model: Path) -> tuple[int, str]:
@@ -95,24 +95,26 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(
     output = tmp_path / "scores.parquet"
     kill = "from tests.support.clusters import workers; os.kill(workers()[0], signal.SIGKILL)"
 
-    status, said = struck(kill, cluster, crowd, "-o", output, "--crops", "one", model=tiny_model)
+    status, message = struck(kill, cluster, crowd, "-o", output, "--crops", "one", model=tiny_model)
 
-    assert status == 0, said
+    assert status == 0, message
     assert scores(output) == alone
-    assert f"{MANY - len(alone)} image_unreadable" in said
+    assert f"{MANY - len(alone)} image_unreadable" in message
 
 
 def test_a_job_that_is_stopped_there_is_finished_here(
     cluster: "Cluster", tiny_model: Path, crowd: Path, alone: dict[str, Any], tmp_path: Path
 ) -> None:
     """The store is the same, and the scores are: bit for bit with one crop."""
-    asked = (crowd, "-o", tmp_path / "scores.parquet", "--crops", "one")
+    arguments = (crowd, "-o", tmp_path / "scores.parquet", "--crops", "one")
 
-    status, said = struck("os.kill(os.getpid(), signal.SIGTERM)", cluster, *asked, model=tiny_model)
+    status, message = struck(
+        "os.kill(os.getpid(), signal.SIGTERM)", cluster, *arguments, model=tiny_model
+    )
 
-    assert status == 128 + signal.SIGTERM, said
-    assert said.splitlines()[-1].startswith("alexnet: Stopped."), said
-    assert went_on(predict(*asked, model=tiny_model))
+    assert status == 128 + signal.SIGTERM, message
+    assert message.splitlines()[-1].startswith("alexnet: Stopped."), message
+    assert went_on(predict(*arguments, model=tiny_model))
     assert scores(tmp_path / "scores.parquet") == alone
 
 
@@ -130,10 +132,10 @@ def test_a_folder_that_the_machines_do_not_have_is_one_sentence(
         timeout=PATIENCE,
     )
 
-    said = done.stderr.decode()
-    assert done.returncode == 1, said
-    assert "there is no folder /proc/self/cwd/pictures on " in said
-    assert "Traceback" not in said
+    message = done.stderr.decode()
+    assert done.returncode == 1, message
+    assert "there is no folder /proc/self/cwd/pictures on " in message
+    assert "Traceback" not in message
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_as_long_as_others_compute_it_says_that_it_waits(
         "import service.__main__ as command; command.main()"
     )
     with nodes.connected() as cluster:
-        asked = on(cluster, tmp_path / "pictures", "-o", tmp_path / "scores.jsonl")[3:]
+        arguments = on(cluster, tmp_path / "pictures", "-o", tmp_path / "scores.jsonl")[3:]
         others = [holding.remote() for _ in range(2 * CPUS)]  # all that there are
         ray.get([other.here.remote() for other in others], timeout=PATIENCE)
         deadline = time.monotonic() + PATIENCE
@@ -177,7 +179,7 @@ def test_as_long_as_others_compute_it_says_that_it_waits(
             assert time.monotonic() < deadline
             time.sleep(0.02)
         with subprocess.Popen(
-            [sys.executable, "-c", code, *asked],
+            [sys.executable, "-c", code, *arguments],
             cwd=ROOT,
             env=environment(model=tiny_model),
             stderr=subprocess.PIPE,
@@ -185,12 +187,12 @@ def test_as_long_as_others_compute_it_says_that_it_waits(
         ) as process:
             assert process.stderr is not None
             first = islice(process.stderr, 100)
-            said = next((line for line in first if "waiting" in line), "")
+            message = next((line for line in first if "waiting" in line), "")
             for other in others:
                 ray.kill(other)
             process.communicate(timeout=PATIENCE)
 
-    assert said == "0/1, waiting for CPUs: the cluster's are taken\n"
+    assert message == "0/1, waiting for CPUs: the cluster's are taken\n"
     assert process.returncode == 0
     assert len(rows(tmp_path / "scores.jsonl")) == 1
 
@@ -211,9 +213,9 @@ def test_a_token_that_is_missing_is_one_sentence(
     )
 
     assert done.returncode == 1
-    said = done.stderr.decode()
-    assert "Traceback" not in said
-    assert "set RAY_AUTH_MODE=token, and have the cluster's ~/.ray/auth_token here" in said
+    message = done.stderr.decode()
+    assert "Traceback" not in message
+    assert "set RAY_AUTH_MODE=token, and have the cluster's ~/.ray/auth_token here" in message
 
 
 def test_an_address_without_ray_is_one_sentence(tiny_model: Path, crowd: Path) -> None:

@@ -81,16 +81,16 @@ class Either:
 
         async def asked() -> Any:
             async with AsyncClient(url, **own) as client:
-                found = getattr(client, method)(*arguments, **options)
-                if isinstance(found, AsyncIterator):
-                    return [each async for each in found]
-                return await found
+                results = getattr(client, method)(*arguments, **options)
+                if isinstance(results, AsyncIterator):
+                    return [each async for each in results]
+                return await results
 
         if not self.blocking:
             return asyncio.run(asked())
         with Client(url, **own) as client:
-            found = getattr(client, method)(*arguments, **options)
-            return list(found) if isinstance(found, Iterator) else found
+            results = getattr(client, method)(*arguments, **options)
+            return list(results) if isinstance(results, Iterator) else results
 
     def error(self, url: str, method: str, *arguments: Any, **options: Any) -> ClientError:
         """What the method raises."""
@@ -136,9 +136,9 @@ def encrypted(tiny_model: Path, certificate: tuple[Path, Path]) -> Iterator[Live
 @pytest.fixture
 def pauses() -> Iterator[list[float]]:
     """Seconds of each pause before another try, as they are decided."""
-    found: list[float] = []
-    stamina.instrumentation.set_on_retry_hooks([lambda details: found.append(details.wait_for)])
-    yield found
+    seconds: list[float] = []
+    stamina.instrumentation.set_on_retry_hooks([lambda details: seconds.append(details.wait_for)])
+    yield seconds
     stamina.instrumentation.set_on_retry_hooks(None)
 
 
@@ -253,21 +253,21 @@ def test_what_the_server_asks_to_repeat_is_repeated() -> None:
 
 def test_images_are_answered_in_order_each_in_its_place(live: Live, either: Either) -> None:
     """Good ones, one that is broken, one that is not there, one that is empty."""
-    given = [CAT, b"no image", "nowhere.jpg", ESPRESSO, b"", CAT]
+    images = [CAT, b"no image", "nowhere.jpg", ESPRESSO, b"", CAT]
 
-    found: list[Outcome] = either(live.url, "classify_many", given, batch=3)
+    results: list[Outcome] = either(live.url, "classify_many", images, batch=3)
 
-    kinds = [type(outcome) for outcome in found]
+    kinds = [type(outcome) for outcome in results]
     assert kinds == [
         *(Prediction, ImageRefused, FileUnreadable),
         *(Prediction, ImageRefused, Prediction),
     ]
     cat, espresso = (best_of(either(live.url, "classify", it)) for it in (CAT, ESPRESSO))
-    assert [best_of(found[place]) for place in (0, 3, 5)] == [cat, espresso, cat]
-    assert [getattr(it, "code", "") for it in found if isinstance(it, ClientError)] == [
+    assert [best_of(results[place]) for place in (0, 3, 5)] == [cat, espresso, cat]
+    assert [getattr(it, "code", "") for it in results if isinstance(it, ClientError)] == [
         *("image_type_unsupported", "file_unreadable", "body_empty")
     ]
-    assert "nowhere.jpg cannot be read" in str(found[2])
+    assert "nowhere.jpg cannot be read" in str(results[2])
 
 
 def best_of(outcome: Outcome) -> tuple[int, ...]:
@@ -278,9 +278,9 @@ def best_of(outcome: Outcome) -> tuple[int, ...]:
 
 def test_a_form_of_bad_images_only_has_an_error_for_each(live: Live, either: Either) -> None:
     """Whose answer as a whole is the first one's alone."""
-    found = either(live.url, "classify_many", [b"text", b"", image()[:2000]])
+    results = either(live.url, "classify_many", [b"text", b"", image()[:2000]])
 
-    assert [error.code for error in found] == [
+    assert [error.code for error in results] == [
         *("image_type_unsupported", "body_empty", "image_unreadable")
     ]
 
@@ -299,9 +299,9 @@ def test_a_server_that_takes_fewer_files_is_sent_fewer(either: Either) -> None:
 
     named = [named_bytes(f"{number}.jpg") for number in range(12)]
     with scripted(at_most_two) as server:
-        found = either(server.url, "classify_many", named, batch=4, **alone(either))
+        results = either(server.url, "classify_many", named, batch=4, **alone(either))
 
-    assert [it.filename for it in found] == [f"{number}.jpg" for number in range(12)]
+    assert [it.filename for it in results] == [f"{number}.jpg" for number in range(12)]
     assert [len(asked.files) for asked in server.asked] == [4, 2, 2, 2, 2, 2, 2]
 
 
@@ -316,9 +316,9 @@ def test_what_a_proxy_finds_too_large_is_sent_in_parts(either: Either) -> None:
 
     named = [named_bytes(f"{number}.jpg") for number in range(4)]
     with scripted(at_most_one) as server:
-        found = either(server.url, "classify_many", named, batch=2, **alone(either))
+        results = either(server.url, "classify_many", named, batch=2, **alone(either))
 
-    assert [it.filename for it in found] == [f"{number}.jpg" for number in range(4)]
+    assert [it.filename for it in results] == [f"{number}.jpg" for number in range(4)]
     # One alone is no form, but the body itself.
     assert [len(asked.files) or 1 for asked in server.asked] == [2, 1, 1, 1, 1]
 
@@ -373,12 +373,12 @@ def test_images_too_many_bytes_together_go_apart(either: Either) -> None:
     """16 MiB a request, and one that is larger by itself."""
     megabytes = [7, 8, 2, 17, 1]
     with scripted(classifies) as server:
-        found = either(
+        results = either(
             server.url, "classify_many", [bytes(n * 2**20) for n in megabytes], **alone(either)
         )
 
-    assert len(found) == 5
-    assert [len(asked.body) // 2**20 for asked in server.asked] == [15, 2, 17, 1]
+    assert len(results) == 5
+    assert [len(request.body) // 2**20 for request in server.asked] == [15, 2, 17, 1]
 
 
 def test_images_are_read_as_they_are_needed(either: Either) -> None:
@@ -421,9 +421,9 @@ def test_batches_are_on_their_way_together_and_come_back_in_order() -> None:
 
     named = [named_bytes(f"{number}.jpg") for number in range(8)]
     with scripted(first_waits) as server:
-        found = Either(False)(server.url, "classify_many", named, batch=2, in_flight=2)
+        results = Either(False)(server.url, "classify_many", named, batch=2, in_flight=2)
 
-    assert [it.filename for it in found] == [f"{number}.jpg" for number in range(8)]
+    assert [it.filename for it in results] == [f"{number}.jpg" for number in range(8)]
     assert before_the_first_answer == [2]
 
 
@@ -435,17 +435,17 @@ def test_images_may_come_from_an_asynchronous_source(live: Live) -> None:
             await asyncio.sleep(0)
             yield path
 
-    found = Either(False)(live.url, "classify_many", source())
+    results = Either(False)(live.url, "classify_many", source())
 
-    assert [it.filename for it in found] == ["cat.jpg", "espresso.jpg"]
+    assert [it.filename for it in results] == ["cat.jpg", "espresso.jpg"]
 
 
 @pytest.mark.parametrize("name", ['a"b.jpg', "a\r\nb.jpg", "\udcff.jpg", "cat 猫.jpg"])
 def test_any_name_can_be_sent_and_comes_back(live: Live, either: Either, name: str) -> None:
     """Those that forms do not like too."""
-    given = [named_bytes(name, CAT.read_bytes()), CAT]
+    images = [named_bytes(name, CAT.read_bytes()), CAT]
 
-    assert [it.filename for it in either(live.url, "classify_many", given)] == [name, "cat.jpg"]
+    assert [it.filename for it in either(live.url, "classify_many", images)] == [name, "cat.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -467,16 +467,16 @@ def test_what_may_pass_is_tried_again_with_the_same_body(either: Either, refusal
         prediction = either(server.url, "classify", file)
 
     assert prediction.best.label == "tabby"
-    assert [asked.body for asked in server.asked] == [b"once"] * 3
+    assert [request.body for request in server.asked] == [b"once"] * 3
 
 
 def test_a_form_is_sent_again_whole(either: Either) -> None:
     """With all of its files."""
     with scripted(refuses(503, "overloaded"), classifies) as server:
-        found = either(server.url, "classify_many", [CAT, ESPRESSO])
+        results = either(server.url, "classify_many", [CAT, ESPRESSO])
 
-    assert [it.filename for it in found] == ["cat.jpg", "espresso.jpg"]
-    assert [asked.files for asked in server.asked] == [["cat.jpg", "espresso.jpg"]] * 2
+    assert [it.filename for it in results] == ["cat.jpg", "espresso.jpg"]
+    assert [request.files for request in server.asked] == [["cat.jpg", "espresso.jpg"]] * 2
 
 
 @pytest.mark.parametrize(
@@ -491,7 +491,7 @@ def test_a_form_is_sent_again_whole(either: Either) -> None:
     ],
 )
 def test_what_would_fail_again_is_not_tried_again(either: Either, status: int, code: str) -> None:
-    """Whoever is at fault."""
+    """The client, the server or a proxy."""
     with scripted(refuses(status, code)) as server:
         error = either.error(server.url, "classify", b"x")
 
@@ -768,7 +768,7 @@ def test_readiness_is_asked_once_and_waited_for_with_patience(either: Either) ->
         assert type(either.error(other.url, "ready")) is RequestRefused
         assert type(either.error(other.url, "wait_until_ready")) is RequestRefused
 
-    assert [asked.path for asked in server.asked] == ["/readyz"] * 4
+    assert [request.path for request in server.asked] == ["/readyz"] * 4
 
 
 def test_a_server_that_does_not_become_ready_is_given_up_with_the_reason(either: Either) -> None:
@@ -816,9 +816,9 @@ def test_tasks_may_share_a_client_and_be_cancelled(live: Live) -> None:
             tasks[-1].cancel()
             return await asyncio.gather(*tasks, client.classify(CAT), return_exceptions=True)
 
-    *found, cancelled, after = asyncio.run(asked())
+    *results, cancelled, after = asyncio.run(asked())
 
-    assert {best_of(it) for it in found} == {best_of(after)}
+    assert {best_of(it) for it in results} == {best_of(after)}
     assert isinstance(cancelled, asyncio.CancelledError | Prediction)
 
 
@@ -828,7 +828,7 @@ def test_a_task_that_waits_to_try_again_can_be_cancelled(pauses: list[float]) ->
     async def asked(url: str) -> None:
         async with AsyncClient(url, timeout=None) as client:
             task = asyncio.create_task(client.classify(b"x"))
-            while not pauses:  # noqa: ASYNC110 - it is decided where no event of ours is set
+            while not pauses:  # noqa: ASYNC110 - it is decided where this test can set no event
                 await asyncio.sleep(0.01)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -844,7 +844,7 @@ def test_requests_say_who_asks(either: Either) -> None:
         either(server.url, "classify", b"x", client={"api_key": KEY})
         either(server.url, "classify", b"x")
 
-    first, second = (asked.headers for asked in server.asked)
+    first, second = (request.headers for request in server.asked)
     assert first["User-Agent"].startswith("alexnet-client/")
     assert first["Authorization"] == f"Bearer {KEY}"
     assert "Authorization" not in second

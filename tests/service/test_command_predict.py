@@ -60,8 +60,8 @@ def test_a_folder_is_answered_in_the_order_of_its_names(tiny_model: Path, folder
     assert done.returncode == 1
     assert done.stderr == b""
     predictions = json.loads(done.stdout)["predictions"]
-    assert [one["filename"] for one in predictions] == [str(folder / name) for name in ORDER]
-    assert [one["filename"] for one in predictions if "error" in one] == [
+    assert [entry["filename"] for entry in predictions] == [str(folder / name) for name in ORDER]
+    assert [entry["filename"] for entry in predictions if "error" in entry] == [
         str(folder / "b/broken.jpg")
     ]
 
@@ -80,9 +80,9 @@ def test_piped_it_prints_fields_for_cut_and_awk(tiny_model: Path, folder: Path) 
 
 
 def test_json_lines_have_what_the_document_has(tiny_model: Path, folder: Path) -> None:
-    asked = ("predict", str(folder), "--top", "3", "--crops", "one")
-    lines = alexnet(*asked, "--json-lines", model=tiny_model)
-    document = alexnet(*asked, "--json", model=tiny_model)
+    arguments = ("predict", str(folder), "--top", "3", "--crops", "one")
+    lines = alexnet(*arguments, "--json-lines", model=tiny_model)
+    document = alexnet(*arguments, "--json", model=tiny_model)
 
     assert [json.loads(line) for line in lines.stdout.splitlines()] == json.loads(document.stdout)[
         "predictions"
@@ -135,10 +135,10 @@ def test_names_come_from_a_file_or_from_standard_input(tiny_model: Path, folder:
     """One a line, folders too."""
     listed = folder.parent / "names"
     listed.write_text(f"{folder}/z.jpg\n\n{folder}/a\n")
-    asked = ("--top", "1", "--files-from")
+    arguments = ("--top", "1", "--files-from")
 
-    from_file = alexnet("predict", *asked, str(listed), model=tiny_model)
-    from_input = alexnet("predict", *asked, "-", stdin=listed.read_bytes(), model=tiny_model)
+    from_file = alexnet("predict", *arguments, str(listed), model=tiny_model)
+    from_input = alexnet("predict", *arguments, "-", stdin=listed.read_bytes(), model=tiny_model)
 
     assert from_file.returncode == 0, from_file.stderr.decode()
     names = [line.split("\t")[0] for line in from_file.stdout.decode().splitlines()]
@@ -238,7 +238,7 @@ def test_a_pipe_that_lies_in_a_folder_is_not_waited_for(tiny_model: Path, tmp_pa
 
 @pytest.mark.parametrize("closed", ["<&- 2>&-", ">&-"])
 def test_a_stream_that_is_closed_is_an_empty_one(tiny_model: Path, closed: str) -> None:
-    """Whoever starts us need not give us any."""
+    """A parent process need not give any."""
     line = f"{sys.executable} -m service predict - {PHOTOGRAPHS}/cat.jpg {closed}"
     done = subprocess.run(
         ["bash", "-c", line],
@@ -267,9 +267,9 @@ def test_a_file_beyond_the_limit_is_refused_by_itself(tiny_model: Path, tmp_path
         max_body=50_000,
     )
 
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [one.get("code") for one in told] == ["body_too_large", "body_too_large", None]
-    assert "ALEXNET_MAX_BODY" in told[0]["error"]
+    entries = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [entry.get("code") for entry in entries] == ["body_too_large", "body_too_large", None]
+    assert "ALEXNET_MAX_BODY" in entries[0]["error"]
 
 
 @pytest.mark.parametrize("form", ["--json", "--json-lines", None])
@@ -280,9 +280,9 @@ def test_a_name_is_no_command_for_the_terminal(
     name = os.path.join(os.fsencode(tmp_path), b"caf\xe9\n\x1b[31m.jpg")
     with open(name, "wb") as file:
         file.write(image())
-    given = ["predict", str(tmp_path), "--top", "1"] + ([form] if form else [])
+    arguments = ["predict", str(tmp_path), "--top", "1"] + ([form] if form else [])
 
-    done = alexnet(*given, model=tiny_model)
+    done = alexnet(*arguments, model=tiny_model)
 
     assert done.returncode == 0, done.stderr.decode()
     assert b"\x1b" not in done.stdout
@@ -325,13 +325,13 @@ def test_what_cannot_be_asked_is_one_sentence(
 
 def test_bars_fit_the_terminal_and_leave_the_labels_whole() -> None:
     """Also at 60 columns; where there is room, with WordNet ids."""
-    asked = ("predict", f"{PHOTOGRAPHS}/cat.jpg")
-    as_json = alexnet(*asked, "--json")
-    labels = [one["label"] for one in json.loads(as_json.stdout)["predictions"][0]["classes"]]
+    arguments = ("predict", f"{PHOTOGRAPHS}/cat.jpg")
+    as_json = alexnet(*arguments, "--json")
+    labels = [entry["label"] for entry in json.loads(as_json.stdout)["predictions"][0]["classes"]]
     colourless = {"NO_COLOR": "1"}
 
     for columns in (60, 100):
-        status, sent = on_terminal(*asked, columns=columns, about=colourless)
+        status, sent = on_terminal(*arguments, columns=columns, about=colourless)
         text = re.sub(r"\x1b\[\d*m", "", sent)
 
         assert status == 0
@@ -344,12 +344,12 @@ def test_bars_fit_the_terminal_and_leave_the_labels_whole() -> None:
 
 def test_bars_are_as_wide_as_the_system_says_that_the_terminal_is(tiny_model: Path) -> None:
     """No variable says it there."""
-    asked = ("predict", f"{PHOTOGRAPHS}/cat.jpg")
-    status, sent = on_real_terminal(*asked, columns=60, model=tiny_model)
+    arguments = ("predict", f"{PHOTOGRAPHS}/cat.jpg")
+    status, sent = on_real_terminal(*arguments, columns=60, model=tiny_model)
 
-    told = on_terminal(*asked, columns=60, model=tiny_model)
-    assert (status, sent.replace("\r\n", "\n")) == told
-    assert told != on_terminal(*asked, columns=100, model=tiny_model)
+    shown = on_terminal(*arguments, columns=60, model=tiny_model)
+    assert (status, sent.replace("\r\n", "\n")) == shown
+    assert shown != on_terminal(*arguments, columns=100, model=tiny_model)
 
 
 def test_bars_are_ascii_where_the_terminal_is() -> None:
@@ -369,11 +369,11 @@ def test_many_images_have_a_bar_that_leaves_nothing_behind(
     monkeypatch.setattr(console, "Thread", Counter)
     monkeypatch.setattr(console, "LINE_EVERY", 0.001)  # where there were lines, they would come
     folder, output, few = many(tmp_path / "many", 40), Stream(), Stream()
-    asked = ("predict", str(folder), "--top", "1", "--crops", "one")
+    arguments = ("predict", str(folder), "--top", "1", "--crops", "one")
 
-    status, sent = on_terminal(*asked, stdout=output, model=tiny_model)
+    status, sent = on_terminal(*arguments, stdout=output, model=tiny_model)
     _, nothing = on_terminal("predict", PHOTOGRAPHS, stdout=few, model=tiny_model)
-    piped = alexnet(*asked, model=tiny_model)
+    piped = alexnet(*arguments, model=tiny_model)
 
     assert status == 0
     assert "40/40" in sent
@@ -447,11 +447,13 @@ def test_ctrl_c_ends_it_quietly(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_number_of_images(tiny_model: Path, tmp_path: Path) -> None:
     """Neither of the document; each is forgotten when it is printed."""
-    asked = ("--json", "--top", "250", "--crops", "one")
-    alexnet("predict", f"{PHOTOGRAPHS}/cat.jpg", *asked, model=tiny_model)  # imports what it needs
+    arguments = ("--json", "--top", "250", "--crops", "one")
+    alexnet(
+        "predict", f"{PHOTOGRAPHS}/cat.jpg", *arguments, model=tiny_model
+    )  # imports what it needs
     few, more = (
         most_allocated(
-            "predict", str(many(tmp_path / str(number), number)), *asked, model=tiny_model
+            "predict", str(many(tmp_path / str(number), number)), *arguments, model=tiny_model
         )
         for number in (5, 35)
     )

@@ -129,23 +129,23 @@ def results(files: Iterator[int], calls: int = 1, **options: int) -> tuple[Class
 
 def test_large_files_wait_until_there_is_room_for_their_bytes() -> None:
     """Small ones do not; calls at once share the window."""
-    large, found = results(sizes(12, SMALL + 1), max_uploads=3 * SMALL)
-    assert (large.most_images, len(found)) == (2, 12)
+    large, outcomes = results(sizes(12, SMALL + 1), max_uploads=3 * SMALL)
+    assert (large.most_images, len(outcomes)) == (2, 12)
 
-    small, found = results(sizes(24, SMALL), calls=2)
+    small, outcomes = results(sizes(24, SMALL), calls=2)
     assert 2 < small.most_images <= 6
-    assert len(found) == 24
+    assert len(outcomes) == 24
 
 
 def test_a_file_larger_than_all_the_room_is_read_alone() -> None:
-    classifying, found = results(sizes(4, 3 * SMALL))
+    classifying, outcomes = results(sizes(4, 3 * SMALL))
 
-    assert (classifying.most_images, len(found)) == (1, 4)
+    assert (classifying.most_images, len(outcomes)) == (1, 4)
 
 
 def test_a_file_that_is_gone_or_too_large_is_an_error_in_its_place() -> None:
-    _, found = results(iter([1, -1, 5 * SMALL, 1]))
+    _, outcomes = results(iter([1, -1, 5 * SMALL, 1]))
 
-    kinds = [type(each) for each in found]
+    kinds = [type(each) for each in outcomes]
     assert kinds == [np.ndarray, FileUnreadable, BodyTooLarge, np.ndarray]
-    assert f"more than the {4 * SMALL} bytes allowed" in str(found[2])
+    assert f"more than the {4 * SMALL} bytes allowed" in str(outcomes[2])

@@ -43,8 +43,8 @@ def rows(output: Path) -> list[dict[str, Any]]:
     """A table of any of the formats, as JSON has it."""
     if output.suffix == ".parquet":
         parquet = import_module("pyarrow.parquet")
-        found: list[dict[str, Any]] = parquet.read_table(output).to_pylist()
-        return found
+        table: list[dict[str, Any]] = parquet.read_table(output).to_pylist()
+        return table
     with output.open(encoding="utf-8", newline="") as file:
         if output.suffix == ".jsonl":
             return [json.loads(line) for line in file]
@@ -76,7 +76,7 @@ def struck(strike: str, *arguments: object, after: int = 600, **settings: Any) -
         f"        {strike}\n"
         "store.ResultStore.add = counted\n"
         "store.COMMIT_EVERY = 0.01\n"
-        f"sys.argv = ['alexnet', 'predict', *{[str(one) for one in arguments]!r}]\n"
+        f"sys.argv = ['alexnet', 'predict', *{[str(value) for value in arguments]!r}]\n"
         "import service.__main__ as command; command.main()"
     )
     done = subprocess.run(
@@ -95,8 +95,8 @@ def signalled(number: int) -> str:
 
 
 def went_on(done: Done) -> bool:
-    """Whether it did a part of the work, and found the rest done."""
+    """Whether it did a part of the work, and match the rest done."""
     report = done.stderr.decode()
     assert done.returncode == 0, report
-    found = re.search(r"(\d+) images scored, (\d+) of them before", report)
-    return found is not None and 0 < int(found[2]) < int(found[1])
+    match = re.search(r"(\d+) images scored, (\d+) of them before", report)
+    return match is not None and 0 < int(match[2]) < int(match[1])
