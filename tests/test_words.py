@@ -1,6 +1,7 @@
-"""Modules, classes and functions are named in the words of the field."""
+"""Modules, classes and functions are named in the words of the field; imports are public."""
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -37,3 +38,27 @@ def test_no_class_or_function_has_a_private_name() -> None:
     assert len(names) > 1000
     private = set(PRIVATE_NAMES.split())
     assert {name: path for name, path in names.items() if name in private} == {}
+
+
+def test_no_private_module_is_imported() -> None:
+    """Of another project, it may be gone in its next version."""
+    imported = {
+        module: str(path)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for module in modules(node)
+    }
+
+    assert "typer.core" in imported
+    private = {module for module in imported if re.search(r"\._(?!_)", module)}
+    assert {module: imported[module] for module in private} == {}
+
+
+def modules(node: ast.AST) -> list[str]:
+    """What a statement imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []
