@@ -65,9 +65,7 @@ class Job:
 
     @property
     def to_be_continued(self) -> str:
-        """What a job that is ended early leaves, if it had begun."""
-        if not self.partial.exists():
-            return "Nothing was scored."
+        """What is left of a job that is ended early."""
         return f"What was scored is kept in {self.partial}: the same command goes on from there."
 
     def depends_on(self) -> dict[str, object]:
@@ -140,8 +138,9 @@ def score(
             engines = engine_arguments(settings)
             return _run(job, cluster.on_the_cluster(settings.model, engines, allowed, options))
     except KeyboardInterrupt as interrupt:
-        (number,) = interrupt.args or (signal.SIGINT,)
-        reason, status = "Stopped.", 128 + number
+        if not interrupt.args:  # it had not begun: Ray was being reached
+            raise
+        reason, status = "Stopped.", 128 + interrupt.args[0]
     except NotReady as error:
         reason, status = f"The engine has failed ({error}).", ENGINE_DEAD
     except (sqlite3.Error, OSError) as error:

@@ -440,6 +440,21 @@ def test_a_strange_file_in_place_of_the_store_is_left_alone(tiny_model: Path, fo
     assert strange.read_text().startswith("my novel")
 
 
+def test_a_folder_that_cannot_be_written_to_is_named_at_the_start(
+    tiny_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write wherever it likes, so the system's answer is replaced."""
+    really, closed = os.access, folder.parent
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path) != closed and really(path, mode)
+    )
+
+    text = sentence(predict(folder, "-o", closed / "scores.csv", model=tiny_model))
+
+    assert f"the folder {closed} cannot be written to; choose another" in text
+    assert not list(closed.glob("scores.csv*"))
+
+
 def test_two_processes_do_not_write_one_table(tiny_model: Path, folder: Path) -> None:
     """The second one is told so; the lock is the system's, and goes with its process."""
     output = folder.parent / "scores.csv"
