@@ -28,7 +28,9 @@ app = FastAPI()
 def predict(file: UploadFile) -> list[dict[str, object]]:
     image = Image.open(file.file).convert("RGB")
     scale = 256 / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.BILINEAR)
+    image = image.resize(
+        (round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR
+    )
     left, top = (image.width - 256) // 2, (image.height - 256) // 2
     pixels = np.asarray(image.crop((left, top, left + 256, top + 256)))[np.newaxis]
     (probabilities,) = session.run(["probabilities"], {"images": pixels, "crops": crops})
