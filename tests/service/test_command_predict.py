@@ -194,7 +194,8 @@ def test_a_terminal_that_cannot_show_a_name_gets_its_bars(tiny_model: Path, tmp_
     )
 
     assert (status, shown.count("%")) == (0, 5)
-    assert r"\u043a\u043e\u0448\u043a\u0430.jpg" in shown
+    # The terminal breaks a long name where a line ends.
+    assert r"\u043a\u043e\u0448\u043a\u0430.jpg" in "".join(shown.split())
 
 
 def test_names_are_bytes_that_end_with_a_line(tiny_model: Path, tmp_path: Path) -> None:

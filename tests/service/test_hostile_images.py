@@ -523,7 +523,7 @@ def test_truncated_images_stay_refused_in_the_whole_process() -> None:
     ],
 )  # fmt: skip
 def test_only_the_five_formats_are_ever_opened(data: bytes) -> None:
-    with pytest.raises(errors.ImageTypeUnsupported, match="Send one of JPEG, PNG, WEBP, GIF, BMP"):
+    with pytest.raises(errors.ImageTypeUnsupported):
         opened(data)
 
 

@@ -498,7 +498,7 @@ def test_tensors_of_the_open_inference_protocol_ask_the_network_alone(tiny_model
             ]
         }
     ).encode()
-    with serving(tiny_model) as live:
+    with serving(tiny_model, threads=1) as live:
         answer = live.client.post(
             "/v2/models/alexnet/infer",
             content=header + tensor,

@@ -376,7 +376,7 @@ def test_one_client_may_ask_without_waiting(live: Live) -> None:
 
 def test_rows_of_all_doors_share_a_batch(tiny_model: Path) -> None:
     """One image by /v1/predict, one as pixels, two encoded: a batch of four, which is full."""
-    with serving(tiny_model, max_batch=4) as server, server.gate.closed() as gate:
+    with serving(tiny_model, max_batch=4, threads=1) as server, server.gate.closed() as gate:
 
         def infer(model: str, tensor: triton.InferInput) -> None:
             with connected(server) as client:
