@@ -55,20 +55,41 @@ async def require_key(
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)],
     header: Annotated[str | None, Security(HEADER)],
 ) -> None:
-    """Let in a request that has one of the keys, before its body is read, and count an image."""
-    keys = _access(request).keys
-    candidates = [bearer.credentials.strip()] if bearer else []
-    candidates += [header] if header else []
-    client = next(filter(None, map(keys.holds, candidates)), None)
-    if client is None:
-        what = "invalid API key" if candidates else "this needs an API key"
-        raise Unauthorized(f"{what}; send it as -H 'Authorization: Bearer KEY'")
-    _count_first(request, client)
+    """What `authenticate` does; its parameters are for the OpenAPI document."""
+    authenticate(request)
 
 
 async def count_by_address(request: Request) -> None:
-    """Count an image of the address that the request comes from."""
-    _count_first(request, network_of(request.client.host) if request.client else "")
+    """What `authenticate` does."""
+    authenticate(request)
+
+
+def authenticate(request: Request) -> None:
+    """
+    Let in a request that has one of the keys, if there are any, before its body is read, and count
+    an image of its key or, without keys, of its address.
+
+    Once for each request, however often it is called.  Raises `Unauthorized` and `RateLimited`.
+    """
+    access = _access(request)
+    if hasattr(request.state, "client") or not (access.keys or access.limiter):
+        return
+    client: str | None = network_of(request.client.host) if request.client else ""
+    if access.keys:
+        headers = request.headers
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        offered = (
+            bearer.strip() if scheme.lower() == "bearer" else "",
+            request.headers.get("x-api-key"),
+        )
+        candidates = [key for key in offered if key]
+        client = next(filter(None, map(access.keys.holds, candidates)), None)
+        if client is None:
+            what = "invalid API key" if candidates else "this needs an API key"
+            raise Unauthorized(f"{what}; send it as -H 'Authorization: Bearer KEY'")
+    request.state.client = client
+    if access.limiter is not None:
+        access.limiter.charge(client or "")
 
 
 def charge(request: Request, images: int) -> None:
@@ -80,13 +101,6 @@ def charge(request: Request, images: int) -> None:
     limiter = _access(request).limiter
     if limiter is not None:
         limiter.charge(request.state.client, images, counted=1)
-
-
-def _count_first(request: Request, client: str) -> None:
-    request.state.client = client
-    limiter = _access(request).limiter
-    if limiter is not None:
-        limiter.charge(client)
 
 
 def _access(request: Request) -> AccessControl:

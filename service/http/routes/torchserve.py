@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from service import errors
 from service.http.middleware.errors import STATUSES, documented
 from service.http.routes.health import check, report
-from service.http.routes.parameters import Crops, Top
+from service.http.routes.parameters import Crops, DirectRoute, Top
 from service.http.routes.request import accept
 from service.http.routes.uploads import uploads
 from service.http.routes.v1 import REQUEST_BODY
@@ -31,7 +31,7 @@ DESCRIBED: Final[dict[str, Any]] = {
     "openapi_extra": {"requestBody": REQUEST_BODY},
 }
 
-router = APIRouter(tags=["torchserve"])  # behind the keys
+router = APIRouter(tags=["torchserve"], route_class=DirectRoute)  # behind the keys
 about = APIRouter(tags=["torchserve"])  # open to all
 
 

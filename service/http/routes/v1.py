@@ -22,6 +22,7 @@ from service.http.routes.parameters import (
     DETAILS_PARAMETER,
     Crops,
     Details,
+    DirectRoute,
     Top,
     check_names,
     details_in,
@@ -133,7 +134,7 @@ REQUEST_BODY: Final = {
 }
 
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 
 @router.post(
