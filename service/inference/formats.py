@@ -62,13 +62,13 @@ FORMATS: Final = (
         "JPEG",
         (".jpg", ".jpeg", ".jpe", ".jfif"),
         lambda data: data.startswith(b"\xff\xd8\xff"),
-        "service.inference.image:Jpeg",
+        "service.inference.jpeg:Jpeg",
     ),
     Format(
         "PNG",
         (".png",),
         lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"),
-        "PIL.PngImagePlugin:PngImageFile",
+        "service.inference.png:Png",
     ),
     Format(
         "WEBP",

@@ -22,7 +22,6 @@ the decoder reads on; by the number of pieces it reads, since a file of a millio
 the memory with lists of them; and by the few things that take long between two reads.
 """
 
-import re
 import struct
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -30,16 +29,11 @@ from contextlib import contextmanager
 from io import BytesIO
 from time import thread_time
 from traceback import clear_frames
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-)
+from PIL import GifImagePlugin, Image, ImageFile
 
 from service.errors import (
     BodyEmpty,
@@ -51,7 +45,8 @@ from service.errors import (
     ImageUnreadable,
 )
 from service.inference.formats import FORMATS, Format
-from service.inference.limits import DecodeLimits
+from service.inference.jpeg import END_OF_IMAGE, MARKER, SCAN, Jpeg
+from service.inference.limits import PIECES, DecodeLimits
 from service.inference.orientation import Turn, turn_of
 from service.inference.unsupported import unsupported
 
@@ -62,23 +57,18 @@ BLOCK: Final = 2**14  # the clock is looked at every 0.1 s, however much they un
 PIXEL_DATA: Final = 2**10  # bytes in one read that count as pixels rather than as header
 BAND: Final = 2**18  # pixels that are brought to RGB at a time; their copies stay in the cache
 
-PIECES: Final = 200_000  # reads of one file; an honest one of 20 MB needs less than 10,000
-
 # Pixels times scans of a JPEG for each second of the time limit: each scan may walk all blocks for
 # 10 bytes.  Measured as in `formats`.
 SCANNED_PIXELS: Final = 500_000_000
 SCAN_BYTES: Final = 10  # of a scan's header; its pixels may take none
 
 
-class Jpeg(JpegImagePlugin.JpegImageFile):
-    """Without EXIF: Pillow reads all of it for the resolution; we only want the orientation."""
-
-    def getexif(self) -> Image.Exif:
-        return Image.Exif()
-
-
 class Gif(GifImagePlugin.GifImageFile):
-    """Without what comes after the first frame, for which Pillow sets memory aside on opening."""
+    """
+    The first frame, on a canvas that is clear outside it.
+
+    Without what comes after it, for which Pillow sets memory aside on opening.
+    """
 
     @property
     def disposal_method(self) -> int:
@@ -87,6 +77,19 @@ class Gif(GifImagePlugin.GifImageFile):
     @disposal_method.setter
     def disposal_method(self, value: int) -> None:
         pass
+
+    def load(self) -> Any:
+        frame = self.tile[0].extents if self.tile else None
+        pixels = super().load()
+        if frame in (None, (0, 0, *self.size)):
+            return pixels
+        layer = self.convert("RGBA")
+        opaque = Image.new("L", self.size)
+        opaque.paste(layer.getchannel("A").crop(frame), frame)
+        layer.putalpha(opaque)
+        self.im, self._mode, self.palette = layer.im, layer.mode, None
+        self.info.pop("transparency", None)
+        return super().load()
 
 
 # What Pillow's decoders let out when a file is damaged or hostile.
@@ -106,11 +109,6 @@ DAMAGED: Final = (
     zlib.error,
 )
 BOMB: Final = (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning)
-
-# A JPEG marker among coded pixels: neither a stuffed byte nor a restart nor filling.
-JPEG_MARKER: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
-SCAN: Final = b"\xff\xda"
-END_OF_IMAGE: Final = b"\xff\xd9"
 
 
 class _Metered(BytesIO):
@@ -321,7 +319,7 @@ def _scans(data: bytes, place: int, harmless: int) -> int:
         return most
     # Not all of them need be scans: other images, or a film, may be hung on to the first one.
     scans = markers = 1
-    while marker := JPEG_MARKER.search(data, place):
+    while marker := MARKER.search(data, place):
         markers += 1
         if markers > PIECES:
             return most
@@ -337,7 +335,8 @@ def _opaque(image: Image.Image, look: Callable[[], None]) -> Image.Image:
     """
     Any of Pillow's modes to RGB, deliberately, or to grey: one band to scale, not three.
 
-    A strip at a time, so that there are never more than two whole images: this and that.
+    A strip at a time, so that there are never more than
+    two whole images: this and that.
     """
     if image.mode in ("RGB", "L") and not image.has_transparency_data:
         return image
@@ -359,8 +358,11 @@ def _flat(image: Image.Image) -> Image.Image:
     """A small image in RGB, or grey, on white."""
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's convert() would clip at 255 and leave a white image.
-        grey = np.asarray(image.convert("I")) >> 8
-        return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+        levels = np.asarray(image.convert("I"))
+        grey = np.clip(levels >> 8, 0, 255).astype(np.uint8)
+        if (clear := image.info.get("transparency")) is not None:
+            grey[levels == clear] = 255
+        return Image.fromarray(grey)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")

@@ -1,15 +1,19 @@
 """What inference may take; each limit is explained at the setting of the same name."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from service.inference.formats import FORMAT_NAMES
+
+PIECES: Final = 200_000  # reads of one file; an honest one of 20 MB needs less than 10,000
+PROFILE_BYTES: Final = 2**20  # of a colour profile; printers' have up to 0.9 MB, cameras' 3 kB
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeLimits:
     """What decoding one image may cost."""
 
-    max_pixels: int = 50_000_000
+    max_pixels: int = 2**26  # 8192 x 8192: sensors of phones have 8160 x 6144
     max_aspect_ratio: float = 32.0  # long side over short side
     scaled_decoding: bool = False
     formats: tuple[str, ...] = FORMAT_NAMES
@@ -24,5 +28,5 @@ class Limits:
     max_queue: int  # images
     max_delay: float = 0.0  # seconds
     run_timeout: float | None = None  # seconds
-    max_decoding_pixels: int = 100_000_000
+    max_decoding_pixels: int = 2**27
     decoding: DecodeLimits = DecodeLimits()

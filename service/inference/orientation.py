@@ -1,11 +1,10 @@
 """
-The orientation that a camera stored with an image, out of EXIF or XMP data.
+The orientation that a camera stored with an image, out of EXIF data.
 
 Read here and not by Pillow, which copies every entry's value: entries may all claim the same
-megabytes.
+megabytes.  XMP's orientation does not count, as in browsers, ImageMagick and libvips.
 """
 
-import re
 import struct
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -14,8 +13,7 @@ from PIL import Image
 
 EXIF_START: Final = b"Exif\0\0"
 EXIF_ORIENTATION: Final = 0x0112
-EXIF_SHORT: Final = 3
-XMP_ORIENTATION: Final = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+EXIF_FORMATS: Final = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT and LONG, as `struct` has them
 
 
 class Turn(NamedTuple):
@@ -46,17 +44,14 @@ def turn_of(info: Mapping[Any, Any]) -> Turn | None:
 
 
 def _orientation(info: Mapping[Any, Any]) -> int:
-    """EXIF's orientation, or else XMP's, as the EXIF standard numbers it; 1 if there is none."""
-    exif = info.get("exif", b"")
-    if not exif and "Raw profile type exif" in info:  # as ImageMagick writes it into PNG
-        exif = bytes.fromhex("".join(info["Raw profile type exif"].split("\n")[3:]))
-    tiff = exif.removeprefix(EXIF_START).removeprefix(EXIF_START)
+    """The orientation as the EXIF standard numbers it; 1 if there is none."""
+    tiff = info.get("exif", b"").removeprefix(EXIF_START).removeprefix(EXIF_START)
     if order := {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4]):
         (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
         (entries,) = struct.unpack_from(f"{order}H", tiff, directory)
         for offset in range(directory + 2, directory + 2 + 12 * entries, 12):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, offset)
-            if tag == EXIF_ORIENTATION and kind == EXIF_SHORT:
+            tag, kind = struct.unpack_from(f"{order}HH", tiff, offset)
+            if tag == EXIF_ORIENTATION and kind in EXIF_FORMATS:
+                (value,) = struct.unpack_from(order + EXIF_FORMATS[kind], tiff, offset + 8)
                 return int(value)
-    match = XMP_ORIENTATION.search(info.get("xmp", b""))
-    return int(match[1]) if match else 1
+    return 1

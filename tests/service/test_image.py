@@ -360,6 +360,28 @@ def test_an_animation_is_judged_by_its_first_frame() -> None:
     assert (square == RED).all()
 
 
+def gif_of_a_part(*, clear: bool) -> bytes:
+    """A canvas of 512 x 256 whose frame, red above and green below, fills its right half."""
+    frame = Image.new("P", (256, 256), 0)
+    frame.putpalette([255, 0, 0, 0, 255, 0])
+    frame.paste(1, (0, 128, 256, 256))
+    options = {"transparency": 1} if clear else {}
+    file = bytearray(encoded(frame, "GIF", **options))
+    file[6:10] = struct.pack("<HH", 512, 256)
+    descriptor = file.index(b",\0\0\0\0\0\x01\0\x01")
+    file[descriptor + 1 : descriptor + 3] = struct.pack("<H", 256)
+    return bytes(file)
+
+
+@pytest.mark.parametrize("clear", [False, True])
+def test_around_a_gifs_first_frame_it_is_white(clear: bool) -> None:
+    square = seen(gif_of_a_part(clear=clear))  # the middle of the canvas
+
+    assert (square[:, :128] == 255).all()
+    assert (square[:128, 128:] == RED).all()
+    assert (square[128:, 128:] == (WHITE if clear else GREEN)).all()
+
+
 def test_no_bytes_are_no_image() -> None:
     with pytest.raises(errors.BodyEmpty, match="empty"):
         seen(b"")
