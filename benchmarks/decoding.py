@@ -4,7 +4,8 @@ Decoding: the service's way against plain Pillow, in speed and in pixels.
     python -m benchmarks.decoding [FOLDER]
 
 FOLDER holds JPEGs (model_export/pictures).  They are scaled to 500x375, eight of them to 4000x3000
-too, and all the images join in one mosaic of 4000x3000, sharper than any photograph.  Prints for
+too, and all the images join in one mosaic of 4000x3000, sharper than any photograph; and once more
+with Display P3's colour profile, which plain Pillow leaves alone.  Prints for
 each way the median over interleaved rounds: ms an image on one thread, images/s on as many
 threads as there are cores; and how far the pixels are from plain Pillow's, in grey levels.
 """
@@ -28,10 +29,12 @@ from PIL import Image, ImageOps
 
 from service.inference.image import decode
 from service.inference.limits import DecodeLimits
+from tests.support import profiles
 
 IMAGES = Path(__file__).parents[1] / "model_export" / "pictures"
 TYPICAL, LARGE = (500, 375), (4000, 3000)  # pixels; LARGE is 12 megapixels
 QUALITY = 90
+DISPLAY_P3 = profiles.rgb(profiles.DISPLAY_P3, profiles.srgb_curve())
 
 Way = Callable[[bytes], NDArray[np.uint8]]
 
@@ -52,14 +55,15 @@ def plain(data: bytes) -> NDArray[np.uint8]:
 WAYS: dict[str, Way] = {
     "plain Pillow": plain,
     "the service": partial(decode, limits=DecodeLimits()),
+    "the service, no profiles": partial(decode, limits=DecodeLimits(colour_profiles=False)),
     "the service, scaled": partial(decode, limits=DecodeLimits(scaled_decoding=True)),
 }
 
 
-def encoded(image: Image.Image) -> bytes:
+def encoded(image: Image.Image, profile: bytes | None = None) -> bytes:
     """The image as a JPEG."""
     file = BytesIO()
-    image.save(file, "JPEG", quality=QUALITY)
+    image.save(file, "JPEG", quality=QUALITY, icc_profile=profile)
     return file.getvalue()
 
 
@@ -112,6 +116,8 @@ def main() -> None:
     measure("500x375", [encoded(image.resize(TYPICAL)) for image in images], rounds=9)
     large = [encoded(image.resize(LARGE)) for image in images[:: math.ceil(len(images) / 8)]]
     measure("4000x3000", large, rounds=5)
+    in_p3 = [encoded(image.resize(TYPICAL), DISPLAY_P3) for image in images]
+    measure("500x375, Display P3", in_p3, rounds=9)
     measure("4000x3000 mosaic", [encoded(mosaic(images))], rounds=5)
 
 

@@ -102,7 +102,7 @@ def _export(
         variant = checkpoints.prepared(variant, path)
         labels = _labels(labels_file, network.classes)
         record = _record(record_file, path, name, variant)
-        real = crops.load_images(folder)
+        real = crops.load_images(folder, left_out=_leave_out)
         status.update("building the graph")
         model = export.build_model(network, variant, precision=precision, calibration=real)
         export.describe(
@@ -133,6 +133,11 @@ def _export(
             ) from error
     why = graph.unshared(model)
     _summary(output, variant, precision, network, agreements, len(real), why)
+
+
+def _leave_out(file: Path, why: str) -> None:
+    message = f"alexnet-export: {file} cannot be read ({why}) and is left out"
+    Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
 
 
 def _published(variant: Variant) -> Path:

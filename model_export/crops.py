@@ -5,15 +5,16 @@ serving graph is held against.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from model_export.errors import ExportError
-from model_export.graph import IMAGE_SIZE, corners
+from model_export.graph import corners
 from model_export.image_formats import SUFFIXES
+from model_export.images import read_image
 from model_export.variants import Normalisation
 
 Pixels = NDArray[np.uint8]  # (N, 256, 256, 3), RGB
@@ -43,27 +44,30 @@ def to_channels(views: NDArray[np.uint8], normalisation: Normalisation) -> Float
     return np.ascontiguousarray(np.moveaxis(views, -1, -3)).astype(np.float32)
 
 
-def load_images(folder: Path | None = None, *, limit: int = 512) -> Pixels:
+def load_images(
+    folder: Path | None = None,
+    *,
+    limit: int = 512,
+    left_out: Callable[[Path, str], None] = lambda file, why: None,
+) -> Pixels:
     """The images of a folder, at any depth, as uint8 (N, 256, 256, 3); the package's own by
-    default: see ``model_export/pictures``."""
+    default: see ``model_export/pictures``.
+
+    Files that cannot be read are told to ``left_out`` and left out.  Raises ExportError where
+    fewer than ``FEWEST`` remain.
+    """
     folder = folder or Path(__file__).with_name("pictures")
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
-    if len(files) < FEWEST:
+    images, readable = [], len(files)
+    for file in files[:: -(-len(files) // limit) or 1]:
+        try:
+            images.append(read_image(file))
+        except ValueError as error:
+            left_out(file, str(error))
+            readable -= 1
+    if readable < FEWEST:
         raise ExportError(
-            f"{folder} holds {len(files)} images ({', '.join(sorted(SUFFIXES))}); calibration "
-            f"and verification need at least {FEWEST}, and better a few hundred"
+            f"{folder} holds {readable} images ({', '.join(sorted(SUFFIXES))}) that can be "
+            f"read; calibration and verification need at least {FEWEST}, and better a few hundred"
         )
-    return np.stack([_square(file) for file in files[:: -(-len(files) // limit)]])
-
-
-def _square(file: Path) -> Pixels:
-    """Shorter side to 256, central square: what the service sends."""
-    with Image.open(file) as opened:
-        image = opened.convert("RGB")
-    short, long = sorted(image.size)
-    size = [
-        IMAGE_SIZE if length == short else int(IMAGE_SIZE * long / short) for length in image.size
-    ]
-    image = image.resize((size[0], size[1]), Image.Resampling.BILINEAR)
-    left, top = round((size[0] - IMAGE_SIZE) / 2), round((size[1] - IMAGE_SIZE) / 2)
-    return np.asarray(image.crop((left, top, left + IMAGE_SIZE, top + IMAGE_SIZE)))
+    return np.stack(images)

@@ -1,9 +1,8 @@
 """
 Image files -> 256 x 256 pixels each, decoded once into a file that is mapped into memory.
 
-The preparation is that of the service (``service/inference/image.py``) and of the paper (section
-2): EXIF orientation applied, transparency over white, the shorter side to 256, the central square.
-Images that cannot be decoded are left out and listed.  An interrupted decoding is resumed.
+The preparation is that of the service (``model_export/images.py``).  Images that cannot be decoded
+are left out and listed.  An interrupted decoding is resumed.
 """
 
 from __future__ import annotations
@@ -14,24 +13,20 @@ import hashlib
 import json
 import os
 import struct
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from model_export.crops import Pixels
 from model_export.graph import IMAGE_SIZE
-from model_export.image_formats import FORMATS
+from model_export.images import read_image
 from model_training.errors import ImagesUnusable, RunUnusable
 
-MOST_PIXELS = 50_000_000  # of one image: the service's default limit
 MISSING, DECODED, UNREADABLE = 0, 1, 2  # an image's state in the cache
 UNDER_WAY = 64  # images that wait for a thread
 TOGETHER = 256  # images that are written to the disk before they are marked as decoded
@@ -104,62 +99,6 @@ def identity(paths: Sequence[Path]) -> str:
         digest.update(os.fsencode(path.resolve()) + b"\0")
         digest.update(struct.pack("<qq", status.st_size, status.st_mtime_ns))
     return digest.hexdigest()[:16]
-
-
-def read_image(path: Path | IO[bytes]) -> Pixels:
-    """Decode an image file to uint8 (256, 256, 3); ValueError says why that is not possible.
-
-    The pixels are the service's, bit for bit, but an image with an EXIF rotation may differ by one
-    grey level, since the service scales before it rotates.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-            with Image.open(path, formats=FORMATS) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise ValueError(f"more than {MOST_PIXELS:,} pixels")
-                image.load()
-                return _resized(_flat(_upright(image)))
-    except Exception as error:  # Pillow's decoders raise anything
-        raise ValueError(str(error) or type(error).__name__) from error
-
-
-def _resized(image: Image.Image) -> Pixels:
-    """`Resize(256)`, bilinear with antialias, and `CenterCrop(256)`: only what the crop keeps."""
-    width, height = image.size
-    if width <= height:
-        size = IMAGE_SIZE, int(IMAGE_SIZE * height / width)
-    else:
-        size = int(IMAGE_SIZE * width / height), IMAGE_SIZE
-    left, top = (round((length - IMAGE_SIZE) / 2) for length in size)
-    box = (
-        left * width / size[0],
-        top * height / size[1],
-        (left + IMAGE_SIZE) * width / size[0],
-        (top + IMAGE_SIZE) * height / size[1],
-    )
-    resized = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, box)
-    return np.asarray(resized.convert("RGB"))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    with contextlib.suppress(Exception):  # broken EXIF data counts as none
-        return ImageOps.exif_transpose(image)
-    return image
-
-
-def _flat(image: Image.Image) -> Image.Image:
-    """RGB or grey, on white."""
-    if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's convert() would clip at 255 and leave a white image.
-        grey = np.asarray(image.convert("I")) >> 8
-        return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image if image.mode == "L" else image.convert("L" if image.mode == "1" else "RGB")
 
 
 def _opened(folder: Path, name: str, count: int) -> tuple[np.memmap, np.memmap]:

@@ -1,19 +1,21 @@
 """
 Fuzz `service.inference.image.decode`: arbitrary bytes give a square or an `ImageError`, soon.
 
+`--seeds=WORD` takes only the seeds whose names begin so: avif, heic, icc (colour profiles).
 Inputs whose length is a multiple of 64 meet the default limits, the others small ones, which
 are faster to reach.  The mutator mends PNG checksums, or no mutation would get past them.
 """
 
 import random
 import struct
+import sys
 import warnings
 import zlib
 from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["PIL", "service.inference.image"]):
+with atheris.instrument_imports(include=["PIL", "pillow_heif", "service.inference"]):
     from service.inference.image import decode
     from service.inference.limits import DecodeLimits
 
@@ -58,24 +60,22 @@ def mended(data: bytes) -> bytes:
 
 
 def repacked(data: bytes, chance: random.Random) -> bytes:
-    """A PNG whose pixels or text are mutated before they are compressed."""
-    place = data.find(b"IDAT")
+    """A PNG whose pixels or colour profile are mutated before they are compressed."""
+    kind = b"iCCP" if b"iCCP" in data and chance.random() < 0.5 else b"IDAT"
+    place = data.find(kind)
     if place < 4:
         return data
     (length,) = struct.unpack_from(">I", data, place - 4)
+    start = place + 4 + (data[place + 4 :].find(b"\0") + 2 if kind == b"iCCP" else 0)
+    end = place + 4 + length
     unpack = zlib.decompressobj()
     try:
-        pixels = unpack.decompress(data[place + 4 : place + 4 + length], 2**16)
+        content = unpack.decompress(data[start:end], 2**16)
     except zlib.error:
         return data
-    body = zlib.compress(atheris.Mutate(pixels, len(pixels) + chance.randrange(64)), 1)
-    return (
-        data[: place - 4]
-        + struct.pack(">I", len(body))
-        + b"IDAT"
-        + body
-        + data[place + 4 + length :]
-    )
+    body = data[place + 4 : start]
+    body += zlib.compress(atheris.Mutate(content, len(content) + chance.randrange(64)), 1)
+    return data[: place - 4] + struct.pack(">I", len(body)) + kind + body + data[end:]
 
 
 def mutate(data: bytes, limit: int, seed: int) -> bytes:
@@ -102,4 +102,10 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     images = (ROOT / "tests" / "pictures").rglob("*.*")
     files = {file.name: file.read_bytes() for file in images if file.suffix != ".md"}
-    harness.main(rule, SEEDS | files, mutate)
+    options = [argument for argument in sys.argv if argument.startswith("--seeds=")]
+    seeds = SEEDS | files
+    for option in options:
+        sys.argv.remove(option)
+        word = option.partition("=")[2]
+        seeds = {name: seed for name, seed in SEEDS.items() if name.startswith(word)}
+    harness.main(rule, seeds, mutate)

@@ -139,7 +139,7 @@ class Settings(BaseSettings):
         default=DecodeLimits.max_pixels,
         ge=1,
         description="Pixels per image, checked before decoding; each takes 4 to 12 bytes while "
-        "it is decoded, in WebP 16.",
+        "it is decoded, in WebP, AVIF and HEIC 16.",
     )
     max_decoding_pixels: int = Field(
         default=Limits.max_decoding_pixels,
@@ -152,8 +152,8 @@ class Settings(BaseSettings):
         gt=0.0,
         le=600.0,
         description="Seconds of CPU time that decoding one image may take; it also bounds WebP "
-        "to 15 megapixels a second of it, run-length coded BMP to 1, and progressive JPEG to 500 "
-        "megapixels times scans.",
+        "to 15 megapixels a second of it, AVIF and HEIC to 40 or 10 MB, run-length coded BMP to 1, "
+        "and progressive JPEG to 500 megapixels times scans.",
     )
     max_aspect_ratio: float = Field(
         default=DecodeLimits.max_aspect_ratio,
@@ -167,6 +167,11 @@ class Settings(BaseSettings):
         description="Let libjpeg shrink large JPEGs while it decodes them: several times as fast "
         "at 12 megapixels, but up to 11 grey levels away, which changes 1 to 3 best classes in "
         "100.",
+    )
+    colour_profiles: bool = Field(
+        default=DecodeLimits.colour_profiles,
+        description="Convert images with an embedded colour profile to sRGB, as browsers show "
+        "them; false takes their numbers as they are, as torchvision does.",
     )
     heatmaps: bool = Field(
         default=True,

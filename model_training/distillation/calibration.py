@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from model_export.crops import ten_crops
+from model_export.images import read_image
 from model_training.distillation import crops, networks
 from model_training.distillation.duplicates import THUMBNAIL_SIZE, Thumbnails, thumbnails
 from model_training.distillation.image_reader import Entry, contents, read_file
 from model_training.distillation.sources import Validation
 from model_training.distillation.student import CLASSES, FEATURES, Head
-from model_training.image_cache import read_image
 
 VIEWS = 10
 COOLEST, HOTTEST = 0.25, 4.0  # temperatures that are tried

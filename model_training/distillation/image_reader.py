@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from model_export.image_formats import FORMATS
+from model_export.image_formats import readable_formats
 from model_training.distillation.sources import ImageSet, Source
 from model_training.errors import TrainingError
 
@@ -97,7 +97,7 @@ def read_file(repository: Path, commit: str, path: str) -> bytes:
 def decode(data: bytes) -> Image.Image | None:
     """The image in RGB, no larger than its crops need; None if it cannot be decoded or is tiny."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+        with Image.open(io.BytesIO(data), formats=readable_formats()) as file:
             file.draft("RGB", (512, 512))
             image = ImageOps.exif_transpose(file).convert("RGB")
     except Exception:  # Pillow's decoders raise anything

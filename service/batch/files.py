@@ -15,8 +15,9 @@ from pathlib import PurePath
 from typing import Final
 
 from service.errors import FileUnreadable, ServiceError
+from service.inference import formats
 
-SUFFIXES: Final = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".gif", b".bmp")
+SUFFIXES: Final = tuple(suffix.encode() for suffix in formats.SUFFIXES)
 HIDDEN: Final = b"."
 
 Identity = tuple[int, int]  # device and inode

@@ -51,6 +51,7 @@ class Job:
     options: ScoringOptions
     model: Model
     scaled_decoding: bool
+    colour_profiles: bool
     output: Path
 
     @property
@@ -75,6 +76,7 @@ class Job:
             "crops": self.options.crops,
             "top": self.options.top,
             "scaled decoding": self.scaled_decoding,
+            "colour profiles": self.colour_profiles,
             "folder": text(self.options.base),
             "places": [text(name) for name in self.images.roots],
         }
@@ -127,6 +129,7 @@ def score(
         options=options,
         model=model,
         scaled_decoding=settings.scaled_decoding,
+        colour_profiles=settings.colour_profiles,
         output=output,
     )
     try:

@@ -161,7 +161,7 @@ def predict(
     if not out.images:
         raise FileUnreadable(
             f"there is no image in {', '.join(places)}; in folders those count whose names end "
-            "as .jpg, .png, .webp, .gif and .bmp do"
+            "as .jpg, .png, .webp, .gif, .bmp, .avif and .heic do"
         )
     if out.refused:
         raise typer.Exit(Status.FAILED)

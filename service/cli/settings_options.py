@@ -36,6 +36,7 @@ GROUPS: Final = {
         "decode_timeout",
         "max_aspect_ratio",
         "scaled_decoding",
+        "colour_profiles",
     ),
     "Requests and connections": (
         "max_body",

@@ -8,9 +8,12 @@ Decoders are named, not imported, so that settings and `--help` load without Pil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from io import BytesIO
 from pkgutil import resolve_name
 from typing import Any, Final
+
+from service.inference.isobmff import brands
 
 MILLION: Final = 1_000_000
 
@@ -34,6 +37,19 @@ def webp_canvas(data: bytes) -> tuple[int, int] | None:
             return None
 
 
+def of_brands(*wanted: bytes) -> Callable[[bytes], bool]:
+    """ISO base media files by their major brand, or by any brand where that says little."""
+
+    def matches(data: bytes) -> bool:
+        major, *others = brands(data) or [b""]
+        return major in wanted or (major in CONTAINERS and not {*wanted}.isdisjoint(others))
+
+    return matches
+
+
+CONTAINERS: Final = (b"mif1", b"msf1")  # brands that any image format may be in
+
+
 @dataclass(frozen=True)
 class Format:
     """An image format: what it is called, how its bytes begin, and what decodes it."""
@@ -49,6 +65,14 @@ class Format:
     pixels_per_second: int | None = None
     slow_codec: str | None = None
     slow_name: str = ""  # what the error calls such a file
+    bytes_per_second: int | None = None  # of what costs as much by its bytes as by its pixels
+    package: str = "PIL"  # that has the decoder
+    extra: str = ""  # of this project, that installs the package
+
+    @cached_property
+    def readable(self) -> bool:
+        """Whether the decoder's package is installed."""
+        return find_spec(self.package) is not None
 
     @cached_property
     def open(self) -> Callable[[BytesIO], Any]:
@@ -93,6 +117,26 @@ FORMATS: Final = (
         pixels_per_second=MILLION,  # decoded in Python: every other thread waits
         slow_codec="bmp_rle",
         slow_name="run-length coded BMP",
+    ),
+    Format(
+        "AVIF",
+        (".avif",),
+        of_brands(b"avif", b"avis"),
+        "service.inference.avif:Avif",
+        pixels_per_second=40 * MILLION,
+        slow_name="AVIF",
+        bytes_per_second=10 * MILLION,
+    ),
+    Format(
+        "HEIC",
+        (".heic", ".heif", ".hif"),
+        of_brands(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"),
+        "service.inference.heif:Heif",
+        pixels_per_second=40 * MILLION,
+        slow_name="HEIC",
+        bytes_per_second=10 * MILLION,
+        package="pillow_heif",
+        extra="heif",
     ),
 )
 FORMAT_NAMES: Final = tuple(row.name.lower() for row in FORMATS)

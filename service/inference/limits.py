@@ -16,6 +16,7 @@ class DecodeLimits:
     max_pixels: int = 2**26  # 8192 x 8192: sensors of phones have 8160 x 6144
     max_aspect_ratio: float = 32.0  # long side over short side
     scaled_decoding: bool = False
+    colour_profiles: bool = True
     formats: tuple[str, ...] = FORMAT_NAMES
     decode_timeout: float = 1.8  # seconds of CPU time
 

@@ -7,6 +7,7 @@ tests/model_training/test_fine_tuning.py.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -114,6 +115,30 @@ def test_a_networks_own_preparation_stays_with_it(folder: Path, tmp_path: Path) 
     for file in (first, second):
         answer = Engine.load(file, device="cpu", threads=1).run(images, 10)
         assert np.allclose(answer, expected.mean(1), atol=1e-5)
+
+
+def test_images_that_cannot_be_read_are_named_and_left_out(folder: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    shutil.copytree(folder / "pictures", pictures)
+    whole = (pictures / "0.png").read_bytes()
+    (pictures / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0" + whole[:99])
+    (pictures / "text.gif").write_text("no image")
+
+    done = _flowers(folder, "-o", str(tmp_path / "a.onnx"), "--pictures", str(pictures))
+
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    for line, name in zip(lines, ("cut.jpg", "text.gif"), strict=True):
+        assert line.startswith(f"alexnet-export: {pictures / name} cannot be read (")
+        assert line.endswith("and is left out")
+
+    (pictures / "0.png").unlink()
+    failed = _flowers(folder, "-o", str(tmp_path / "b.onnx"), "--pictures", str(pictures))
+
+    assert failed.returncode == 1
+    assert "holds 6 images" in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
 def test_a_failing_verification_leaves_what_was_there(folder: Path, tmp_path: Path) -> None:

@@ -12,14 +12,26 @@ import pytest
 from PIL import Image
 
 from model_export.crops import Pixels
+from model_export.images import read_image
 from model_training import image_cache
 from model_training.errors import RunUnusable, Stopped
-from model_training.image_cache import decode, read_image
+from model_training.image_cache import decode
 from service.inference import image as service_image
 from service.inference.limits import DecodeLimits
+from tests.support import profiles
 from tests.support.images import image
 
 IMAGES = Path(__file__).parents[1] / "pictures"
+
+
+PROFILES = {
+    "Display P3": profiles.rgb(profiles.DISPLAY_P3, profiles.srgb_curve()),
+    "sRGB": profiles.rgb(profiles.SRGB, profiles.srgb_curve()),
+    "grey": profiles.grey(1.0),
+    "printer": profiles.cmyk(),
+    "broken": b"no profile",
+    "another's": profiles.grey(1.8),
+}
 
 
 def _encoded(kind: str) -> bytes:
@@ -27,7 +39,16 @@ def _encoded(kind: str) -> bytes:
     with Image.open(IMAGES / "cat.jpg") as opened:
         cat = opened.convert("RGB").resize((331, 288))
     file = io.BytesIO()
-    if kind == "transparent":
+    if kind in PROFILES:
+        mode, container = ("CMYK", "JPEG") if kind == "printer" else ("RGB", "PNG")
+        mode = "L" if kind == "grey" else mode
+        cat.convert(mode).save(file, container, icc_profile=PROFILES[kind])
+    elif kind == "GIF of a part":
+        cat.save(file, "GIF")
+        return file.getvalue().replace(b"\x4b\x01\x20\x01", b"\x90\x01\x40\x01", 1)  # its canvas
+    elif kind == "XMP":
+        cat.save(file, "JPEG", xmp=b'<x tiff:Orientation="6"/>')
+    elif kind == "transparent":
         cat.putalpha(Image.linear_gradient("L").resize(cat.size))
         cat.save(file, "PNG")
     elif kind == "16 bit":
@@ -48,7 +69,10 @@ def _encoded(kind: str) -> bytes:
 
 @pytest.mark.parametrize(
     "kind",
-    ["JPEG", "PNG", "WEBP", "GIF", "BMP", "L", "P", "1", "CMYK", "tall", "transparent", "16 bit"],
+    [
+        *("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "L", "P", "1", "CMYK", "tall"),
+        *("transparent", "16 bit", "GIF of a part", "XMP", *PROFILES),
+    ],
 )
 def test_an_image_is_prepared_as_the_service_does(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "picture"

@@ -421,6 +421,7 @@ def begun(output: Path, folder: Path, model: Path, *outcomes: Outcome) -> Path:
         "crops": "one",
         "top": 5,
         "scaled decoding": False,
+        "colour profiles": True,
         "folder": str(folder),
         "places": ["."],
     }

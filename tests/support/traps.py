@@ -7,9 +7,12 @@ Plain functions, so that the tests, the fuzzers' seeds and measurements share th
 import struct
 import zlib
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from io import BytesIO
 
 from PIL import Image
+
+from tests.support import profiles
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 EXIF_START = b"Exif\0\0"
@@ -264,6 +267,47 @@ def webp_of(width: int, height: int, **options: object) -> bytes:
     return encoded(Image.new("RGB", (width, height), (90, 120, 30)), "WEBP", **options)
 
 
+# AVIF and HEIC
+
+
+def in_container(image: Image.Image, kind: str, **options: object) -> bytes:
+    """An AVIF, or with pillow-heif installed a HEIC."""
+    if kind == "AVIF":
+        return encoded(image, kind, speed=10, **options)
+    from pillow_heif import from_pillow
+
+    file = BytesIO()
+    from_pillow(image).save(file, **options)
+    return file.getvalue()
+
+
+def with_larger_av1(data: bytes, width: int, height: int) -> bytes:
+    """An AVIF whose container says the old size, and whose coded image begins with another."""
+    payload = data.index(b"mdat") + 4
+    head = data.index(b"\x0a", payload)  # its sequence header, in the bits below
+    size = data[head + 1]
+    body = int.from_bytes(data[head + 2 : head + 2 + size], "big")
+    # A reduced header: 3 + 1 + 1 + 5 bits, then 4 bits each of the sizes' lengths.
+    left = 8 * size - 10
+    widths, heights = (body >> left - 4 & 15) + 1, (body >> left - 8 & 15) + 1
+    rest = left - 8 - widths - heights
+    bits = max(width, height).bit_length()
+    start = body >> left << 8 | (bits - 1) << 4 | bits - 1
+    start = (start << bits | width - 1) << bits | height - 1
+    number = 10 + 8 + 2 * bits + rest
+    packed = start << rest | body & (1 << rest) - 1
+    packed <<= -number % 8
+    return data[: head + 2] + packed.to_bytes(-(-number // 8), "big") + data[head + 2 + size :]
+
+
+def jpeg_with_profile(profile: bytes, mode: str = "RGB") -> bytes:
+    """A small JPEG with a colour profile."""
+    return encoded(Image.linear_gradient("L").resize((24, 17)).convert(mode), "JPEG",
+                   icc_profile=profile)  # fmt: skip
+
+
+CONTAINERS = ("AVIF", "HEIC") if find_spec("pillow_heif") else ("AVIF",)
+
 # All of them in sizes that a fuzzer can start from.
 
 SMALL: dict[str, Callable[[], bytes]] = {
@@ -323,4 +367,25 @@ SMALL: dict[str, Callable[[], bytes]] = {
     "webp-lossless": lambda: webp_of(9, 7, lossless=True),
     "webp-canvas": lambda: webp_canvas(40, 30),
     "webp-alpha": lambda: encoded(Image.new("RGBA", (9, 7), (1, 2, 3, 90)), "WEBP"),
+    "icc-p3": lambda: jpeg_with_profile(profiles.rgb(profiles.DISPLAY_P3, profiles.srgb_curve())),
+    "icc-adobe-in-png": lambda: encoded(
+        Image.new("RGB", (9, 7), (90, 30, 5)),
+        "PNG",
+        icc_profile=profiles.rgb(profiles.ADOBE, profiles.gamma(2.2)),
+    ),
+    "icc-grey": lambda: jpeg_with_profile(profiles.grey(1.0), "L"),
+    "icc-cmyk": lambda: jpeg_with_profile(profiles.cmyk(), "CMYK"),
 }
+
+
+def _small(kind: str, image: Image.Image) -> Callable[[], bytes]:
+    return lambda: in_container(image, kind)
+
+
+for _kind in CONTAINERS:
+    SMALL[_kind.lower()] = _small(_kind, Image.linear_gradient("L").resize((70, 66)).convert("RGB"))
+    SMALL[f"{_kind.lower()}-alpha"] = _small(_kind, Image.new("RGBA", (70, 66), (1, 2, 3, 90)))
+SMALL["avif-animated"] = lambda: in_container(
+    Image.new("RGB", (64, 64)), "AVIF", save_all=True,
+    append_images=[Image.new("RGB", (64, 64), 1)],
+)  # fmt: skip
