@@ -252,11 +252,12 @@ def test_a_turned_photograph_is_seen_as_its_camera_meant_it(
     assert apart(square, reference(meant)) <= 1
 
 
-def test_a_turned_jpeg_is_seen_upright() -> None:
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_a_turned_photograph_of_other_formats_is_seen_upright(kind: str) -> None:
     meant = Image.new("RGB", (320, 320), BLUE)
     meant.paste(RED, (0, 0, 320, 160))
 
-    square = seen(encoded(stored(meant, 6), "JPEG", exif=exif_of(6)))
+    square = seen(encoded(stored(meant, 6), kind, exif=exif_of(6)))
 
     assert np.abs(square[:120].astype(int) - RED).max() <= 6
     assert np.abs(square[136:].astype(int) - BLUE).max() <= 6

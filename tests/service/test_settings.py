@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import SettingsInvalid
-from service.settings import PREFIX, Settings, load_settings, unknown_variables
+from service.settings import PREFIX, Settings, limits, load_settings, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +106,11 @@ def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert settings.formats == ("jpeg", "png")
     assert settings.cors_origins == ("https://a.example", "https://b.example")
+
+
+def test_colour_profiles_count_unless_they_are_switched_off() -> None:
+    assert limits(load_settings()).decoding.colour_profiles
+    assert not limits(load_settings(colour_profiles=False)).decoding.colour_profiles
 
 
 def test_all_faults_are_told_at_once() -> None:
