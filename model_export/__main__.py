@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +41,7 @@ def export(
     variant: Annotated[VariantName, typer.Option(help="Which of the networks called AlexNet.")],
     weights: Annotated[
         Path | None,
-        typer.Option(help="Your .pth, .safetensors or .onnx; without it the published weights."),
+        typer.Option(help="Your file, of any kind; without it the published weights."),
     ] = None,
     precision: Annotated[
         PrecisionName, typer.Option(help="fp16 is for GPUs, int8 for CPUs, int8w a small file.")
@@ -93,13 +94,15 @@ def _export(
     folder: Path | None,
     record_file: Path | None,
 ) -> None:
-    from model_export import checkpoints, crops, export, graph, verify
+    from model_export import checkpoints, crops, export, graph, preparation, verify, weight_files
 
     variant = VARIANTS[variant_name]
     with console.status("reading the weights") as status:
         path = weights or _published(variant)
-        network = checkpoints.build(variant, checkpoints.read(path), source=path.name)
-        variant = checkpoints.prepared(variant, path)
+        file = weight_files.load(path)
+        network, told = checkpoints.read_as(variant, file.tensors, source=path.name)
+        prepared = preparation.find(variant, path, file, channels=network.channels)
+        variant = replace(variant, normalisation=prepared.normalisation)
         labels = _labels(labels_file, network.classes)
         record = _record(record_file, path, name, variant)
         real = crops.load_images(folder, left_out=_leave_out)
@@ -120,7 +123,7 @@ def _export(
                 verify.read_back(file),
                 network,
                 crop_size=variant.crop_size,
-                normalisation=export.normalisation_of(network, variant),
+                normalisation=variant.normalisation,
                 precision=precision,
                 images=real,
             )
@@ -132,6 +135,8 @@ def _export(
                 f"{output} cannot be written ({error.strerror}); choose another place with -o"
             ) from error
     why = graph.unshared(model)
+    console.print(told, soft_wrap=True)
+    console.print(f"normalisation: {prepared.normalisation}; by {prepared.source}", soft_wrap=True)
     _summary(output, variant, precision, network, agreements, len(real), why)
 
 

@@ -1,35 +1,21 @@
 """
-A checkpoint -> a state dict of float32 tensors under this package's names, or an error that names
-the key.
+A checkpoint -> a network with its weights in float32, or an error that names the tensor.
 
-It reads ``.pth``/``.pt`` (plain tensors only: ``weights_only=True``), ``.safetensors`` and
-``.onnx``, including what ``alexnet-export`` wrote in any precision.  Without a path it downloads
-the variant's published weights into the user's cache, resumes where an earlier attempt stopped, and
-verifies their SHA-256.
-
-The metadata of ``.safetensors`` and ``.onnx`` may say how the training images were prepared; that
-takes precedence over the variant's row.
+`weight_files.py` reads the file, `matching.py` finds the variant's parameters in it.  Without a
+path the variant's published weights are downloaded into the user's cache; a download resumes where
+an earlier attempt stopped, and its SHA-256 is verified.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
-import pickle
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx2
-import numpy as np
-import onnx
 import platformdirs
-import safetensors
-import safetensors.torch
 import torch
-from onnx import numpy_helper
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -38,99 +24,43 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
-from model_export.alexnet import FULL, AlexNet, Ranks
+from model_export import weight_files
+from model_export.alexnet import AlexNet
 from model_export.errors import WeightsUnusable
-from model_export.variants import Normalisation, Variant, Weights
-
-StateDict = dict[str, Tensor]
-# Batch normalisation counts its training steps; no output depends on the count.
-COUNTER = ".num_batches_tracked"
+from model_export.matching import Match, match
+from model_export.variants import VARIANTS, Variant, Weights
+from model_export.weight_files import StateDict
 
 
 def read(path: Path) -> StateDict:
     """Read the tensors of a checkpoint file, under the names that the file gives them."""
-    if not path.is_file():
-        raise WeightsUnusable(f"there is no weights file at {path}; check --weights")
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise WeightsUnusable(
-            f"{path.name}: {path.suffix or 'no ending'} is not a kind of weights file that is "
-            f"read here; convert it to one of {', '.join(sorted(READERS))}"
-        )
-    return reader(path)
+    return weight_files.load(path).tensors
 
 
 def build(variant: Variant, state: Mapping[str, Tensor], *, source: str) -> AlexNet:
     """The network that ``state`` describes, with its weights in it, in evaluation mode.
 
-    The shapes of the tensors say how many classes and input channels there are, and which ranks
-    the fully connected layers have.  Raises WeightsUnusable, which names the keys that do not fit.
+    The shapes of the tensors say how many classes and input channels there are, and which widths
+    or ranks the fully connected layers have.  Raises WeightsUnusable, which names the tensors that
+    do not fit.
     """
-    state = {variant.rename(_unwrapped(key)): tensor for key, tensor in state.items()}
-    state = {key: tensor for key, tensor in state.items() if not key.endswith(COUNTER)}
-    conv1, last_bias = _landmarks(variant)
-    classes = _classes(variant, state, last_bias, source)
-    network = variant.build(classes, _channels(state, conv1), _ranks(state))
+    return read_as(variant, state, source=source)[0]
+
+
+def read_as(variant: Variant, state: Mapping[str, Tensor], *, source: str) -> tuple[AlexNet, str]:
+    """`build`, and in one line how the tensors were read."""
+    found = match(variant, state)
+    if found.problems:
+        raise WeightsUnusable(_no_fit(variant, state, found, source))
+    _must_be_numbers(found.tensors, source)
+    network = found.build()
+    _must_see_images(network, source)
     whole = network.state_dict()
-    expected = {key: tensor for key, tensor in whole.items() if not key.endswith(COUNTER)}
-    problems = [
-        *(f"{key} is missing" for key in expected if key not in state),
-        *(f"{key} is not part of {variant.name}" for key in state if key not in expected),
-        *(
-            f"{key} is {tuple(state[key].shape)} and should be {tuple(tensor.shape)}"
-            for key, tensor in expected.items()
-            if key in state and state[key].shape != tensor.shape
-        ),
-        *(
-            f"{key} holds NaN or infinite values"
-            for key in expected
-            if key in state and not torch.isfinite(state[key].float()).all()
-        ),
-    ]
-    if problems:
-        more = f", and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise WeightsUnusable(
-            f"{source} does not fit the variant {variant.name}: {'; '.join(problems[:6])}{more}. "
-            "Choose another --variant, or other weights with --weights PATH"
-        )
-    network.load_state_dict(whole | {key: state[key].float() for key in expected})
-    return network.eval()
-
-
-def prepared(variant: Variant, path: Path) -> Variant:
-    """``variant`` with the normalisation that the checkpoint's own network was trained with.
-
-    It is read from the metadata entry ``normalisation``, JSON with the keys ``mean``, ``std`` and
-    ``planes``; without it the variant's row applies.  Raises WeightsUnusable if it is malformed.
-    """
-    written = metadata(path).get("normalisation")
-    if written is None:
-        return variant
-    try:
-        entry = json.loads(written)
-        mean, std = (tuple(float(value) for value in entry[key]) for key in ("mean", "std"))
-        channels = entry["planes"]
-        count = {"RGB": 3, "BGR": 3, "L": 1}[channels]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _bad_normalisation(path) from error
-    if len(mean) != count or len(std) != count or min(std) <= 0:
-        raise _bad_normalisation(path)
-    if not all(math.isfinite(value) for value in (*mean, *std)):
-        raise _bad_normalisation(path)
-    return replace(variant, normalisation=Normalisation(mean, std, channels))
-
-
-def metadata(path: Path) -> dict[str, str]:
-    """The metadata of a checkpoint that `read` takes; ``.pth`` and ``.pt`` have none."""
-    if path.suffix.lower() == ".safetensors":
-        with safetensors.safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    if path.suffix.lower() == ".onnx":
-        model = onnx.load(path, load_external_data=False)
-        return {entry.key: entry.value for entry in model.metadata_props}
-    return {}
+    values = {key: tensor.dequantize().float() for key, tensor in found.tensors.items()}
+    network.load_state_dict(whole | values)
+    return network.eval(), found.told(variant)
 
 
 def fetch(weights: Weights, *, folder: Path | None = None) -> Path:
@@ -197,129 +127,58 @@ def _download(url: str, part: Path) -> None:
                 progress.advance(task, len(chunk))
 
 
-def _read_pth(path: Path) -> StateDict:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+def _must_be_numbers(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise WeightsUnusable at a tensor whose values are no finite real numbers."""
+    for key, tensor in tensors.items():
+        problem = _unusable(tensor)
+        if problem:
+            raise WeightsUnusable(f"{source}: {key} {problem}")
+
+
+def _unusable(tensor: Tensor) -> str:
+    """What keeps a tensor from being a weight, and what to do; empty if nothing does."""
+    if tensor.is_meta:
+        return "is a meta tensor, a shape without values; save the weights once they are loaded"
+    if tensor.layout != torch.strided:
+        return "is sparse; save its to_dense()"
+    if tensor.is_complex():
+        return "holds complex values, and weights are real numbers; save its real part"
+    if not (tensor.is_floating_point() or tensor.is_quantized):
+        kind = str(tensor.dtype).removeprefix("torch.")
+        return f"holds {kind} without a scale; save the weights as they are before quantisation"
+    if not torch.isfinite(tensor.dequantize().float()).all():
+        return "holds NaN or infinite values; save the weights of an earlier epoch"
+    return ""
+
+
+def _must_see_images(network: AlexNet, source: str) -> None:
+    """Raise WeightsUnusable where the inputs are no images, or the outputs no classes."""
+    if network.channels not in (1, 3):
         raise WeightsUnusable(
-            f"{path.name} cannot be read as a PyTorch checkpoint of plain tensors: it is damaged, "
-            "or holds more than tensors; save it again with torch.save(model.state_dict(), PATH)"
-        ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsUnusable(f"{path.name} holds no state dict; save model.state_dict() into it")
-    others = [key for key, value in content.items() if not isinstance(value, Tensor)]
-    if others:
-        raise WeightsUnusable(
-            f"{path.name}: {others[0]} is not a tensor; save model.state_dict() alone"
+            f"{source}: the first convolution sees {network.channels} channels, and images have 3, "
+            "or 1 in grey; give weights that were trained on such images"
         )
-    return dict(content)
-
-
-def _read_safetensors(path: Path) -> StateDict:
-    try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
+    if network.classes == 1:
         raise WeightsUnusable(
-            f"{path.name} is not a whole safetensors file ({error}); fetch or save it again"
-        ) from error
-
-
-def _read_onnx(path: Path) -> StateDict:
-    """The weights of an ONNX file by their initialisers' names; 8-bit ones are dequantised."""
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # protobuf's DecodeError has no public home
-        raise WeightsUnusable(
-            f"{path.name} is not a whole ONNX file; fetch or export it again"
-        ) from error
-    arrays = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-    state = {}
-    for name, array in arrays.items():
-        if name.endswith("_quantized"):
-            base = name.removesuffix("_quantized")
-            scale = arrays.get(f"{base}_scale", arrays.get(f"{base}_quantized_scale"))
-            if scale is None:
-                raise WeightsUnusable(f"{path.name}: {name} has no scale; export the file again")
-            along = scale.reshape(-1, *[1] * (array.ndim - 1)) if scale.size > 1 else scale
-            array, name = array.astype(np.float32) * along, base
-        if _is_parameter(name):
-            state[name] = torch.from_numpy(np.array(array))
-    if not state:
-        raise WeightsUnusable(f"{path.name} holds no weights under names that are known here")
-    for entry in model.metadata_props:
-        if entry.key == "folded":
-            _unfold(state, **json.loads(entry.value))
-    return state
-
-
-def _unfold(state: StateDict, layer: str, mean: list[float], std: list[float]) -> None:
-    """Undo `int8.quantise` reading pixels: the weights and the bias for normalised views."""
-    weight, bias = f"{layer}.weight", f"{layer}.bias"
-    channels = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
-    by_channel = state[weight].double()  # (out, channels, rows, columns), for pixels
-    if bias in state:  # a layer without a bias has one only in the quantised graph
-        state[bias] = (state[bias] + torch.einsum("oikl,i->o", by_channel, channels[0])).float()
-    state[weight] = (by_channel * channels[1].reshape(-1, 1, 1)).float()
-
-
-READERS: dict[str, Callable[[Path], StateDict]] = {
-    ".pth": _read_pth,
-    ".pt": _read_pth,
-    ".safetensors": _read_safetensors,
-    ".onnx": _read_onnx,
-}
-
-
-def _bad_normalisation(path: Path) -> WeightsUnusable:
-    return WeightsUnusable(
-        f"{path.name}: its metadata entry normalisation is not JSON with mean, std and planes; "
-        "train or export the network again"
-    )
-
-
-def _is_parameter(name: str) -> bool:
-    """Whether an initialiser is a weight, and not a scale, a shape or a constant of the graph."""
-    of_layers = (".weight", ".bias", ".u", ".v", ".running_mean", ".running_var")
-    return name.endswith((*of_layers, "_w_0", "_b_0"))
-
-
-def _unwrapped(key: str) -> str:
-    """``module.features.0.weight`` as DataParallel saves it -> ``features.0.weight``."""
-    return key.removeprefix("module.")
-
-
-def _landmarks(variant: Variant) -> tuple[str, str]:
-    """The names of the first convolution's weight, whose shape counts the channels, and of the last
-    layer's bias, which counts the classes."""
-    with torch.device("meta"):  # shapes without numbers
-        network = variant.build(1, 3, FULL)
-    layers = network.named_modules()
-    conv1 = next(name for name, layer in layers if isinstance(layer, nn.Conv2d))
-    return f"{conv1}.weight", f"classifier.{len(network.classifier) - 1}.bias"
-
-
-def _classes(variant: Variant, state: Mapping[str, Tensor], last_bias: str, source: str) -> int:
-    bias = state.get(last_bias)
-    if bias is None or bias.ndim != 1:
-        raise WeightsUnusable(
-            f"{source} does not fit the variant {variant.name}: {last_bias} is missing, "
-            f"so its classes cannot be counted; it holds {', '.join(list(state)[:4]) or 'nothing'}"
-            "... Choose another --variant, or other weights with --weights PATH"
+            f"{source}: the last layer has a single output, as for a sigmoid, and a model file has "
+            "an output for each class; put a row of zeros before its weight and its bias, which "
+            "makes two of it, no and yes"
         )
-    return len(bias)
 
 
-def _channels(state: Mapping[str, Tensor], conv1: str) -> int:
-    weight = state.get(conv1)
-    return int(weight.shape[1]) if weight is not None and weight.ndim == 4 else 3
+def _no_fit(variant: Variant, state: Mapping[str, Tensor], found: Match, source: str) -> str:
+    """What does not fit, and which variant fits, or comes nearest."""
+    others = {name: match(row, state) for name, row in VARIANTS.items() if name != variant.name}
+    sentence = f"{source} does not fit the variant {variant.name}: {_listed(found.problems)}. "
+    fitting = [name for name, other in others.items() if not other.problems]
+    if fitting:
+        return f"{sentence}Choose --variant {' or '.join(fitting)}, which it fits"
+    nearest = min(others, key=lambda name: len(others[name].problems), default=variant.name)
+    if nearest in others and len(others[nearest].problems) < len(found.problems):
+        sentence += f"The nearest variant is {nearest}: {_listed(others[nearest].problems)}. "
+    return f"{sentence}Give other weights with --weights PATH, or add a variant for this network"
 
 
-def _ranks(state: Mapping[str, Tensor]) -> Ranks:
-    """The ranks of fc6, fc7, fc8: ``classifier.N.v`` is (rank, in) where a layer is factored."""
-    keys = (k.split(".") for k in state if k.startswith("classifier."))
-    places = sorted({int(place) for _, place, *_ in keys if place.isdecimal()})
-    factors = [state.get(f"classifier.{place}.v") for place in places]
-    ranks = [None if v is None else int(v.shape[0]) for v in factors] + [None] * 3
-    return (ranks[0], ranks[1], ranks[2])
+def _listed(problems: Sequence[str]) -> str:
+    more = f", and {len(problems) - 6} more" if len(problems) > 6 else ""
+    return "; ".join(problems[:6]) + more

@@ -30,6 +30,10 @@ class Normalisation:
         """The entry ``normalisation`` of a file's metadata."""
         return json.dumps({"mean": self.mean, "std": self.std, "planes": self.channels})
 
+    def __str__(self) -> str:
+        mean, std = (", ".join(f"{v:g}" for v in figures) for figures in (self.mean, self.std))
+        return f"{self.channels}, (pixel - ({mean})) / ({std})"
+
 
 @dataclass(frozen=True)
 class Weights:

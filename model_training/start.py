@@ -9,16 +9,17 @@ the preparation that they were trained with.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from model_export import checkpoints
+from model_export import checkpoints, weight_files
+from model_export import preparation as preparation_of
 from model_export.alexnet import AlexNet, LowRankLinear
 from model_export.errors import WeightsUnusable
-from model_export.export import normalisation_of
 from model_export.variants import VARIANTS, Variant
 from model_training.augmentation import Floats
 
@@ -63,20 +64,21 @@ def from_weights(weights: str, variant_name: str | None, classes: int, *, seed: 
             "nothing, or give a file"
         )
     path = Path(weights) if published is None else checkpoints.fetch(published)
-    state = checkpoints.read(path)
-    metadata = checkpoints.metadata(path)
+    file = weight_files.load(path)
+    metadata = file.metadata
     name = variant_name or (weights if published else metadata.get("variant", "owt"))
     if name not in VARIANTS:
         raise WeightsUnusable(f"{path.name} is of a variant that is not known here, {name}")
-    variant = checkpoints.prepared(VARIANTS[name], path)
-    network = checkpoints.build(variant, state, source=path.name)
+    variant = VARIANTS[name]
+    network = checkpoints.build(variant, file.tensors, source=path.name)
+    prepared = preparation_of.find(variant, path, file, channels=network.channels)
     fresh: tuple[nn.Module, ...] = ()
     if network.classes != classes:
         torch.manual_seed(seed)
         fresh = (_last_layer(network, classes),)
     return Start(
         network,
-        replace(variant, normalisation=normalisation_of(network, variant)),
+        replace(variant, normalisation=prepared.normalisation),
         fresh,
         path.name,
         checkpoints.sha256(path),
@@ -86,12 +88,7 @@ def from_weights(weights: str, variant_name: str | None, classes: int, *, seed: 
 
 def preparation(start: Start) -> str:
     """How a pixel of 0-255 is normalised, as text to print."""
-    normalisation = start.variant.normalisation
-    mean, std = (
-        ", ".join(f"{value:g}" for value in figures)
-        for figures in (normalisation.mean, normalisation.std)
-    )
-    return f"{normalisation.channels}, (pixel - ({mean})) / ({std})"
+    return str(start.variant.normalisation)
 
 
 def _last_layer(network: AlexNet, classes: int) -> nn.Linear:
@@ -106,7 +103,7 @@ def _last_layer(network: AlexNet, classes: int) -> nn.Linear:
     return layer
 
 
-def _licence(variant: Variant, path: Path, metadata: dict[str, str]) -> str:
+def _licence(variant: Variant, path: Path, metadata: Mapping[str, str]) -> str:
     """The licence of the weights, from the variant's row or the file's metadata."""
     row = variant.weights
     if row is not None and checkpoints.sha256(path).startswith(row.sha256):

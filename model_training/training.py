@@ -224,7 +224,7 @@ class Training:
         return row
 
     def _metadata(self) -> dict[str, str]:
-        """The metadata of ``weights.safetensors``: see `model_export.checkpoints.prepared`."""
+        """The metadata of ``weights.safetensors``: see `model_export.preparation.find`."""
         variant = self._start.variant
         return {
             "variant": variant.name,

@@ -18,7 +18,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from model_export import alexnet, checkpoints, crops, export
+from model_export import alexnet, checkpoints, crops, export, matching, preparation, weight_files
 from model_export.errors import WeightsUnusable
 from model_export.variants import VARIANTS, Normalisation, Weights
 from tests.support.residual import RESIDUAL, learned
@@ -60,10 +60,10 @@ def test_a_checkpoint_may_bring_its_own_preparation(tmp_path: Path) -> None:
     own = {"mean": [1.5, 2.5, 3.5], "std": [4.0, 5.0, 6.0], "planes": "BGR"}
     path = _told(tmp_path, json.dumps(own))
 
-    variant = checkpoints.prepared(OWT, path)
+    result = preparation.find(OWT, path, weight_files.load(path), channels=3)
 
-    assert variant.normalisation == Normalisation((1.5, 2.5, 3.5), (4.0, 5.0, 6.0), "BGR")
-    assert (variant.name, variant.crop_size) == (OWT.name, OWT.crop_size)
+    assert result.normalisation == Normalisation((1.5, 2.5, 3.5), (4.0, 5.0, 6.0), "BGR")
+    assert "own.safetensors's metadata" in result.source
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
@@ -72,7 +72,10 @@ def test_without_one_the_variants_row_counts(tmp_path: Path, ending: str) -> Non
     tensors = {"a": torch.zeros(1)}
     torch.save(tensors, path) if ending == ".pth" else safetensors.torch.save_file(tensors, path)
 
-    assert checkpoints.prepared(OWT, path) is OWT
+    result = preparation.find(OWT, path, weight_files.load(path), channels=3)
+
+    assert result.normalisation == OWT.normalisation
+    assert result.source == "the row of owt"
 
 
 @pytest.mark.parametrize(
@@ -88,8 +91,10 @@ def test_without_one_the_variants_row_counts(tmp_path: Path, ending: str) -> Non
     ],
 )
 def test_a_broken_preparation_is_refused(tmp_path: Path, written: str) -> None:
+    path = _told(tmp_path, written)
+
     with pytest.raises(WeightsUnusable, match="metadata entry normalisation"):
-        checkpoints.prepared(OWT, _told(tmp_path, written))
+        preparation.find(OWT, path, weight_files.load(path), channels=3)
 
 
 def _told(folder: Path, normalisation: str) -> Path:
@@ -166,7 +171,7 @@ def test_batch_normalisation_keeps_its_statistics_and_needs_no_counter(
 ) -> None:
     """Its last layer and its first convolution stand elsewhere than an AlexNet's, too."""
     expected = learned(5).state_dict()
-    counted = {key for key in expected if key.endswith(checkpoints.COUNTER)}
+    counted = {key for key in expected if key.endswith(matching.COUNTER)}
     weights = {k: t for k, t in expected.items() if counters == "with counters" or k not in counted}
     torch.save(weights, tmp_path / "a.pth")
 
@@ -196,7 +201,7 @@ def test_an_exported_file_with_batch_normalisation_is_a_whole_checkpoint(tmp_pat
 
     result = checkpoints.read(tmp_path / "a.onnx")
 
-    counted = {k: t for k, t in network.state_dict().items() if k.endswith(checkpoints.COUNTER)}
+    counted = {k: t for k, t in network.state_dict().items() if k.endswith(matching.COUNTER)}
     assert _same(result | counted, network.state_dict())
 
 
@@ -293,10 +298,10 @@ def test_a_checkpoint_without_a_state_dict_is_refused(content: object, tmp_path:
         checkpoints.read(tmp_path / "a.pth")
 
 
-def test_an_unknown_ending_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
-    (tmp_path / "a.h5").touch()
+def test_an_unknown_kind_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
+    (tmp_path / "a.h5").write_bytes(b"something else")
 
-    with pytest.raises(WeightsUnusable, match=r"\.h5 .*\.onnx, \.pt, \.pth, \.safetensors"):
+    with pytest.raises(WeightsUnusable, match=r"a\.h5 .*\.pth.*\.safetensors.*\.onnx"):
         checkpoints.read(tmp_path / "a.h5")
 
 

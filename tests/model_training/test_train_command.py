@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from model_export import checkpoints
+from model_export import preparation, weight_files
 from model_export.variants import VARIANTS
 from model_training import __main__ as command
 from model_training import fit, plots, signals
@@ -74,7 +74,9 @@ def test_a_run_leaves_what_the_exporter_takes(finished: tuple[Path, str], folder
 def test_the_training_sets_mean_is_told_to_the_exporter(finished: tuple[Path, str]) -> None:
     path = finished[0] / "weights.safetensors"
 
-    normalisation = checkpoints.prepared(VARIANTS["paper"], path).normalisation
+    normalisation = preparation.find(
+        VARIANTS["paper"], path, weight_files.load(path), channels=3
+    ).normalisation
 
     assert normalisation.std == SMALL.normalisation.std
     assert len(set(normalisation.mean)) == 1  # digits are grey
