@@ -16,7 +16,7 @@ from torch import nn
 
 from model_export.alexnet import FULL, AlexNet, LocalResponseNorm, Ranks
 from model_export.crops import Floats, Pixels
-from model_export.graph import IMAGE_SIZE
+from model_export.graph import IMAGE_SIZE, OPSET
 from model_export.variants import VARIANTS, Variant
 
 # Mirrored images have the same views: top left is what the mirror image's top right was.
@@ -159,7 +159,7 @@ def _network(
         [tensor("logits", onnx.TensorProto.FLOAT, ["M", features])],
         tensors,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     return model
 
