@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from model_export.export import Record
     from model_export.variants import Variant
     from model_export.verify import Agreement
+    from model_export.weight_files import WeightFile
 
 VariantName = enum.StrEnum("VariantName", list(VARIANTS))  # type: ignore[misc]  # not a literal
 # The names of the table's rows, for the help; torch takes seconds to import, so the table itself
@@ -99,12 +100,13 @@ def _export(
     variant = VARIANTS[variant_name]
     with console.status("reading the weights") as status:
         path = weights or _published(variant)
+        checkpoints.must_be_published(path)
         file = weight_files.load(path)
         network, told = checkpoints.read_as(variant, file.tensors, source=path.name)
         prepared = preparation.find(variant, path, file, channels=network.channels)
         variant = replace(variant, normalisation=prepared.normalisation)
-        labels = _labels(labels_file, network.classes)
-        record = _record(record_file, path, name, variant)
+        labels = _labels(labels_file, file, network.classes)
+        record = _record(record_file, path, file, name, variant, precision)
         real = crops.load_images(folder, left_out=_leave_out)
         status.update("building the graph")
         model = export.build_model(network, variant, precision=precision, calibration=real)
@@ -155,41 +157,75 @@ def _published(variant: Variant) -> Path:
     return checkpoints.fetch(variant.weights)
 
 
-def _labels(file: Path | None, classes: int) -> list[tuple[str | None, str]]:
+def _labels(labels: Path | None, file: WeightFile, classes: int) -> list[tuple[str | None, str]]:
+    """From --labels, or from the model file that the weights are read from, or ImageNet's."""
     from model_export import export
 
-    if file is not None:
-        return export.read_labels(file, classes)
-    labels = export.imagenet_labels()
-    if len(labels) != classes:
+    if labels is not None:
+        return export.read_labels(labels, classes)
+    own = _entry(file, "labels")
+    if isinstance(own, list) and len(own) == classes:
+        return [(wordnet_id, name) for wordnet_id, name in own]
+    imagenet = export.imagenet_labels()
+    if len(imagenet) != classes:
         raise ExportError(
-            f"the network has {classes} classes, not ImageNet's {len(labels)}; "
+            f"the network has {classes} classes, not ImageNet's {len(imagenet)}; "
             "name them with --labels FILE, one per line"
         )
-    return labels
+    return imagenet
 
 
-def _record(file: Path | None, path: Path, name: str, variant: Variant) -> Record:
-    """What is known of the weights: from --record, or from the variant's row if they are its
-    published weights; otherwise only their name and checksum."""
+def _record(
+    record: Path | None, path: Path, file: WeightFile, name: str, variant: Variant, precision: str
+) -> Record:
+    """What is known of the weights: from --record, from the variant's row if they are its published
+    weights, or from the file's own metadata; otherwise only their name and checksum."""
     from model_export import checkpoints
     from model_export.export import Record
 
     sha256 = checkpoints.sha256(path)
     weights: dict[str, object] = {"name": path.name, "sha256": sha256, "licence": "unknown"}
-    if file is not None:
-        try:
-            content = json.loads(file.read_text("utf-8"))
-            return Record(name, {**weights, **content["weights"]}, content["accuracy"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ExportError(
-                f"{file} is not a record; it is JSON with the keys weights and accuracy"
-            ) from error
+    if record is not None:
+        return _written_record(record, name, weights)
     row = variant.weights
     if row is not None and sha256.startswith(row.sha256):
         published = {"name": row.name, "licence": row.licence, "url": row.url}
         return Record(name, {**weights, **published}, row.accuracy)
-    return Record(name, weights, [])
+    own = _entry(file, "weights")
+    if not isinstance(own, dict):
+        return Record(name, weights, [])
+    origin = {key: own.pop(key) for key in ("name", "sha256", "from") if key in own}
+    travelled = {**weights, **own, **({"from": origin} if origin else {})}
+    # Of other arithmetic than this, what was measured says nothing about the new file.
+    same = file.metadata.get("precision") == precision == "fp32"
+    measured = _entry(file, "accuracy") if same else None
+    return Record(name, travelled, measured if isinstance(measured, list) else [])
+
+
+def _entry(file: WeightFile, key: str) -> object:
+    """An entry of a weight file's metadata, JSON; None if there is none."""
+    try:
+        return json.loads(file.metadata.get(key, "null"))
+    except ValueError:
+        return None
+
+
+def _written_record(record: Path, name: str, weights: dict[str, object]) -> Record:
+    from model_export.export import Record
+
+    try:
+        content = json.loads(record.read_text("utf-8"))
+        merged = Record(name, {**weights, **content["weights"]}, content["accuracy"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(
+            f"{record} is not a record; it is JSON with the keys weights and accuracy"
+        ) from error
+    if merged.weights["sha256"] != weights["sha256"]:
+        raise ExportError(
+            f"{record} is of other weights than {weights['name']}: its sha256 differs; give the "
+            "record of these, or the weights of that record"
+        )
+    return merged
 
 
 def _summary(

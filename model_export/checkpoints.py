@@ -89,6 +89,18 @@ def fetch(weights: Weights, *, folder: Path | None = None) -> Path:
     return path
 
 
+def must_be_published(path: Path) -> None:
+    """Raise WeightsUnusable where a file has the name of published weights, but other bytes."""
+    rows = [row.weights for row in VARIANTS.values() if row.weights]
+    row = next((weights for weights in rows if weights.name == path.name), None)
+    if row is not None and path.is_file() and not sha256(path).startswith(row.sha256):
+        raise WeightsUnusable(
+            f"{path.name} is damaged, or is not the file that was published under this name: its "
+            f"SHA-256 does not begin with {row.sha256}; fetch it again, or give your own weights "
+            "another name"
+        )
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:

@@ -7,6 +7,7 @@ tests/model_training/test_fine_tuning.py.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,55 @@ def test_images_that_cannot_be_read_are_named_and_left_out(folder: Path, tmp_pat
     assert failed.returncode == 1
     assert "holds 6 images" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_what_is_known_of_the_weights_travels_from_file_to_file(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Licence, origin, labels; accuracy as long as the arithmetic is the same."""
+    known = {"licence": "MIT", "trained": "by hand"}
+    accuracy = [{"data": "ours", "crops": "one", "top1": 0.5}]
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps({"weights": known, "accuracy": accuracy}), "utf-8")
+    first, second, third = (tmp_path / f"{n}.onnx" for n in (1, 2, 3))
+    pictures = ("--pictures", str(folder / "pictures"))
+    weights = "--variant", "owt", "--weights"
+
+    done = [
+        _flowers(folder, "-o", str(first), "--record", str(record)),
+        _run(*weights, str(first), *pictures, "-o", str(second)),
+        _run(*weights, str(second), *pictures, "-o", str(third), "--precision", "fp16"),
+    ]
+
+    assert [each.returncode for each in done] == [0, 0, 0], done
+    models = [Engine.load(f, device="cpu", threads=1).model for f in (first, second, third)]
+    assert [model.weights["licence"] for model in models] == ["MIT"] * 3
+    assert [model.weights["trained"] for model in models] == ["by hand"] * 3
+    assert [[label.name for label in model.labels] for model in models] == [NAMES] * 3
+    assert [model.accuracy for model in models] == [accuracy, accuracy, []]
+    origin = models[2].weights["from"]
+    assert (origin["name"], origin["from"]["name"]) == ("1.onnx", "flowers.pth")
+    assert models[2].weights["sha256"] == checkpoints.sha256(second)
+
+
+def test_a_record_of_other_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps({"weights": {"sha256": "0" * 64}, "accuracy": []}), "utf-8")
+
+    done = _flowers(folder, "-o", str(tmp_path / "a.onnx"), "--record", str(record))
+
+    _failed_with(done, "record.json is of other weights than flowers.pth")
+
+
+def test_published_weights_that_are_damaged_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Whoever gave them: the variant's row knows their SHA-256."""
+    weights = VARIANTS["caffe"].weights
+    assert weights is not None
+    (tmp_path / weights.name).write_bytes((folder / "flowers.pth").read_bytes())
+
+    done = _flowers(folder, "-o", str(tmp_path / "a.onnx"), weights=tmp_path / weights.name)
+
+    _failed_with(done, f"{weights.name} is damaged", "fetch it again")
 
 
 def test_a_failing_verification_leaves_what_was_there(folder: Path, tmp_path: Path) -> None:

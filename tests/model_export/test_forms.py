@@ -24,6 +24,7 @@ from model_export import checkpoints, weight_files
 from model_export.alexnet import FULL, AlexNet
 from model_export.errors import WeightsUnusable
 from model_export.variants import VARIANTS
+from tests.support.models import TINY
 from tests.support.networks import SMALL, small
 
 CLASSES = 7
@@ -516,3 +517,23 @@ def test_flipped_bytes_in_a_zip_are_noticed(name: str, network: AlexNet, tmp_pat
 
     with pytest.raises(WeightsUnusable, match=rf"{name} is damaged.*checksum"):
         checkpoints.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [100, 0.3, 0.7, -100, -70, -30, "without its last byte", "without its checksum"],
+)
+def test_a_damaged_model_file_is_no_checkpoint(place: int | float | str, tmp_path: Path) -> None:
+    """Wherever a byte has changed: in a weight, in the metadata, in the checksum itself."""
+    content = bytearray(TINY.read_bytes())
+    if place == "without its last byte":
+        del content[-1]
+    elif place == "without its checksum":
+        del content[-78:]
+    else:
+        assert not isinstance(place, str)
+        content[place if isinstance(place, int) else int(place * len(content))] ^= 0x10
+    (tmp_path / "a.onnx").write_bytes(content)
+
+    with pytest.raises(WeightsUnusable, match=r"a\.onnx is (damaged|not a whole ONNX file)"):
+        checkpoints.read(tmp_path / "a.onnx")
