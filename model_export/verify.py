@@ -5,10 +5,15 @@ The reference is simple: numpy cuts and mirrors the crops, PyTorch runs the netw
 come one softmax and one mean.  For dense crops the convolutions run over the image and its mirror.
 Every choice of crops and every view is compared with it, on real and random images, in batches of
 1 and 7.
+
+Where an fp32 file and PyTorch differ by more than they usually do, float64 decides: rounding has
+taken the file as far from it as PyTorch itself, or a few times as far; a fault takes it further.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +31,9 @@ from model_export.precision import PRECISIONS, Runner
 from model_export.variants import Normalisation
 
 BATCH = FEWEST
+# How much further from float64 than PyTorch's float32 an fp32 file may be: both add the same
+# products, in another order.  On seeded owt, paper, caffe and d2l it was 0.6 to 0.9 times as far.
+MULTIPLE = 4.0
 VIEWS = 40  # in one batch of PyTorch's, to limit its memory
 
 
@@ -57,32 +65,66 @@ def verify(
     runner = Runner(model)
     agreements = []
     for crops, value in crops_of(model).items():
-        real, noise, single = (
-            _compare(
-                runner.run(pixels, value, batch=BATCH),
-                reference(
-                    network, pixels, crop_size=crop_size, normalisation=normalisation, crops=crops
-                ),
+
+        def expected(pixels: Pixels, network: AlexNet = network, crops: str = crops) -> Floats:
+            return reference(
+                network, pixels, crop_size=crop_size, normalisation=normalisation, crops=crops
             )
-            for pixels in (images, random, images[:1])
-        )
+
+        comparisons = []
+        for pixels in (images, random, images[:1]):
+            answer, own = runner.run(pixels, value, batch=BATCH), expected(pixels)
+            comparisons.append(_compare(answer, own))
+            if precision == "fp32":
+                _must_be_rounding(answer, own, pixels, network, expected)
+        real, noise, single = comparisons
         largest = max(real.largest, noise.largest, single.largest)
         agreement = Agreement(crops, real.top1, real.top5, largest, real.distance)
-        _judge(agreement, precision)
+        if precision != "fp32":
+            _judge(agreement, precision)
         agreements.append(agreement)
     return agreements
+
+
+def _must_be_rounding(
+    answer: tuple[Floats, Floats],
+    own: Floats,
+    images: Pixels,
+    network: AlexNet,
+    expected: Callable[[Pixels, AlexNet], Floats],
+) -> None:
+    """Raise VerificationFailed where an fp32 file differs from PyTorch by more than rounding.
+
+    ``own`` is PyTorch's float32 answer.  Only the images that differ most are computed in float64,
+    which takes several times as long.
+    """
+    mean, views = answer
+    limit = PRECISIONS["fp32"]
+    differences = np.abs(views - own).max(axis=(1, 2))
+    distance = np.abs(mean - own.mean(1)).sum(1).mean() / 2
+    if differences.max() <= limit.largest_difference and distance <= limit.mean_distance:
+        return
+    worst = np.argsort(-differences, kind="stable")[:BATCH]
+    exact = expected(images[worst], copy.deepcopy(network).double())
+    error, own_error = (np.abs(part[worst] - exact).max() for part in (views, own))
+    if error > max(MULTIPLE * own_error, limit.largest_difference):
+        raise VerificationFailed(
+            f"the fp32 file differs from PyTorch by up to {differences.max():.2g} in probability, "
+            f"which is no rounding: it is {error:.2g} away from float64, and PyTorch's own float32 "
+            f"{own_error:.2g}; the file was deleted: please report it with the weights' origin"
+        )
 
 
 def reference(
     network: AlexNet, images: Pixels, *, crop_size: int, normalisation: Normalisation, crops: str
 ) -> Floats:
-    """PyTorch's answer: float32 (N, V, classes), each view's softmax."""
+    """PyTorch's answer, in the network's type: (N, V, classes), each view's softmax."""
     with torch.inference_mode():
         if crops == "dense":
             views = _windows(network.eval(), images, crop_size, normalisation)
         else:
             cut = ten_crops if crops == "ten" else centre_crop
-            views = _normalised(cut(images, crop_size), normalisation)
+            views = _normalised(cut(images, crop_size), normalisation, _type(network))
         flat = torch.split(views.flatten(0, 1), VIEWS)
         logits = torch.cat([_logits(network.eval(), part, crops) for part in flat])
     softmax: Floats = logits.softmax(1).numpy().reshape(*views.shape[:2], -1)
@@ -103,7 +145,9 @@ def _windows(
     pooling = layers.pop() if isinstance(layers[-1], nn.MaxPool2d) else nn.Identity()
     trunk = nn.Sequential(*layers)
     both = np.stack([images, images[:, :, ::-1]], axis=1)
-    whole = _normalised(both, normalisation).flatten(0, 1)  # (2 N, channels, 256, 256)
+    whole = _normalised(both, normalisation, _type(network)).flatten(
+        0, 1
+    )  # (2 N, channels, 256, 256)
     feature_maps = torch.cat([trunk(part) for part in torch.split(whole, VIEWS)])
     feature_maps = feature_maps.reshape(len(images), 2, *feature_maps.shape[1:])
     length = trunk(whole[:1, :, :crop_size, :crop_size]).shape[-1]
@@ -121,13 +165,17 @@ def _windows(
     return torch.stack(ten, dim=1)
 
 
-def _normalised(views: Pixels, normalisation: Normalisation) -> Tensor:
-    """RGB (N, V, rows, columns, 3) -> float32 (N, V, channels, rows, columns)."""
+def _normalised(views: Pixels, normalisation: Normalisation, dtype: torch.dtype) -> Tensor:
+    """RGB (N, V, rows, columns, 3) -> (N, V, channels, rows, columns) of a floating-point type."""
     mean, std = (
-        np.array(values, np.float32).reshape(-1, 1, 1)
+        torch.tensor(np.array(values, np.float32)).to(dtype).reshape(-1, 1, 1)
         for values in (normalisation.mean, normalisation.std)
     )
-    return torch.from_numpy((to_channels(views, normalisation) - mean) / std)
+    return (torch.from_numpy(to_channels(views, normalisation)).to(dtype) - mean) / std
+
+
+def _type(network: AlexNet) -> torch.dtype:
+    return next(network.parameters()).dtype
 
 
 def read_back(path: Path) -> ModelProto:
@@ -161,11 +209,9 @@ def _compare(answer: tuple[Floats, Floats], expected: Floats) -> _Comparison:
 
 def _judge(agreement: Agreement, precision: str) -> None:
     limit = PRECISIONS[precision]
-    exact = precision == "fp32"
     if (
         agreement.largest_difference > limit.largest_difference
         or agreement.mean_distance > limit.mean_distance
-        or (exact and min(agreement.top1, agreement.top5) < 1)
     ):
         raise VerificationFailed(
             f"with {agreement.crops} crops the {precision} file differs from PyTorch by up to "

@@ -25,7 +25,7 @@ from model_export.crops import load_images
 from model_export.variants import VARIANTS
 from tests.support.networks import narrow
 
-WORDS = {
+WORDS: dict[int, str] = {
     TensorProto.FLOAT: "float",
     TensorProto.FLOAT16: "float16",
     TensorProto.UINT8: "uint8",

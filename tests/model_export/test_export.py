@@ -337,6 +337,28 @@ def test_a_file_with_an_altered_weight_fails_its_verification(
         _verify(changed, network, real, "fp32")
 
 
+@pytest.mark.parametrize("altered", [False, True], ids=["as it is", "with an altered weight"])
+def test_large_logits_are_verified_against_float64(altered: bool, real: Pixels) -> None:
+    """Both err by more than usual, and alike: float64 tells rounding from a fault."""
+    network = _new()
+    with torch.no_grad():
+        for parameter in network.classifier.parameters():
+            parameter *= 40
+    made = export.build_model(network, OWT, precision="fp32", calibration=real)
+    if altered:
+        weight = next(i for i in made.graph.initializer if i.name == "classifier.0.weight")
+        array = numpy_helper.to_array(weight) * np.float32(1.002)
+        weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+        with pytest.raises(VerificationFailed, match=r"no rounding.* away from float64"):
+            _verify(made, network, real, "fp32")
+        return
+
+    agreements = _verify(made, network, real, "fp32")
+
+    largest = max(row.largest_difference for row in agreements)
+    assert largest > PRECISIONS["fp32"].largest_difference
+
+
 def test_a_file_that_prepares_its_images_otherwise_fails_its_verification(
     network: AlexNet, real: Pixels
 ) -> None:
