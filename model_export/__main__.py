@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model_export.errors import ExportError, WeightsUnusable
-from model_export.variants import VARIANTS
+from model_export.variants import CHANNELS, RANGES, VARIANTS, Given
 
 if TYPE_CHECKING:
     from model_export.alexnet import AlexNet
@@ -32,6 +32,8 @@ VariantName = enum.StrEnum("VariantName", list(VARIANTS))  # type: ignore[misc] 
 # The names of the table's rows, for the help; torch takes seconds to import, so the table itself
 # is read only when there is work.  A test holds the two together.
 PrecisionName = enum.StrEnum("PrecisionName", ["fp32", "fp16", "int8", "int8w"])
+ChannelsName = enum.StrEnum("ChannelsName", list(CHANNELS))  # type: ignore[misc]
+RangeName = enum.StrEnum("RangeName", {name: name for name in RANGES})  # type: ignore[misc]
 
 app = typer.Typer(add_completion=False)
 console = Console()
@@ -65,14 +67,55 @@ def export(
         Path | None,
         typer.Option(help="JSON with what is known of the weights: name, licence, accuracy."),
     ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Subtracted from each channel in training, as 0.485,0.456,0.406."),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(help="What each was then divided by, as 0.229,0.224,0.225."),
+    ] = None,
+    channels: Annotated[
+        ChannelsName | None, typer.Option(help="The order of the channels in training.")
+    ] = None,
+    range_name: Annotated[
+        RangeName | None,
+        typer.Option("--range", help="Of the pixels that --mean and --std are of."),
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(help="Labelled images, FOLDER/<class>/image: does the network know them?"),
+    ] = None,
 ) -> None:
     """Export a PyTorch-trained AlexNet to the one ONNX file that the service runs."""
+    given = Given(
+        mean=_figures("--mean", mean),
+        std=_figures("--std", std),
+        channels=channels.value if channels else None,
+        range=range_name.value if range_name else None,
+    )
     try:
         _require()
-        _export(variant.value, weights, precision.value, labels, output, name, images, record)
+        _export(
+            *(variant.value, weights, precision.value, labels, output, name, images, record),
+            *(given, check),
+        )
     except ExportError as error:
         Console(stderr=True, soft_wrap=True).print(f"alexnet-export: {error}", markup=False)
         raise typer.Exit(1) from error
+
+
+def _figures(option: str, text: str | None) -> tuple[float, ...] | None:
+    """Numbers separated by commas, one or three."""
+    if text is None:
+        return None
+    try:
+        figures = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        figures = ()
+    if len(figures) not in (1, 3):
+        raise typer.BadParameter(f"{option} takes one number, or three separated by commas")
+    return figures
 
 
 def _require() -> None:
@@ -94,8 +137,19 @@ def _export(
     name: str,
     folder: Path | None,
     record_file: Path | None,
+    given: Given,
+    labelled_folder: Path | None,
 ) -> None:
-    from model_export import checkpoints, crops, export, graph, preparation, verify, weight_files
+    from model_export import (
+        checkpoints,
+        crops,
+        export,
+        graph,
+        preparation,
+        sight,
+        verify,
+        weight_files,
+    )
 
     variant = VARIANTS[variant_name]
     with console.status("reading the weights") as status:
@@ -103,11 +157,12 @@ def _export(
         checkpoints.must_be_published(path)
         file = weight_files.load(path)
         network, told = checkpoints.read_as(variant, file.tensors, source=path.name)
-        prepared = preparation.find(variant, path, file, channels=network.channels)
+        prepared = preparation.find(variant, path, file, channels=network.channels, given=given)
         variant = replace(variant, normalisation=prepared.normalisation)
         labels = _labels(labels_file, file, network.classes)
         record = _record(record_file, path, file, name, variant, precision)
         real = crops.load_images(folder, left_out=_leave_out)
+        labelled = sight.read_labelled(labelled_folder, labels) if labelled_folder else None
         status.update("building the graph")
         model = export.build_model(network, variant, precision=precision, calibration=real)
         export.describe(
@@ -136,10 +191,18 @@ def _export(
             raise ExportError(
                 f"{output} cannot be written ({error.strerror}); choose another place with -o"
             ) from error
+        status.update("looking at what it answers")
+        seen = variant.crop_size, variant.normalisation
+        remarks = sight.looked_at(network, *seen, labelled) if labelled else []
+        warning = sight.blind(network, *seen, real)
+    remarks += [warning] if warning else []
     why = graph.unshared(model)
     console.print(told, soft_wrap=True)
     console.print(f"normalisation: {prepared.normalisation}; by {prepared.source}", soft_wrap=True)
     _summary(output, variant, precision, network, agreements, len(real), why)
+    for remark in remarks:
+        console.print(remark, soft_wrap=True, markup=False)
+    console.print(f"try it: alexnet serve --model {output}", soft_wrap=True)
 
 
 def _leave_out(file: Path, why: str) -> None:
@@ -259,7 +322,6 @@ def _summary(
             f"{row.mean_distance:.1e}",
         )
     console.print(table)
-    console.print(f"try it: alexnet serve --model {output}", soft_wrap=True)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ serving graph is held against.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,4 +70,15 @@ def load_images(
             f"{folder} holds {readable} images ({', '.join(sorted(SUFFIXES))}) that can be "
             f"read; calibration and verification need at least {FEWEST}, and better a few hundred"
         )
+    return np.stack(images)
+
+
+def read_images(files: Sequence[Path]) -> Pixels:
+    """Image files as uint8 (N, 256, 256, 3).  Raises ExportError for one that cannot be read."""
+    images = []
+    for file in files:
+        try:
+            images.append(read_image(file))
+        except ValueError as error:
+            raise ExportError(f"{file} cannot be read ({error}); repair or remove it") from error
     return np.stack(images)

@@ -13,30 +13,21 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from model_export.errors import ExportError, WeightsUnusable
-from model_export.variants import Normalisation, Variant, greyscale
+from model_export.variants import (
+    CHANNELS,
+    RANGES,
+    Channels,
+    Given,
+    Normalisation,
+    Variant,
+    greyscale,
+)
 from model_export.weight_files import WeightFile
 
-Channels = Literal["RGB", "BGR", "L"]
-CHANNELS: Final[Mapping[str, Channels]] = {"rgb": "RGB", "bgr": "BGR", "grey": "L"}
-# What becomes of pixels of 0-255 before the mean is subtracted: (pixel - first) / second.
-RANGES: Final = {"0-1": (0.0, 255.0), "0-255": (0.0, 1.0), "-1-1": (127.5, 127.5)}
 BESIDE: Final = ("preprocessor_config.json", "config.json")
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the command line says; None is what it leaves open."""
-
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    channels: str | None = None  # of ``CHANNELS``
-    range: str | None = None  # of ``RANGES``; that which ``mean`` and ``std`` are of
-
-    def __bool__(self) -> bool:
-        return self != Given()
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from model_export.alexnet import AlexNet, Builder, Ranks
+
+
+Channels = Literal["RGB", "BGR", "L"]
+CHANNELS: Final[Mapping[str, Channels]] = {"rgb": "RGB", "bgr": "BGR", "grey": "L"}
+# What becomes of pixels of 0-255 before the mean is subtracted: (pixel - first) / second.
+RANGES: Final = {"0-1": (0.0, 255.0), "0-255": (0.0, 1.0), "-1-1": (127.5, 127.5)}
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Normalisation:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    channels: Literal["RGB", "BGR", "L"] = "RGB"
+    channels: Channels = "RGB"
 
     def to_json(self) -> str:
         """The entry ``normalisation`` of a file's metadata."""
@@ -33,6 +40,19 @@ class Normalisation:
     def __str__(self) -> str:
         mean, std = (", ".join(f"{v:g}" for v in figures) for figures in (self.mean, self.std))
         return f"{self.channels}, (pixel - ({mean})) / ({std})"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the command line says; None is what it leaves open."""
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    channels: str | None = None  # of ``CHANNELS``
+    range: str | None = None  # of ``RANGES``; that which ``mean`` and ``std`` are of
+
+    def __bool__(self) -> bool:
+        return self != Given()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import safetensors.torch
 import torch
@@ -70,6 +71,11 @@ def test_a_fine_tuned_checkpoint_becomes_a_model_that_the_service_runs(
 
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+    assert "read as owt: 10 tensors, prefix state_dict. removed" in done.stdout
+    assert (
+        "normalisation: RGB, (pixel - (123.675, 116.28, 103.53)) / (58.395, 57.12, 57.375); "
+        "by the row of owt" in done.stdout
+    )
     assert "owt, fp32, " in done.stdout
     assert f"alexnet serve --model {output}" in done.stdout
     engine = Engine.load(output, device="cpu", threads=1)
@@ -169,6 +175,32 @@ def test_what_is_known_of_the_weights_travels_from_file_to_file(
     origin = models[2].weights["from"]
     assert (origin["name"], origin["from"]["name"]) == ("1.onnx", "flowers.pth")
     assert models[2].weights["sha256"] == checkpoints.sha256(second)
+
+
+def test_the_command_line_says_how_images_were_prepared_and_which_to_look_at(
+    folder: Path, tmp_path: Path
+) -> None:
+    for name in NAMES[:2]:
+        (tmp_path / name).mkdir()
+        Image.fromarray(crops.load_images(limit=7)[0]).save(tmp_path / name / "1.png")
+    output = tmp_path / "a.onnx"
+
+    done = _flowers(
+        *(folder, "-o", str(output), "--mean", "104,117,123", "--std", "1", "--channels", "bgr"),
+        *("--check", str(tmp_path)),
+    )
+
+    assert done.returncode == 0, done.stderr
+    normalisation = "BGR, (pixel - (104, 117, 123)) / (1, 1, 1); by the command line"
+    assert normalisation in done.stdout
+    assert " of 2 labelled images get their own label" in done.stdout
+    metadata = {entry.key: entry.value for entry in onnx.load(output).metadata_props}
+    assert json.loads(metadata["normalisation"])["planes"] == "BGR"
+
+
+@pytest.mark.parametrize("text", ["1,2", "a", "", "1;2;3"])
+def test_figures_that_are_none_are_status_2(text: str) -> None:
+    assert _run("--variant", "owt", "--mean", text).returncode == 2
 
 
 def test_a_record_of_other_weights_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -343,7 +343,7 @@ def test_large_logits_are_verified_against_float64(altered: bool, real: Pixels) 
     network = _new()
     with torch.no_grad():
         for parameter in network.classifier.parameters():
-            parameter *= 40
+            parameter.mul_(40)
     made = export.build_model(network, OWT, precision="fp32", calibration=real)
     if altered:
         weight = next(i for i in made.graph.initializer if i.name == "classifier.0.weight")
