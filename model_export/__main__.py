@@ -33,6 +33,7 @@ VariantName = enum.StrEnum("VariantName", list(VARIANTS))  # type: ignore[misc] 
 # is read only when there is work.  A test holds the two together.
 PrecisionName = enum.StrEnum("PrecisionName", ["fp32", "fp16", "int8", "int8w"])
 ChannelsName = enum.StrEnum("ChannelsName", list(CHANNELS))  # type: ignore[misc]
+CropsName = enum.StrEnum("CropsName", ["ten", "one"])
 RangeName = enum.StrEnum("RangeName", {name: name for name in RANGES})  # type: ignore[misc]
 
 app = typer.Typer(add_completion=False)
@@ -82,6 +83,10 @@ def export(
         RangeName | None,
         typer.Option("--range", help="Of the pixels that --mean and --std are of."),
     ] = None,
+    crops: Annotated[
+        CropsName | None,
+        typer.Option(help="Fix this choice, for other runtimes than this service's. Default: all."),
+    ] = None,
     check: Annotated[
         Path | None,
         typer.Option(help="Labelled images, FOLDER/<class>/image: does the network know them?"),
@@ -98,7 +103,7 @@ def export(
         _require()
         _export(
             *(variant.value, weights, precision.value, labels, output, name, images, record),
-            *(given, check),
+            *(given, check, crops.value if crops else None),
         )
     except ExportError as error:
         Console(stderr=True, soft_wrap=True).print(f"alexnet-export: {error}", markup=False)
@@ -139,6 +144,7 @@ def _export(
     record_file: Path | None,
     given: Given,
     labelled_folder: Path | None,
+    fixed_crops: str | None,
 ) -> None:
     from model_export import (
         checkpoints,
@@ -164,7 +170,9 @@ def _export(
         real = crops.load_images(folder, left_out=_leave_out)
         labelled = sight.read_labelled(labelled_folder, labels) if labelled_folder else None
         status.update("building the graph")
-        model = export.build_model(network, variant, precision=precision, calibration=real)
+        model = export.build_model(
+            network, variant, precision=precision, calibration=real, crops=fixed_crops
+        )
         export.describe(
             model,
             variant=variant,
@@ -196,7 +204,7 @@ def _export(
         remarks = sight.looked_at(network, *seen, labelled) if labelled else []
         warning = sight.blind(network, *seen, real)
     remarks += [warning] if warning else []
-    why = graph.unshared(model)
+    why = "" if fixed_crops else graph.unshared(model)
     console.print(told, soft_wrap=True)
     console.print(f"normalisation: {prepared.normalisation}; by {prepared.source}", soft_wrap=True)
     _summary(output, variant, precision, network, agreements, len(real), why)

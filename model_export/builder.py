@@ -92,12 +92,17 @@ class Builder:
 
     def choose(
         self,
-        condition: str,
+        condition: str | bool,
         when: tuple[list[NodeProto], Sequence[str]],
         otherwise: tuple[list[NodeProto], Sequence[str]],
         element: int,
     ) -> list[str]:
-        """An If over two branches, each with the names of its outputs, all of one element type."""
+        """An If over two branches, each with the names of its outputs, all of one element type; of
+        a condition that is known already, its branch."""
+        if isinstance(condition, bool):
+            nodes, results = when if condition else otherwise
+            self.nodes.extend(nodes)
+            return list(results)
         branches = {
             word: self._branch(nodes, results, element)
             for word, (nodes, results) in (("then_branch", when), ("else_branch", otherwise))

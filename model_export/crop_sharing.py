@@ -131,14 +131,14 @@ class Crops:
 
     ``whole`` are the whole image's maps, of 2 N images; ``strips`` those that differ at each
     edge: the crops that differ there, one after the other along the first axis.  Unless ten crops
-    are asked for there are no rows in them.
+    are asked for they are not used, and have no rows, or one.
     """
 
     whole: FeatureMaps
     regions: Sequence[Region]
     strips: Mapping[Edge, FeatureMaps]
 
-    def through(self, g: Builder, parts: Sequence[Part], is_ten: str) -> Crops:
+    def through(self, g: Builder, parts: Sequence[Part], is_ten: str | bool) -> Crops:
         """The maps after some parts of the chain."""
         layers = [part.rows for part in parts], [part.columns for part in parts]
         regions = [(after(y, layers[0]), after(x, layers[1])) for y, x in self.regions]
@@ -150,14 +150,15 @@ class Crops:
             if any(edge.depth(region) for region in regions)
         }
         strips = {}
-        for edge, feature_maps in self._cut(g, regions, seen, is_ten).items():
+        rows = any(node.op_type == "LRN" for part in parts for node in part.nodes)
+        for edge, feature_maps in self._cut(g, regions, seen, is_ten, rows=int(rows)).items():
             own = [[(layer.before, layer.after) for layer in axis] for axis in layers]
             own[edge.axis] = list(seen[edge].padding)
             padding = [(y[0], x[0], y[1], x[1]) for y, x in zip(*own, strict=True)]
             strips[edge] = apply(g, parts, feature_maps, padding)
         return Crops(apply(g, parts, self.whole), regions, strips)
 
-    def chosen(self, g: Builder, is_ten: str) -> FeatureMaps:
+    def chosen(self, g: Builder, is_ten: str | bool) -> FeatureMaps:
         """The five crops one after the other, of 10 N views, or else the whole images' maps."""
         with g.branch() as ten:
             crops = g.join(self._joined(g), axis=0)
@@ -170,9 +171,14 @@ class Crops:
         g: Builder,
         regions: Sequence[Region],
         seen: Mapping[Edge, ReceptiveField],
-        is_ten: str,
+        is_ten: str | bool,
+        *,
+        rows: int,
     ) -> dict[Edge, FeatureMaps]:
-        """The parts of the crops from which the strips follow; no rows unless it is ten.
+        """The parts of the crops from which the strips follow; so many rows unless it is ten.
+
+        None need be computed, but cuDNN, which normalises responses on CUDA, refuses to have
+        nothing to do: it gets the first image's.
 
         Each crop's map is joined whole before its strips are cut: a copy, and a small one beside
         the convolution that follows.
@@ -197,7 +203,7 @@ class Crops:
                 size = [extent.length for extent in self.regions[0]]
                 size[edge.axis] = part.last - part.first
                 ranges = ((first + axis, 0, size[axis]) for axis in (0, 1))
-                none.append(g.cut(self.whole.name, (0, 0, 0), *ranges))  # of no image
+                none.append(g.cut(self.whole.name, (0, 0, rows), *ranges))
         element = self.whole.element
         names = g.choose(is_ten, (ten, cut), (otherwise, none), element) if seen else []
         return {edge: FeatureMaps(name, element) for edge, name in zip(seen, names, strict=True)}

@@ -53,15 +53,23 @@ class Record:
 
 
 def build_model(
-    network: AlexNet, variant: Variant, *, precision: str, calibration: Pixels
+    network: AlexNet,
+    variant: Variant,
+    *,
+    precision: str,
+    calibration: Pixels,
+    crops: str | None = None,
 ) -> ModelProto:
-    """The serving graph of a network, in one of ``PRECISIONS``; of the metadata only ``crops``."""
+    """The serving graph of a network, in one of ``PRECISIONS``, with all choices of crops or one of
+    them; of the metadata only ``crops``."""
     preparation = normalisation_of(network, variant)
     views = to_channels(ten_crops(calibration, variant.crop_size), preparation)
     converted = precisions.PRECISIONS[precision].convert(
         to_onnx(network, variant.crop_size), views.reshape(-1, *views.shape[2:]), preparation
     )
-    return serving_graph(converted, crop_size=variant.crop_size, normalisation=preparation)
+    return serving_graph(
+        converted, crop_size=variant.crop_size, normalisation=preparation, crops=crops
+    )
 
 
 def normalisation_of(network: AlexNet, variant: Variant) -> Normalisation:

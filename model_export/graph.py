@@ -72,7 +72,12 @@ def views_of(crop_size: int) -> list[dict[str, object]]:
 
 
 def serving_graph(
-    network: ModelProto, *, crop_size: int, normalisation: Normalisation, share: bool = True
+    network: ModelProto,
+    *,
+    crop_size: int,
+    normalisation: Normalisation,
+    share: bool = True,
+    crops: str | None = None,
 ) -> ModelProto:
     """Put the crops around a network (views -> logits) and the averaged softmax after it.
 
@@ -80,17 +85,18 @@ def serving_graph(
     first.  If the network is not a chain of layers, or the crops begin between the places of its
     feature maps, nothing can be shared and there is no dense choice.  ``share=False`` cuts ten
     crops from the image and computes them one by one; tests compare the shared graph with that.
+    With ``crops``, ten or one, the graph has this choice alone, without a branch, for runtimes that
+    know no default of an input.
     """
     g = Builder()
     try:
         chain = _with_front(g, network, normalisation)
     except NotAChain as reason:
-        return _whole(network, crop_size, normalisation, str(reason))
-    is_one = g.add("Equal", "crops", g.constant(CROPS["one"]))
-    crops = dict(CROPS)
-    if share and _aligned(chain, crop_size):
-        is_dense = g.add("Equal", "crops", g.constant(CROPS["dense"]))
-        is_ten = g.add("Not", g.add("Or", is_one, is_dense))
+        return _whole(network, crop_size, normalisation, str(reason), crops)
+    is_one = _is_one(g, crops)
+    choices = dict(CROPS)
+    if share and crops != "one" and _aligned(chain, crop_size):
+        is_dense, is_ten = _is_dense_or_ten(g, crops, is_one)
         images = _choice(g, crop_size, is_one, _image_and_mirror)
         feature_maps = _trunk(g, chain, crop_size, images, is_ten, is_dense)
         order = _order(crop_size)
@@ -99,9 +105,24 @@ def serving_graph(
         for block in chain.blocks:
             feature_maps = apply(g, block.parts, feature_maps)
         order = list(range(2 * len(corners(crop_size))))
-        del crops["dense"]
+        del choices["dense"]
     _averaged(g, g.over(chain.rest, channels_first(g, feature_maps).name), order)
-    return _model(network, chain.constants, g, crops)
+    return _model(network, chain.constants, g, choices if crops is None else {crops: CROPS[crops]})
+
+
+def _is_one(g: Builder, crops: str | None) -> str | bool:
+    if crops is not None:
+        return crops == "one"
+    return g.add("Equal", "crops", g.constant(CROPS["one"]))
+
+
+def _is_dense_or_ten(
+    g: Builder, crops: str | None, is_one: str | bool
+) -> tuple[str | bool, str | bool]:
+    if isinstance(is_one, bool):
+        return crops == "dense", crops == "ten"
+    is_dense = g.add("Equal", "crops", g.constant(CROPS["dense"]))
+    return is_dense, g.add("Not", g.add("Or", is_one, is_dense))
 
 
 def crops_of(model: ModelProto) -> dict[str, int]:
@@ -121,18 +142,23 @@ def unshared(model: ModelProto) -> str:
 
 
 def _whole(
-    network: ModelProto, crop_size: int, normalisation: Normalisation, reason: str
+    network: ModelProto,
+    crop_size: int,
+    normalisation: Normalisation,
+    reason: str,
+    crops: str | None,
 ) -> ModelProto:
     """The serving graph of a network that is not a chain: it keeps its nodes and the names of its
     values, and a batch of ten views, or of the centre, goes through them."""
     g = Builder()
-    is_one = g.add("Equal", "crops", g.constant(CROPS["one"]))
+    is_one = _is_one(g, crops)
     pixels = channels_first(g, _choice(g, crop_size, is_one, _ten_views))
     views = _normalised(g, _channels(g, pixels.name, normalisation), normalisation)
     g.add("Identity", views, output=network.graph.input[0].name)
     g.nodes.extend(in_order(network))
     _averaged(g, network.graph.output[0].name, list(range(2 * len(corners(crop_size)))))
-    model = _model(network, [], g, {name: CROPS[name] for name in ("ten", "one")})
+    choices = ("ten", "one") if crops is None else (crops,)
+    model = _model(network, [], g, {name: CROPS[name] for name in choices})
     model.metadata_props.add(key=UNSHARED, value=reason)
     return model
 
@@ -141,7 +167,7 @@ def _whole(
 
 
 def _choice(
-    g: Builder, crop_size: int, is_one: str, several: Callable[[Builder, int], list[str]]
+    g: Builder, crop_size: int, is_one: str | bool, several: Callable[[Builder, int], list[str]]
 ) -> FeatureMaps:
     """The centre crop, or the images from which several views are cut."""
     with g.branch() as centre:
@@ -251,7 +277,12 @@ def _windows(chain: Chain, crop_size: int) -> list[Region]:
 
 
 def _trunk(
-    g: Builder, chain: Chain, crop_size: int, images: FeatureMaps, is_ten: str, is_dense: str
+    g: Builder,
+    chain: Chain,
+    crop_size: int,
+    images: FeatureMaps,
+    is_ten: str | bool,
+    is_dense: str | bool,
 ) -> FeatureMaps:
     """All blocks; the first ones shared by the ten crops, the last one's maps cut for dense.
 
@@ -273,14 +304,19 @@ def _trunk(
         g, [*(part for block in middle for part in block.parts), *last.convolution], feature_maps
     )
     with g.branch() as dense:
-        axis = feature_maps.rows
-        windows = [
-            g.cut(feature_maps.name, (axis, y.start, y.end), (axis + 1, x.start, x.end))
-            for y, x in _windows(chain, crop_size)
-        ]
+        windows = [_window(g, feature_maps, region) for region in _windows(chain, crop_size)]
         cut = g.join(windows, axis=0)
     name = g.choose(is_dense, (dense, [cut]), ([], [feature_maps.name]), feature_maps.element)[0]
     return apply(g, last.pooling, FeatureMaps(name, feature_maps.element))
+
+
+def _window(g: Builder, feature_maps: FeatureMaps, region: Region) -> str:
+    """A window of the maps, by its length too: OpenVINO takes ten crops for certain where it finds
+    them by default, and then the windows of dense, which are not asked for, end beyond the maps."""
+    axis, (y, x) = feature_maps.rows, region
+    shape = [-1, 0, y.length, x.length] if axis == 2 else [-1, y.length, x.length, 0]
+    cut = g.cut(feature_maps.name, (axis, y.start, y.end), (axis + 1, x.start, x.end))
+    return g.add("Reshape", cut, g.constant(shape))
 
 
 # ---- after the network
@@ -326,7 +362,7 @@ def _model(
         ],
         [
             # An initialiser of an input's name is its default.
-            helper.make_tensor("crops", TensorProto.INT64, [], [CROPS["ten"]]),
+            helper.make_tensor("crops", TensorProto.INT64, [], [next(iter(crops.values()))]),
             *network.graph.initializer,
             *g.constants.values(),
         ],

@@ -26,6 +26,7 @@ from model_export.export import Record
 from model_export.graph import CROPS, IMAGE_SIZE, serving_graph, views_of
 from model_export.precision import PRECISIONS, Runner
 from model_export.variants import VARIANTS, Normalisation, greyscale
+from service.inference.engine import Engine
 from tests.support.networks import Layer, feature_maps_of, logits, noise
 
 OWT = VARIANTS["owt"]
@@ -195,6 +196,49 @@ def test_who_sends_no_crops_gets_ten(model: ModelProto, real: Pixels) -> None:
 
     assert np.array_equal(views, Runner(model).run(real, 10)[1])
     assert views.shape[1] == 10
+
+
+@pytest.mark.parametrize("side", [224, 227])
+@pytest.mark.parametrize("crops", ["ten", "one"])
+def test_a_file_of_one_choice_has_no_branch_and_needs_no_input_for_it(
+    crops: str, side: int, network: AlexNet, real: Pixels
+) -> None:
+    variant = replace(OWT, crop_size=side)
+    whole, fixed = (
+        export.build_model(network, variant, precision="fp32", calibration=real, crops=choice)
+        for choice in (None, crops)
+    )
+
+    session = onnxruntime.InferenceSession(_bytes(fixed), _silent(), ["CPUExecutionProvider"])
+
+    (views,) = session.run(["view_probabilities"], {"images": real})
+    assert np.abs(views - Runner(whole).run(real, CROPS[crops])[1]).max() < 1e-6
+    assert views.shape[1] == VIEWS[crops]
+    assert json.loads(_metadata(fixed)["crops"]) == {crops: CROPS[crops]}
+    assert "If" not in {node.op_type for node in fixed.graph.node}
+
+
+def test_the_service_runs_a_file_of_one_choice(
+    network: AlexNet, real: Pixels, tmp_path: Path
+) -> None:
+    made = export.build_model(network, OWT, precision="fp32", calibration=real, crops="one")
+    labels = [(None, f"class {n}") for n in range(10)]
+    export.describe(
+        made,
+        variant=OWT,
+        precision="fp32",
+        labels=labels,
+        record=Record("one", {}, []),
+        image=real[0],
+    )
+    export.write(
+        made, tmp_path / "one.onnx", check=lambda file: _verify(made, network, real, "fp32")
+    )
+
+    engine = Engine.load(tmp_path / "one.onnx", device="cpu", threads=1)
+
+    assert engine.model.crops == {"one": 1}
+    assert np.array_equal(engine.run(real, 1), Runner(made).run(real, 1)[0])
 
 
 def test_a_batch_answers_as_its_images_one_by_one(model: ModelProto, real: Pixels) -> None:
