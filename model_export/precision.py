@@ -64,10 +64,13 @@ def _keep(network: ModelProto, views: Floats, normalisation: Normalisation) -> M
 
 
 def _to_half(network: ModelProto, views: Floats, normalisation: Normalisation) -> ModelProto:
-    """Everything between the normalised views and the logits."""
+    """Everything between the normalised views and the logits, but for the response normalisation:
+    it squares its inputs, and half precision ends at 65504."""
     for node in network.graph.node:
         node.name = node.name or f"{node.op_type}_{node.output[0]}"
-    half: ModelProto = float16.convert_float_to_float16(network, keep_io_types=True)
+    half: ModelProto = float16.convert_float_to_float16(
+        network, keep_io_types=True, op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, "LRN"]
+    )
     return half
 
 

@@ -354,6 +354,32 @@ def test_every_precision_verifies(name: str, network: AlexNet, real: Pixels) -> 
     assert all(row.largest_difference <= PRECISIONS[name].largest_difference for row in agreements)
 
 
+def test_half_precision_is_verified_in_true_half_precision(real: Pixels) -> None:
+    """The runtime on the CPU computes the file in float32, where nothing overflows."""
+    network = _new()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.mul_(1e6 if name.startswith("features") else 1e-6)
+    made = export.build_model(network, OWT, precision="fp16", calibration=real)
+
+    with pytest.raises(VerificationFailed, match="in half precision this network overflows"):
+        _verify(made, network, real, "fp16")
+
+
+def test_response_normalisation_stays_in_float_where_all_else_is_half() -> None:
+    """It squares what pixels of 0-255 become in the first convolution of caffe and paper."""
+    network = feature_maps_of([Layer(8, 5, 4, norm=True), Layer(8, 3)])
+
+    half = PRECISIONS["fp16"].convert(network, np.empty(0, np.float32), OWT.normalisation)
+
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(half).graph.value_info
+    }
+    taken = {node.op_type: types.get(node.input[0]) for node in half.graph.node}
+    assert (taken["LRN"], taken["Relu"]) == (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+
+
 def test_an_8_bit_file_is_smaller(real: Pixels) -> None:
     network = _tiny(classes=5000)
     sizes = {
