@@ -199,7 +199,9 @@ def _windows(
     return torch.stack(ten, dim=1)
 
 
-def _normalised(views: Pixels, normalisation: Normalisation, dtype: torch.dtype) -> Tensor:
+def _normalised(
+    views: Pixels, normalisation: Normalisation, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """RGB (N, V, rows, columns, 3) -> (N, V, channels, rows, columns) of a floating-point type."""
     mean, std = (
         torch.tensor(np.array(values, np.float32)).to(dtype).reshape(-1, 1, 1)

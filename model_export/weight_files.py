@@ -373,7 +373,9 @@ def _onnx(path: Path) -> WeightFile:
     _must_be_whole(path, metadata)
     tensors = {name: tensor for name, tensor in _own(path, model).items() if _is_parameter(name)}
     if "crops" not in metadata:  # another exporter's
-        tensors = {**_foreign(model), **tensors}
+        parts = ("_quantized", "_scale", "_zero_point") if tensors else ()
+        others = {n: t for n, t in _foreign(model).items() if not n.endswith(parts)}
+        tensors = {**others, **tensors}
     if not tensors:
         raise WeightsUnusable(f"{path.name} holds no weights; give an ONNX file with weights in it")
     if "folded" in metadata:
