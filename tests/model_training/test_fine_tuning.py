@@ -106,6 +106,7 @@ def test_from_nothing_the_training_sets_mean_is_subtracted_in_the_order_of_the_p
     assert start.variant.normalisation.std == VARIANTS[name].normalisation.std
 
 
+@pytest.mark.external  # half a minute of training and exporting at full size
 def test_the_export_of_a_fine_tuned_five_class_network_serves_its_own_labels(
     tmp_path: Path, bundled_model: Path
 ) -> None:
