@@ -5,6 +5,7 @@ They are read once, at the start; inner modules get plain values.  Every setting
 works, a range, a unit and a reason.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    ByteSize,
     Field,
     SecretStr,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -36,6 +39,7 @@ else:
 PREFIX = "ALEXNET_"
 BUNDLED = Path(__file__).parent / "bundled" / "alexnet.onnx"
 SECRETS = ("api_keys",)  # never a flag, never in a message
+SIZE = re.compile(r"\s*[0-9.]+\s*[A-Za-z]*\s*")
 OF_OTHERS = ("api_key", "test_containers")  # variables of `alexnet bench`, and of the tests
 
 
@@ -52,6 +56,18 @@ def _rate(value: str | None) -> str | None:
     return value
 
 
+def _bytes(value: object) -> object:
+    """`20MB`, `256MiB` or a number of bytes -> bytes."""
+    if not isinstance(value, str):
+        return value
+    try:
+        if not SIZE.fullmatch(value):  # pydantic passes over what comes behind the unit
+            raise ValueError
+        return int(TypeAdapter(ByteSize).validate_python(value))
+    except ValueError:  # ValidationError is one
+        raise ValueError("expected a size such as 20MB, 256MiB, or a number of bytes") from None
+
+
 def _formats(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names or not set(names) <= set(FORMAT_NAMES):
         raise ValueError(f"expected one or several of {', '.join(FORMAT_NAMES)}")
@@ -61,6 +77,7 @@ def _formats(names: tuple[str, ...]) -> tuple[str, ...]:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 Formats = Annotated[Names, AfterValidator(_formats)]
+Size = Annotated[int, BeforeValidator(_bytes)]
 RateLimit = Annotated[str | None, AfterValidator(_rate)]
 
 
@@ -119,12 +136,13 @@ class Settings(BaseSettings):
         le=10_000,
         description="Images per request; they must fit into the queue together.",
     )
-    max_body: int = Field(
+    max_body: Size = Field(
         default=20 * 2**20,
         ge=1,
-        description="Bytes per request body, all its images together; they are kept in memory.",
+        description="Bytes per request body, all its images together, such as 20MB or 20MiB; they "
+        "are kept in memory.",
     )
-    max_uploads: int = Field(
+    max_uploads: Size = Field(
         default=256 * 2**20,
         ge=1,
         description="Bytes of all bodies held at once; what exceeds them is refused with 503, so "
@@ -203,7 +221,7 @@ class Settings(BaseSettings):
         description="Seconds that a connection may rest between two requests; behind a load "
         "balancer, more than the seconds it keeps connections itself.",
     )
-    max_headers: int = Field(
+    max_headers: Size = Field(
         default=32 * 2**10,
         ge=1024,
         description="Bytes of a request's first line and headers; more is 431.",
@@ -234,7 +252,7 @@ class Settings(BaseSettings):
         le=3600.0,
         description="Seconds that accepted work may take to finish after SIGTERM.",
     )
-    gpu_memory_limit: int = Field(
+    gpu_memory_limit: Size = Field(
         default=0,
         ge=0,
         description="Bytes of GPU memory that the runtime may take; 0 sets no limit.",
@@ -286,6 +304,11 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe message that is logged."
+    )
+    access_log: Literal["all", "requests", "off"] = Field(
+        default="requests",
+        description="Which answers are lines of the log: all; requests, without health checks, "
+        "metrics and the page's files that are answered well; or off for none.",
     )
     log_format: Literal["auto", "text", "json"] = Field(
         default="auto",

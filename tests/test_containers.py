@@ -194,6 +194,13 @@ def test_compose_gives_the_service_no_rights(name: str) -> None:
     assert not service.keys() & {"cap_add", "privileged", "user", "network_mode", "pid", "devices"}
 
 
+def test_compose_rotates_all_logs() -> None:
+    """The driver's own default keeps everything."""
+    for service in COMPOSE["services"].values():
+        assert service["logging"]["driver"] == "json-file"
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}
+
+
 def test_compose_opens_nothing_to_other_machines() -> None:
     for name, service in COMPOSE["services"].items():
         for port in service.get("ports", []):

@@ -29,8 +29,8 @@ from rich.filesize import decimal
 
 from service.cgroups import cpu_quota, memory_limit
 from service.cli.options import DISTRIBUTION, AsJson, Status, epilog, installed
-from service.cli.serve import listener
-from service.cli.settings_options import takes_settings, warn_of_unknown_settings
+from service.cli.serve import listener, open_to_all
+from service.cli.settings_options import takes_settings, unknown_settings
 from service.console import clean, console
 from service.errors import (
     ProviderUnusable,
@@ -173,7 +173,9 @@ def _usable_settings(flags: Mapping[str, str | None]) -> tuple[Settings, list[st
 
 def _variables(environment: Mapping[str, str]) -> str | None:
     """Which settings are in the environment."""
-    unknown = warn_of_unknown_settings(environment)
+    unknown = unknown_settings(environment)
+    for name, remedy in unknown.items():
+        log.warning("unknown setting %s (ignored); %s", name, remedy)
     names = sorted({name for name in environment if name.upper().startswith(PREFIX)} - {*unknown})
     if not names:
         return None if unknown else "none in the environment"
@@ -203,10 +205,7 @@ def _keys(settings: Settings) -> str:
     """Whether the file of keys can be used, and who may send requests."""
     if Keys([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file):
         return "every request must have one"
-    if settings.host in ("127.0.0.1", "::1", "localhost"):
-        return "none, and only this machine can ask"
-    remedy = f"set {spelled('api_keys_file')}, or let a proxy ask for keys"
-    return f"everybody who reaches {settings.host} may ask; {remedy}"
+    return open_to_all(settings) or "none, and only this machine can ask"
 
 
 def _certificate(settings: Settings) -> str | None:

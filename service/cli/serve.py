@@ -11,12 +11,16 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from service.cgroups import cpu_quota
 from service.cli.options import Status, epilog
-from service.cli.settings_options import takes_settings, warn_of_unknown_settings
+from service.cli.settings_options import takes_settings, unknown_settings
 from service.errors import SettingsInvalid
 from service.settings import Settings, load_engine, load_settings, spelled
+
+if TYPE_CHECKING:
+    from service.inference.engine import Engine
 
 log = logging.getLogger("service")
 
@@ -49,7 +53,8 @@ def serve(**flags: str | None) -> None:
     settings = load_settings(**flags)
     as_json = logs.is_json(settings.log_format, sys.stderr)
     logs.install(settings.log_level, as_json=as_json)
-    warn_of_unknown_settings(os.environ)
+    for name, remedy in unknown_settings(os.environ).items():
+        log.warning("unknown setting %s (ignored). %s", name, remedy)
     # A line for each broken form, and a text that Python keeps for each odd GIF: clients may send
     # any number of them, and get an error as their answer.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
@@ -74,13 +79,50 @@ def _run(settings: Settings, *, as_json: bool) -> int:
         from service.app import create_app
         from service.app import serve as run
 
-        web = create_app(settings, load_engine(settings))
+        web = create_app(settings, engine := load_engine(settings))
+        _log_what_serves(settings, engine)
         return run(
             web,
             listeners,
             lambda: _announce(settings, listeners, as_json=as_json),
             load=partial(load_engine, settings),
         )
+
+
+def _log_what_serves(settings: Settings, engine: "Engine") -> None:
+    """The first line of a start that goes well, and a warning if everybody may ask."""
+    model = engine.model
+    fields = {
+        "model": model.name,
+        "variant": model.variant,
+        "precision": model.precision,
+        "version": model.version,
+        "provider": engine.provider,
+        "threads": settings.threads or cpu_quota(),
+        "api_keys": has_keys(settings),
+    }
+    keys = "with API keys" if has_keys(settings) else "without API keys"
+    log.info(
+        "Serving %(model)s %(variant)s %(precision)s, version %(version)s, on %(provider)s, "
+        f"threads: %(threads)d, {keys}",
+        fields,
+        extra=fields,
+    )
+    if warning := open_to_all(settings):
+        log.warning(warning)
+
+
+def has_keys(settings: Settings) -> bool:
+    """Whether a request needs an API key; a file without any would end the start."""
+    return bool(settings.api_keys or settings.api_keys_file)
+
+
+def open_to_all(settings: Settings) -> str | None:
+    """What to say of a server without keys that other machines can reach."""
+    if has_keys(settings) or settings.host in ("127.0.0.1", "::1", "localhost"):
+        return None
+    remedy = f"set {spelled('api_keys_file')}, or let a proxy ask for keys"
+    return f"everybody who reaches {settings.host} may ask; {remedy}"
 
 
 def _announce(settings: Settings, listeners: Sequence[socket.socket], *, as_json: bool) -> None:
@@ -90,7 +132,7 @@ def _announce(settings: Settings, listeners: Sequence[socket.socket], *, as_json
         f"{scheme}://{in_url(host)}:{bound.getsockname()[1]}"
         for host, bound in zip(hosts, listeners, strict=False)
     )
-    key = "-H 'Authorization: Bearer KEY' " if settings.api_keys or settings.api_keys_file else ""
+    key = "-H 'Authorization: Bearer KEY' " if has_keys(settings) else ""
     places = {"main": [address], "admin": second}.get(settings.docs, [])
     docs = "".join(f"{place}/docs" for place in places)
     if as_json:

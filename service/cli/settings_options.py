@@ -5,7 +5,6 @@ One flag for each setting, in groups, for `alexnet serve` and `alexnet doctor`.
 """
 
 import inspect
-import logging
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,8 +14,6 @@ import typer
 
 from service.cli.options import choices
 from service.settings import OF_OTHERS, PREFIX, SECRETS, Settings, unknown_variables
-
-log = logging.getLogger("service")
 
 GROUPS: Final = {
     "Model and device": ("model", "device", "threads", "gpu_memory_limit"),
@@ -51,7 +48,7 @@ GROUPS: Final = {
         "shutdown_timeout",
     ),
     "Who may ask": ("api_keys_file", "rate_limit", "cors_origins", "ssl_certfile", "ssl_keyfile"),
-    "Logs and traces": ("log_level", "log_format", "tracing"),
+    "Logs and traces": ("log_level", "log_format", "access_log", "tracing"),
 }
 # The placeholder of a flag whose description does not begin with its unit.
 METAVARS: Final = {
@@ -91,14 +88,14 @@ def takes_settings(command: Callable[..., None], **switches: object) -> None:
     command.__annotations__ = {flag.name: flag.annotation for flag in flags}
 
 
-def warn_of_unknown_settings(environment: Mapping[str, str]) -> list[str]:
-    """Log a warning of each variable that looks like a setting and is not one; their names."""
-    known = [f"{PREFIX}{name.upper()}" for name in (*Settings.model_fields, *OF_OTHERS)]
-    unknown = unknown_variables(environment)
-    for name in unknown:
-        similar = get_close_matches(name.upper(), known, 1)
-        remedy = f"did you mean {similar[0]}?" if similar else "alexnet serve --help lists them"
-        log.warning("unknown setting %s (ignored); %s", name, remedy)
+def unknown_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that look like settings and are not, and of each what to do about it."""
+    unknown = {}
+    for name in unknown_variables(environment):
+        word = name.upper().removeprefix(PREFIX).lower()
+        similar = get_close_matches(word, (*Settings.model_fields, *OF_OTHERS), 1)
+        known = f"{PREFIX}{similar[0].upper()}" if similar else ""
+        unknown[name] = f"Did you mean {known}?" if known else "See alexnet serve --help."
     return unknown
 
 

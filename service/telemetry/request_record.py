@@ -35,6 +35,7 @@ class RequestRecord:
     status: int = 0
     code: str | None = None  # of the refusal
     ended: float | None = None
+    answered_as: str | None = None  # the model's name in the answer, if that is another
 
     @property
     def last(self) -> StageTimings | None:

@@ -20,6 +20,7 @@ import pytest
 from starlette.responses import Response
 from starlette.types import Scope
 
+from service.cgroups import cpu_quota
 from service.http.middleware import access_log
 from service.http.routes import health
 from service.inference.decoding_pool import DecodingPool
@@ -115,10 +116,10 @@ def logged(tiny_model: Path) -> dict[str, list[str]]:
 
     The second is a process whose log is no terminal, and which is not told what to write there.
     """
-    with serving(tiny_model, log_format="text") as text:
+    with serving(tiny_model, log_format="text", access_log="all") as text:
         ask(text)
         ended(text)
-    with serving_process(tiny_model, log_format="auto") as process:
+    with serving_process(tiny_model, log_format="auto", access_log="all") as process:
         ask(process)
         ended(process)
     assert "Finished server process" in process.log[-1]
@@ -171,6 +172,35 @@ def test_what_is_about_no_image_has_no_steps(logged: Any) -> None:
     assert line_of(logged, "nothing")[4] == "not_found"
 
 
+# Which answers are lines
+
+
+def logged_paths(model: Path, **settings: Any) -> list[str]:
+    """The paths of all lines, of a server that was asked for something of each kind."""
+    with serving(model, log_format="json", **settings) as server:
+        for path in ("/livez", "/v2/health/ready", "/metrics", "/static/page.js", "/"):
+            assert server.client.get(path).status_code == 200
+        assert server.client.get("/static-offline-docs/favicon.png").status_code == 200
+        server.client.post(PREDICT, content=image(), headers=JPEG)
+        assert server.client.get("/static/nothing.js").status_code == 404
+        server.running.draining = True
+        assert server.client.get("/readyz").status_code == 503
+        server.running.draining = False
+        return [record["path"] for record in records(ended(server)) if "path" in record]
+
+
+def test_checks_scrapes_and_static_files_are_lines_only_if_they_fail(tiny_model: Path) -> None:
+    assert logged_paths(tiny_model) == ["/", PREDICT, "/static/nothing.js", "/readyz"]
+
+
+def test_all_answers_are_lines_if_that_is_wanted_or_none(tiny_model: Path) -> None:
+    everything = logged_paths(tiny_model, access_log="all")
+
+    assert {"/livez", "/metrics", "/static/page.js", PREDICT} <= {*everything}
+    assert len(everything) == 9
+    assert logged_paths(tiny_model, access_log="off") == []
+
+
 # In JSON
 
 
@@ -195,6 +225,37 @@ def test_the_announcement_in_json_is_a_record_with_addresses(logged: Any) -> Non
     assert record["docs"] == f"{record['url']}/docs"
 
 
+def test_the_first_record_of_a_start_says_what_serves(logged: Any) -> None:
+    first = json.loads(logged["json"][0])
+
+    assert first["message"] == (
+        f"Serving {first['model']} {first['variant']} {first['precision']}, version "
+        f"{first['version']}, on CPUExecutionProvider, threads: {cpu_quota()}, without API keys"
+    )
+    assert (first["provider"], first["threads"]) == ("CPUExecutionProvider", cpu_quota())
+    assert first["api_keys"] is False
+
+
+def test_a_start_warns_of_misspelt_settings_and_of_an_address_that_is_open_to_all(
+    tiny_model: Path,
+) -> None:
+    """As doctor does; the others are as they should be."""
+    settings: dict[str, Any] = {"host": "0.0.0.0", "log_format": "text", "threads": 1}
+    with serving_process(tiny_model, **settings, max_bach=3, zzz=1) as server:
+        careless = ended(server)
+    with serving_process(tiny_model, **settings, api_keys="let-me-in-please-0") as server:
+        careful = ended(server)
+
+    assert [line.partition(" WARNING ")[2] for line in careless if " WARNING " in line] == [
+        "unknown setting ALEXNET_MAX_BACH (ignored). Did you mean ALEXNET_MAX_BATCH?\n",
+        "unknown setting ALEXNET_ZZZ (ignored). See alexnet serve --help.\n",
+        "everybody who reaches 0.0.0.0 may ask; set ALEXNET_API_KEYS_FILE / --api-keys-file, or "
+        "let a proxy ask for keys\n",
+    ]
+    assert " WARNING " not in "".join(careful)
+    assert re.search(r"INFO    Serving .*, threads: 1, with API keys\n", careful[0])
+
+
 def test_a_record_of_an_answer_has_a_field_for_each_thing(logged: Any) -> None:
     record = record_of(logged, "good")
 
@@ -207,7 +268,7 @@ def test_a_record_of_an_answer_has_a_field_for_each_thing(logged: Any) -> None:
         "status": 200,
         "batch": 1,
         "pictures": 1,
-        "model": "alexnet_image",
+        "model": "tiny",
         "route": PREDICT,
     }.items() <= record.items()
     assert all(record[f"{name}_ms"] >= 0 for name in STEPS)
@@ -221,6 +282,16 @@ def test_a_record_of_a_refusal_has_its_code_and_the_steps_that_it_came_to(logged
     assert (record["status"], record["code"]) == (415, "image_type_unsupported")
     assert {"read_ms", "decode_ms"} <= record.keys()
     assert not {"queue_ms", "run_ms", "batch"} & record.keys()
+
+
+def test_the_record_of_an_answer_names_the_model_as_the_answer_does(tiny_model: Path) -> None:
+    """Which is the file's own name; those of the protocol's two models are for its endpoints."""
+    with serving(tiny_model, log_format="json") as server:
+        answer = server.client.post(PREDICT, content=image(), headers=JPEG).json()
+        server.client.post("/v2/models/alexnet_image/infer", json={})
+        lines = [record for record in records(ended(server)) if "model" in record]
+
+    assert [line["model"] for line in lines] == [answer["model"]["name"], "alexnet_image"]
 
 
 def test_a_form_is_one_record_that_counts_its_images(logged: Any) -> None:
@@ -356,7 +427,7 @@ def test_no_client_forges_a_line(tiny_model: Path, kind: str) -> None:
         b"X-Forwarded-For: \xe2\x80\xae\xc2\x9b31m\x85",
         b"X-Forwarded-For: \x1b[2J",
     )
-    with serving(tiny_model, log_format=kind) as server:
+    with serving(tiny_model, log_format=kind, access_log="all") as server:
         before = len(server.log)
         answers = [hurl(server, target) for target in FORGERIES]
         answers += [hurl(server, b"/livez", head) for head in heads]

@@ -108,7 +108,7 @@ def test_a_misspelt_variable_is_a_warning_with_the_right_word(tiny_model: Path) 
     findings = [
         (finding["found"], finding["mend"]) for finding in checks if finding["check"] == "settings"
     ]
-    meant = "did you mean ALEXNET_MAX_BATCH?"
+    meant = "Did you mean ALEXNET_MAX_BATCH?"
     assert ("unknown setting ALEXNET_MAX_BACH (ignored)", meant) in findings
     assert sum("unknown setting" in what for what, _ in findings) == 2
 

@@ -50,7 +50,7 @@ def test_variables_that_are_no_settings_are_known() -> None:
         ("max_aspect_ratio", 0.5), ("timeout", 0), ("log_level", "loud"), ("host", ""),
         ("max_delay", float("nan")), ("formats", "jpeg,tiff"), ("formats", ""),
         ("rate_limit", "many"), ("rate_limit", "0/second"), ("docs", "elsewhere"),
-        ("run_timeout", 0),
+        ("run_timeout", 0), ("access_log", "some"),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_named_as_the_operator_wrote_it(field: str, value: object) -> None:
@@ -67,6 +67,32 @@ def test_a_bad_variable_in_the_environment_is_named(monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(SettingsInvalid, match="ALEXNET_MAX_QUEUE / --max-queue is 'many'"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        ("20MB", 20_000_000), ("256MiB", 2**28), ("1.5 GiB", 3 * 2**29), ("64kib", 2**16),
+        ("4096", 4096), (4096, 4096),
+    ],
+)  # fmt: skip
+def test_sizes_are_written_as_people_write_them(written: object, size: int) -> None:
+    for field in ("max_headers", "gpu_memory_limit"):
+        assert getattr(load_settings(**{field: written}), field) == size
+    for field in ("max_body", "max_uploads"):
+        settings = load_settings(**{"max_body": "1", "max_uploads": "8GiB", field: written})
+        assert getattr(settings, field) == size
+
+
+@pytest.mark.parametrize("written", ["20XB", "MB", "", "-5", "20 MB each", "nan"])
+def test_what_is_no_size_is_told_what_one_is(written: str) -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        load_settings(max_body=written)
+
+    assert str(caught.value) == (
+        f"ALEXNET_MAX_BODY / --max-body is {written!r}: "
+        "expected a size such as 20MB, 256MiB, or a number of bytes."
+    )
 
 
 def test_a_queue_that_could_never_hold_a_full_request_is_refused() -> None:

@@ -110,7 +110,8 @@ def traced(model: Path, endpoint: str, **variables: str) -> Iterator[InThread]:
     """A server that is given these OTEL_* variables, and is told to trace."""
     with ExitStack() as stack:
         with variables_set({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **variables}):
-            server = stack.enter_context(serving(model, tracing=True, log_format="json"))
+            settings = {"tracing": True, "log_format": "json", "access_log": "all"}
+            server = stack.enter_context(serving(model, **settings))
         yield server
 
 

@@ -104,7 +104,7 @@ def documents() -> dict[str, str]:
     """Every file of tests/golden, by its path below that folder."""
     found = {f"help/{name}.txt": text for name, text in _help()}
     found["client.txt"] = "".join(f"{name}\n" for name in sorted(service.client.__all__))
-    with serving(TINY, log_format="json") as server:
+    with serving(TINY, log_format="json", access_log="all") as server:
         found["openapi.json"] = _json(server.client.get("/openapi.json").json())
         for name, (method, path, sent) in REQUESTS.items():
             answer = server.client.request(method, path, **sent)

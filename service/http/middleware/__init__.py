@@ -44,5 +44,5 @@ def install(
         app.add_middleware(Cors, state=state)
     if tracer is not None:
         app.add_middleware(Traced, provider=tracer)
-    app.add_middleware(AccessLog, metrics=metrics)
+    app.add_middleware(AccessLog, metrics=metrics, lines=settings.access_log)
     return access.dependencies

@@ -2,8 +2,9 @@
 The access log, and what else every answer has: metrics, `X-Request-ID`, `Server-Timing` and the
 security headers.
 
-The log has a line for each answer, but one line a second for all that a full queue refuses, with
-their number: under overload each line costs 80 us, as much as the refusal itself.
+The log has a line for each answer that ALEXNET_ACCESS_LOG wants, but one line a second for all that
+a full queue refuses, with their number: under overload each line costs 80 us, as much as the
+refusal itself.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import re
 import secrets
 import time
 from contextvars import Context
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,7 +23,13 @@ from service.telemetry.logs import ABOUT
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_record import KEY, RequestRecord
 
+# Asked every few seconds, by machines.
+PROBES: Final = re.compile(
+    r"/(health|livez|readyz|ping|metrics|v2/health/(live|ready)|v2/models/.+/ready)"
+)
+STATIC: Final = ("/static/", "/static-offline-docs/")  # what pages are made of
 QUIET: Final = "alexnet.quiet"  # in a scope: its answer is only counted in the log
+FAILED: Final = 400  # and above: statuses of what was not answered as it was asked
 PAUSE: Final = 1.0  # seconds between two lines with the number of refusals
 
 REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")  # others are not taken: they go into logs
@@ -48,9 +55,16 @@ class AccessLog:
     strictest security headers where its endpoint has not chosen others.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        lines: Literal["all", "requests", "off"] = "requests",
+    ) -> None:
+        """`lines` is ALEXNET_ACCESS_LOG."""
         self._app = app
         self._metrics = metrics
+        self._lines = lines
         self._refused = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +104,7 @@ class AccessLog:
                 loop = asyncio.get_running_loop()
                 loop.call_later(PAUSE, self._sum_up, context=Context())  # outside any request
             self._refused += 1
-        elif log.isEnabledFor(logging.INFO):
+        elif log.isEnabledFor(logging.INFO) and self._wants(scope, record):
             fields = _line(scope, record)
             log.info(
                 '%(client)s "%(method)s %(path)s HTTP/%(http_version)s" %(status)d '
@@ -98,6 +112,14 @@ class AccessLog:
                 fields,
                 extra=fields,
             )
+
+    def _wants(self, scope: Scope, record: RequestRecord) -> bool:
+        """Whether the answer is a line of the log; a check that fails is one worth reading."""
+        if self._lines != "requests":
+            return self._lines == "all"
+        path = scope["path"]
+        usual = PROBES.fullmatch(path) is not None or path.startswith(STATIC)
+        return record.status >= FAILED or not usual
 
     def _sum_up(self) -> None:
         log.warning("The queue is or was full: %d requests refused with 503", self._refused)
@@ -176,5 +198,5 @@ def _line(scope: Scope, record: RequestRecord) -> dict[str, Any]:
     if record.images:
         fields["pictures"] = len(record.images)
     route = getattr(scope.get("route"), "path", None)
-    known = {"code": record.code, "model": record.model, "route": route}
+    known = {"code": record.code, "model": record.answered_as or record.model, "route": route}
     return fields | {name: value for name, value in known.items() if value is not None}

@@ -14,7 +14,6 @@ as a collector does not answer, and is there for the whole process.
 import asyncio
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import MutableMapping
@@ -27,7 +26,7 @@ from opentelemetry.trace import Span, StatusCode, Tracer
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import SettingsInvalid
-from service.http.middleware.access_log import stage_spans
+from service.http.middleware.access_log import PROBES, stage_spans
 from service.settings import Settings, spelled
 from service.telemetry.logs import ABOUT
 from service.telemetry.request_record import RequestRecord, record_of
@@ -35,10 +34,6 @@ from service.telemetry.request_record import RequestRecord, record_of
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-# Asked every few seconds, by machines.
-UNTRACED: Final = re.compile(
-    r"/(health|livez|readyz|ping|metrics|v2/health/(live|ready)|v2/models/.+/ready)"
-)
 LAST: Final = 2.0  # seconds that the last spans may take to be sent
 NAME: Final = "alexnet"  # of the service, unless OTEL_SERVICE_NAME says otherwise
 
@@ -114,7 +109,7 @@ def telemetry(tracer: "TracerProvider | None") -> TelemetryConfig:
 
 
 def _untraced(scope: MutableMapping[str, Any]) -> bool:
-    return scope["type"] != "http" or UNTRACED.fullmatch(scope["path"]) is not None
+    return scope["type"] != "http" or PROBES.fullmatch(scope["path"]) is not None
 
 
 class Traced:

@@ -31,6 +31,7 @@ from service.http.routes.request import accept, write_answer
 from service.http.routes.uploads import uploads
 from service.inference.engine import Engine
 from service.inference.predictions import Detail, Prediction, Result, top_k_of_each
+from service.telemetry.request_record import record_of
 
 PATHS: Final = ("/v1/predict",)  # that a full queue refuses
 # How many times as long as a class takes to write what belongs to it.
@@ -152,6 +153,7 @@ async def predict(
     check_names([name for name, _ in request.query_params.multi_items()])
     chosen = details_in(details)
     async with accept(request, crops, details=chosen) as accepted:
+        record_of(request).answered_as = accepted.engine.model.name
         if "heatmap" in chosen and not accepted.settings.heatmaps:
             raise errors.ParameterInvalid(
                 "details=heatmap is switched off here; leave it out, or have ALEXNET_HEATMAPS set"
