@@ -8,6 +8,7 @@ the first is one to the second too, where it begins when its image is decoded.  
 not answered counts only for the model that it asked for.
 """
 
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from service.inference.timings import StageTimings
 from service.telemetry.request_record import IMAGE_MODEL, TENSOR_MODEL, VERSION, RequestRecord
 
 OPEN_METRICS: Final = "application/openmetrics-text"
+UNTYPED: Final = re.compile(rb"^(# TYPE nv_\w+) untyped$", re.MULTILINE)
 OK: Final = 200
 
 # Labels are kept for good: any other method is counted under one name.
@@ -50,6 +52,15 @@ BATCHES: Final = tuple(float(2**power) for power in range(11))  # to 1024, as AL
 # Why there is no answer; every code that is in neither set is a refusal.
 ABANDONED: Final = frozenset({"client_left"})
 FAILED: Final = frozenset({"internal_error", "deadline_exceeded", "not_ready"})
+
+# The reasons that Triton knows for them; every code that is not here is OTHER.
+REASONS: Final = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+REASON_OF: Final[Mapping[str, str]] = {
+    "overloaded": "REJECTED",
+    "deadline_exceeded": "REJECTED",
+    "client_left": "CANCELED",
+    "internal_error": "BACKEND",
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,9 @@ class Statistics:
 
     success: int = 0  # requests answered with 200
     success_ns: int = 0  # of those, from the headers to the answer
-    failure: int = 0  # other requests that asked for it
+    failures: dict[str, int] = field(  # other requests that asked for it, by Triton's reason
+        default_factory=lambda: dict.fromkeys(REASONS, 0)
+    )
     failure_ns: int = 0
     inferences: int = 0  # images answered
     executions: int = 0  # runs of the network; of alexnet_image, requests
@@ -87,6 +100,11 @@ class Statistics:
     last: int = 0  # ms since 1970, of the last request
     batches: dict[int, tuple[int, int]] = field(default_factory=dict)  # size: runs, nanoseconds
 
+    @property
+    def failure(self) -> int:
+        """Requests that were not answered with 200, whatever the reason."""
+        return sum(self.failures.values())
+
     def ran(self, images: int, seconds: float) -> None:
         """Count a run of the network."""
         self.executions += 1
@@ -95,7 +113,7 @@ class Statistics:
 
     def failed(self, record: RequestRecord) -> None:
         """Count a request that was not answered with 200."""
-        self.failure += 1
+        self.failures[REASON_OF.get(record.code or "", "OTHER")] += 1
         self.failure_ns += _ns((record.ended or record.began) - record.began)
         self.last = _now()
 
@@ -120,13 +138,9 @@ class Statistics:
         self.last = _now()
 
 
-# Triton's names are those of counters, but without the ending that the formats demand of these.
+# Triton's names are those of counters, but without the ending that OpenMetrics demands of these.
 TRITON: Final[Mapping[str, tuple[str, Callable[[Statistics], float]]]] = {
     "request_success": ("Requests answered.", lambda model: model.success),
-    "request_failure": (
-        "Requests that asked for it and got no answer.",
-        lambda model: model.failure,
-    ),
     "count": ("Images answered.", lambda model: model.inferences),
     "exec_count": ("Runs; of alexnet_image, requests.", lambda model: model.executions),
     "request_duration_us": ("Of requests answered.", lambda model: model.success_ns // 1000),
@@ -219,7 +233,8 @@ class Metrics(Collector):
         """All metrics and their media type: OpenMetrics 1.0.0 if it is accepted, or 0.0.4."""
         # Not the header itself: a client does not choose what is parsed as a version, or echoed.
         encode, media_type = choose_encoder(OPEN_METRICS if OPEN_METRICS in accept else "")
-        return encode(self._registry), media_type
+        # In the older format a counter may have any name, which the library does not know.
+        return UNTYPED.sub(rb"\1 counter", encode(self._registry)), media_type
 
     def collect(self) -> Iterator[Metric]:
         """What the registry asks for each time: what is read on demand."""
@@ -289,6 +304,15 @@ def _triton_families(statistics: Mapping[str, Statistics], pending: int) -> Iter
         for model, of_model in statistics.items():
             sums.add_metric([model, VERSION], value(of_model))
         yield sums
+    failures = UnknownMetricFamily(
+        "nv_inference_request_failure",
+        "Requests that asked for it and got no answer.",
+        labels=[*labels, "reason"],
+    )
+    for model, of_model in statistics.items():
+        for reason, count in of_model.failures.items():
+            failures.add_metric([model, VERSION, reason], count)
+    yield failures
     waiting = GaugeMetricFamily(
         "nv_inference_pending_request_count", "Images accepted and unanswered.", labels=labels
     )

@@ -51,7 +51,9 @@ def read(text: str) -> Values:
     for family in families(text):
         for sample in family.samples:
             labels = ",".join(f'{name}="{sample.labels[name]}"' for name in sorted(sample.labels))
-            values[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
+            # The parser gives Triton's counters the ending that they lack.
+            name = family.name if family.name.startswith("nv_") else sample.name
+            values[name + (f"{{{labels}}}" if labels else "")] = sample.value
     return values
 
 
@@ -205,17 +207,28 @@ def test_tritons_counters_have_tritons_names_and_labels(served: Live) -> None:
     values = of(served)
 
     for name in TRITON:
+        reasons = (
+            [f'reason="{reason}",' for reason in REASONS] if name.endswith("failure") else [""]
+        )
         assert set(family(values, name)) == {
-            '{model="alexnet",version="1"}',
-            '{model="alexnet_image",version="1"}',
+            f'{{model="{model}",{reason}version="1"}}'
+            for model in (TENSOR_MODEL, IMAGE_MODEL)
+            for reason in reasons
         }
     network, road = (
-        {name: values[f'{name}{{model="{model}",version="1"}}'] for name in TRITON}
+        {
+            name: values[f'{name}{{model="{model}",version="1"}}']
+            for name in TRITON
+            if not name.endswith("failure")
+        }
         for model in (TENSOR_MODEL, IMAGE_MODEL)
     )
+    failed = family(values, "nv_inference_request_failure")
     assert road["nv_inference_request_success"] == network["nv_inference_request_success"] == 6
-    assert road["nv_inference_request_failure"] == 5
-    assert network["nv_inference_request_failure"] == 0  # they never came so far
+    # None of the network's: they never came so far.
+    assert {labels: count for labels, count in failed.items() if count} == {
+        '{model="alexnet_image",reason="OTHER",version="1"}': 5
+    }
     assert road["nv_inference_count"] == network["nv_inference_count"] == 7
     assert road["nv_inference_exec_count"] == 6
     assert network["nv_inference_exec_count"] == values["alexnet_batch_images_count"]
@@ -227,6 +240,7 @@ def test_tritons_counters_have_tritons_names_and_labels(served: Live) -> None:
     assert values['nv_inference_pending_request_count{model="alexnet",version="1"}'] == 0
 
 
+REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 STEPS = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
@@ -269,6 +283,38 @@ def test_who_accepts_openmetrics_gets_it(served: Live) -> None:
     assert by_name["alexnet_images"].type == "counter"
     assert by_name["alexnet_queue_duration_seconds"].type == "histogram"
     assert by_name["nv_inference_count"].samples[0].name == "nv_inference_count"
+
+
+def test_tritons_counters_are_counters_where_their_names_may_be(served: Live) -> None:
+    """OpenMetrics demands an ending that Triton's names lack."""
+    for accept, kind in (("text/plain", "counter"), (OPEN_METRICS, "unknown")):
+        lines = served.client.get("/metrics", headers={"Accept": accept}).text.splitlines()
+        kinds = dict(line.split()[2:] for line in lines if line.startswith("# TYPE nv_"))
+        assert kinds.pop("nv_inference_pending_request_count") == "gauge"
+        assert kinds == dict.fromkeys(TRITON, kind)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("overloaded", "REJECTED"),
+        ("deadline_exceeded", "REJECTED"),
+        ("client_left", "CANCELED"),
+        ("internal_error", "BACKEND"),
+        ("not_ready", "OTHER"),
+        ("image_unreadable", "OTHER"),
+    ],
+)
+def test_a_failure_has_tritons_word_for_its_reason(code: str, reason: str) -> None:
+    metrics = counting()
+    record = RequestRecord("id", 1.0, model=IMAGE_MODEL, status=500, code=code, ended=2.0)
+
+    metrics.count({"type": "http", "path": PREDICT, "method": "POST"}, record)
+
+    values = family(read(metrics.text()[0].decode()), "nv_inference_request_failure")
+    assert [labels for labels, count in values.items() if count] == [
+        f'{{model="alexnet_image",reason="{reason}",version="1"}}'
+    ]
 
 
 @pytest.mark.parametrize(
@@ -340,7 +386,8 @@ def test_a_full_queue_is_counted_with_what_it_refused_and_who_left(full: Live) -
         '{outcome="abandoned",reason="client_left"}': 4,
     }
     assert difference(before, after, "nv_inference_request_failure") == {
-        '{model="alexnet_image",version="1"}': 2
+        '{model="alexnet_image",reason="CANCELED",version="1"}': 1,
+        '{model="alexnet_image",reason="REJECTED",version="1"}': 1,
     }
     assert difference(before, after, "alexnet_request_duration_seconds_count") == {
         f'{{route="{PREDICT}"}}': 1
