@@ -27,7 +27,7 @@ else:
 with atheris.instrument_imports(include=["service.http.routes"]):
     from service.http.routes import compression
     from service.http.routes.open_inference import infer_request, infer_response
-    from service.http.routes.open_inference.served_models import MODELS
+    from service.http.routes.open_inference.served_models import models
 
 import numpy as np
 
@@ -42,6 +42,7 @@ MAX_BODY = 2**20
 ENCODINGS = ("", "gzip", "deflate", "br", "zstd", "gzip, br", "zstd, zstd", "sdch")
 LABELS = [Label(None, name) for name in ("a:b", "c", "d")]
 ROW = (2, 2, 3)  # instead of 256 x 256: all that matters of it fits into a few kilobytes
+MODELS = models("alexnet")
 NETWORK = MODELS["alexnet"]
 SERVED = (
     replace(NETWORK, input=replace(NETWORK.input, row=ROW)),

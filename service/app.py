@@ -31,6 +31,7 @@ from service.inference.classifier import Classifier
 from service.inference.engine import Engine
 from service.settings import Settings, limits, spelled
 from service.telemetry.metrics import Metrics
+from service.telemetry.request_record import ModelNames
 
 log = logging.getLogger("service.app")
 
@@ -49,9 +50,9 @@ Whatever is refused is answered with `{"error": "...", "code": "..."}`.
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
     """Build the application around an engine that is loaded and checked."""
-    classifying = (v1, open_inference, torchserve)
-    paths = [path for module in classifying for path in module.PATHS]
-    metrics = Metrics(lambda: health.reading(state), routes=paths)
+    name = settings.model_name
+    paths = (*v1.PATHS, *open_inference.paths(name), *torchserve.paths(name))
+    metrics = Metrics(lambda: health.reading(state), ModelNames(name), routes=paths)
     classifier = Classifier(
         engine,
         limits(settings),
@@ -86,15 +87,12 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     )
     app.state.service = state
     guards = middleware.install(app, state, metrics, paths, tracer)
-    for module in classifying:
-        app.include_router(module.router, dependencies=guards)
-    for open_to_all in (
-        health.router,
-        open_inference.about,
-        torchserve.about,
-        page.router,
-        docs.router,
-    ):
+    for classifying in (v1.router, open_inference.router(name), torchserve.router(name)):
+        app.include_router(classifying, dependencies=guards)
+    app.include_router(health.router)
+    app.include_router(open_inference.about)
+    app.include_router(open_inference.about_models, dependencies=[open_inference.names_model(name)])
+    for open_to_all in (torchserve.about, page.router, docs.router):
         app.include_router(open_to_all)
     return app
 

@@ -40,6 +40,7 @@ PREFIX = "ALEXNET_"
 BUNDLED = Path(__file__).parent / "bundled" / "alexnet.onnx"
 SECRETS = ("api_keys",)  # never a flag, never in a message
 SIZE = re.compile(r"\s*[0-9.]+\s*[A-Za-z]*\s*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as it stands in a path
 OF_OTHERS = ("api_key", "test_containers")  # variables of `alexnet bench`, and of the tests
 
 
@@ -74,10 +75,21 @@ def _formats(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _model_name(name: str) -> str:
+    # /v2/models/stats is the statistics of all models.
+    if not NAME.fullmatch(name) or name == "stats":
+        raise ValueError(
+            "expected 1 to 64 letters, digits, dots, hyphens or underscores, the first a letter or "
+            "digit, and not stats"
+        )
+    return name
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 Formats = Annotated[Names, AfterValidator(_formats)]
 Size = Annotated[int, BeforeValidator(_bytes)]
+ModelName = Annotated[str, AfterValidator(_model_name)]
 RateLimit = Annotated[str | None, AfterValidator(_rate)]
 
 
@@ -89,6 +101,11 @@ class Settings(BaseSettings):
     model: Path = Field(
         default=BUNDLED,
         description="The model file, as alexnet-export writes it; by default the bundled one.",
+    )
+    model_name: ModelName = Field(
+        default="alexnet",
+        description="The name that clients of Triton, KServe, TorchServe and others ask for; with "
+        "_image after it, the model that takes encoded images at /v2.",
     )
     device: Device = Field(
         default="auto",

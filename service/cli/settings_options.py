@@ -16,7 +16,7 @@ from service.cli.options import choices
 from service.settings import OF_OTHERS, PREFIX, SECRETS, Settings, unknown_variables
 
 GROUPS: Final = {
-    "Model and device": ("model", "device", "threads", "gpu_memory_limit"),
+    "Model and device": ("model", "model_name", "device", "threads", "gpu_memory_limit"),
     "Addresses": ("host", "port", "admin_port", "admin_host", "docs", "metrics"),
     "Batches and queue": (
         "max_batch",

@@ -17,6 +17,7 @@ from service.errors import NotReady
 from service.inference.classifier import Classifier
 from service.inference.engine import Engine
 from service.settings import Settings
+from service.telemetry.request_record import ModelNames
 
 log = logging.getLogger("service.routes")
 
@@ -39,6 +40,11 @@ class ServiceState:
     def engine(self) -> Engine:
         """The engine that answers requests which come now."""
         return self.classifier.engine
+
+    @property
+    def names(self) -> ModelNames:
+        """The names that the model answers to."""
+        return ModelNames(self.settings.model_name)
 
     @property
     def warning(self) -> str | None:

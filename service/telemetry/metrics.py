@@ -3,7 +3,8 @@ Prometheus metrics: requests and runs are counted as they pass, gauges are read 
 
 `Metrics.count` gets each request that was answered, `Metrics.ran` each run of the network, and
 `read` returns the state of the service.  Triton's names are there too, for dashboards that ask for
-them: as in an ensemble of Triton's, `alexnet_image` decodes and then asks `alexnet`.  A request to
+them: as in an ensemble of Triton's, `alexnet_image` decodes and then asks `alexnet` (or what
+ALEXNET_MODEL_NAME calls them).  A request to
 the first is one to the second too, where it begins when its image is decoded.  A request that is
 not answered counts only for the model that it asked for.
 """
@@ -30,7 +31,7 @@ from prometheus_client.registry import Collector
 from starlette.types import Scope
 
 from service.inference.timings import StageTimings
-from service.telemetry.request_record import IMAGE_MODEL, TENSOR_MODEL, VERSION, RequestRecord
+from service.telemetry.request_record import VERSION, ModelNames, RequestRecord
 
 OPEN_METRICS: Final = "application/openmetrics-text"
 UNTYPED: Final = re.compile(rb"^(# TYPE nv_\w+) untyped$", re.MULTILINE)
@@ -92,7 +93,7 @@ class Statistics:
     )
     failure_ns: int = 0
     inferences: int = 0  # images answered
-    executions: int = 0  # runs of the network; of alexnet_image, requests
+    executions: int = 0  # runs of the network; of encoded images, requests
     input_ns: int = 0  # reading and decoding
     queue_ns: int = 0
     infer_ns: int = 0
@@ -142,7 +143,10 @@ class Statistics:
 TRITON: Final[Mapping[str, tuple[str, Callable[[Statistics], float]]]] = {
     "request_success": ("Requests answered.", lambda model: model.success),
     "count": ("Images answered.", lambda model: model.inferences),
-    "exec_count": ("Runs; of alexnet_image, requests.", lambda model: model.executions),
+    "exec_count": (
+        "Runs; of the model that takes encoded images, requests.",
+        lambda model: model.executions,
+    ),
     "request_duration_us": ("Of requests answered.", lambda model: model.success_ns // 1000),
     "queue_duration_us": ("In the queue.", lambda model: model.queue_ns // 1000),
     "compute_input_duration_us": ("Reading and decoding.", lambda model: model.input_ns // 1000),
@@ -154,15 +158,18 @@ TRITON: Final[Mapping[str, tuple[str, Callable[[Statistics], float]]]] = {
 class Metrics(Collector):
     """The metrics of one application, in a registry of its own."""
 
-    def __init__(self, read: Callable[[], Snapshot], routes: Collection[str] = ()) -> None:
+    def __init__(
+        self, read: Callable[[], Snapshot], names: ModelNames, routes: Collection[str] = ()
+    ) -> None:
         """`routes` are paths that may be answered before the router has named them: those that
         classify, which a full queue refuses early."""
         self._read = read
+        self._names = names
         self._routes = {
-            path: TENSOR_MODEL if f"/models/{TENSOR_MODEL}/" in path else IMAGE_MODEL
+            path: names.tensor if path.startswith(f"/v2/models/{names.tensor}/") else names.image
             for path in routes
         }
-        self.statistics = {model: Statistics() for model in (TENSOR_MODEL, IMAGE_MODEL)}
+        self.statistics = {model: Statistics() for model in (names.tensor, names.image)}
         self._registry = CollectorRegistry()
         # One more series for each, which would be stored and never read.
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -208,7 +215,7 @@ class Metrics(Collector):
         """Count a run of the network."""
         self._run_seconds.observe(seconds)
         self._batches.observe(images)
-        self.statistics[TENSOR_MODEL].ran(images, seconds)
+        self.statistics[self._names.tensor].ran(images, seconds)
 
     def count(self, scope: Scope, record: RequestRecord) -> None:
         """Count a request that was answered."""
@@ -239,19 +246,20 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """What the registry asks for each time: what is read on demand."""
         yield from _gauges(now := self._read())
-        yield from _triton_families(self.statistics, now.pending)
+        yield from _triton_families(self.statistics, self._names, now.pending)
 
     def _count_for_triton(self, record: RequestRecord, model: str) -> None:
         if record.status != OK:
             self.statistics[model].failed(record)
             return
-        if model == IMAGE_MODEL:
-            self.statistics[IMAGE_MODEL].executions += 1
+        encoded = model == self._names.image
+        if encoded:
+            self.statistics[model].executions += 1
         if (last := record.last) is None:  # it had no image
             return
-        if model == IMAGE_MODEL:
-            self.statistics[IMAGE_MODEL].succeeded(record, last)
-        self.statistics[TENSOR_MODEL].succeeded(record, last, from_pixels=model == IMAGE_MODEL)
+        if encoded:
+            self.statistics[model].succeeded(record, last)
+        self.statistics[self._names.tensor].succeeded(record, last, from_pixels=encoded)
 
     def _count_images(self, record: RequestRecord) -> None:
         for code in record.outcomes or [record.code] * len(record.images):
@@ -261,7 +269,7 @@ class Metrics(Collector):
         for timings in record.images:
             if timings.decoded is None:
                 continue
-            if timings.began is not None and record.model == IMAGE_MODEL:
+            if timings.began is not None and record.model == self._names.image:
                 self._decode_seconds.observe(timings.decoded - timings.began)
             if timings.running is not None:
                 self._queue_seconds.observe(timings.running - timings.decoded)
@@ -296,7 +304,9 @@ def _gauges(now: Snapshot) -> Iterator[Metric]:
     yield InfoMetricFamily("alexnet", "What computes, and with which model.", value=dict(now.facts))
 
 
-def _triton_families(statistics: Mapping[str, Statistics], pending: int) -> Iterator[Metric]:
+def _triton_families(
+    statistics: Mapping[str, Statistics], names: ModelNames, pending: int
+) -> Iterator[Metric]:
     """Triton's counters, and its gauge of pending requests, which counts `pending` images here."""
     labels = ["model", "version"]
     for name, (text, value) in TRITON.items():
@@ -316,7 +326,7 @@ def _triton_families(statistics: Mapping[str, Statistics], pending: int) -> Iter
     waiting = GaugeMetricFamily(
         "nv_inference_pending_request_count", "Images accepted and unanswered.", labels=labels
     )
-    waiting.add_metric([TENSOR_MODEL, VERSION], pending)
+    waiting.add_metric([names.tensor, VERSION], pending)
     yield waiting
 
 

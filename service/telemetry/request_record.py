@@ -15,11 +15,19 @@ from service.inference.timings import StageTimings
 
 KEY: Final = "alexnet.record"  # in a scope
 
-# The two models of the Open Inference Protocol: one takes pixels, the other encoded images, which
-# it decodes first.
-TENSOR_MODEL: Final = "alexnet"
-IMAGE_MODEL: Final = "alexnet_image"
 VERSION: Final = "1"  # of both models; which file answers is in their configuration
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNames:
+    """The names of the Open Inference Protocol's two models; other endpoints ask for the first."""
+
+    tensor: str  # takes pixels; ALEXNET_MODEL_NAME
+
+    @property
+    def image(self) -> str:
+        """Takes encoded images, which it decodes first."""
+        return f"{self.tensor}_image"
 
 
 @dataclass(slots=True)
@@ -29,7 +37,7 @@ class RequestRecord:
     request_id: str
     began: float
     read: float | None = None  # when its body was there
-    model: str | None = None  # TENSOR_MODEL or IMAGE_MODEL, of a request to classify
+    model: str | None = None  # one of `ModelNames`, of a request to classify
     images: list[StageTimings] = field(default_factory=list)
     outcomes: list[str | None] = field(default_factory=list)  # of each image: None, or the code
     status: int = 0

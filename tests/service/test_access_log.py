@@ -27,7 +27,7 @@ from service.inference.decoding_pool import DecodingPool
 from service.inference.timings import StageTimings
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics
-from service.telemetry.request_record import RequestRecord
+from service.telemetry.request_record import ModelNames, RequestRecord
 from tests.support.commands import alexnet
 from tests.support.images import image
 from tests.support.servers import (
@@ -496,7 +496,9 @@ def test_the_sum_of_refusals_is_nobodys_request(monkeypatch: pytest.MonkeyPatch)
 
     async def refused_twice() -> None:
         logs.ABOUT.set({"request_id": "the first"})
-        middleware = access_log.AccessLog(Response(status_code=503), Metrics(Mock()))
+        middleware = access_log.AccessLog(
+            Response(status_code=503), Metrics(Mock(), ModelNames("alexnet"))
+        )
         middleware.log(scope, RequestRecord("the first", 0.0))
         middleware.log(scope, RequestRecord("the second", 0.0))
         async with asyncio.timeout(PATIENCE):

@@ -21,10 +21,11 @@ from service.inference.engine import Engine
 from service.inference.timings import StageTimings
 from service.settings import load_settings
 from service.telemetry.metrics import Metrics, Snapshot
-from service.telemetry.request_record import IMAGE_MODEL, TENSOR_MODEL, RequestRecord
+from service.telemetry.request_record import ModelNames, RequestRecord
 from tests.support.images import image
 from tests.support.servers import Live, serving, until
 
+TENSOR_MODEL, IMAGE_MODEL = "alexnet", "alexnet_image"
 PREDICT = "/v1/predict"
 JPEG = {"Content-Type": "image/jpeg"}
 BROKEN = b"\xff\xd8\xff\xe0 no image"
@@ -495,7 +496,7 @@ def counting(routes: Sequence[str] = ()) -> Metrics:
         reloads={},
         facts=facts,
     )
-    return Metrics(lambda: still, routes)
+    return Metrics(lambda: still, ModelNames("alexnet"), routes)
 
 
 def test_pixels_ask_the_network_alone() -> None:

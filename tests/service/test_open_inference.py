@@ -7,8 +7,7 @@ Two models: `alexnet` takes pixels, `alexnet_image` takes encoded images.
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from http.client import HTTPConnection
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from service import app
-from service.http.routes.open_inference import PATHS
+from service.http.routes.open_inference import paths
 from service.inference.image import open_image
 from service.inference.limits import DecodeLimits
+from tests.support.admission import full, refused_without_a_body
 from tests.support.images import image
 from tests.support.models import OWN, altered, entry
 from tests.support.servers import Live, serving, until
@@ -543,21 +543,8 @@ def test_a_full_queue_refuses_before_the_body(tiny_model: Path) -> None:
     """With the time to come back, as at every door; the body is never sent."""
     with (
         serving(tiny_model, max_queue=1, max_files=1, timeout=600) as server,
-        ThreadPoolExecutor() as pool,
-        server.gate.closed() as gate,
+        full(server, CATS[0]),
     ):
-        refusals = []
-        first = pool.submit(server.client.post, "/v1/predict", content=CATS[0])
-        gate.until_held()
-        for path in PATHS:
-            with closing(HTTPConnection(*server.address)) as caller:
-                caller.putrequest("POST", path)
-                caller.putheader("Content-Length", "1000")
-                caller.endheaders()
-                refused = caller.getresponse()
-                refusals.append((refused.status, json.loads(refused.read())["code"]))
-                assert int(refused.headers["Retry-After"]) >= 1
-        gate.open()
-        assert first.result().status_code == 200
+        refusals = [refused_without_a_body(server, path) for path in paths("alexnet")]
 
     assert refusals == [(503, "overloaded")] * 4

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from service.errors import BodyTooLarge, RequestError, RequestMalformed
 from service.http.middleware.errors import STATUSES
 from service.http.routes.open_inference import infer_request, tensors
-from service.http.routes.open_inference.served_models import MODELS
+from service.http.routes.open_inference.served_models import models
 from tests.support.images import image
 from tests.support.servers import Live, serving
 
+MODELS = models("alexnet")
 NETWORK, ROAD = MODELS["alexnet"], MODELS["alexnet_image"]
 INFER = {name: f"/v2/models/{name}/infer" for name in MODELS}
 LENGTH = "Inference-Header-Content-Length"

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from service.http.routes.torchserve import PATHS, by_label
+from service.http.routes.torchserve import by_label, paths
 from service.inference.predictions import Prediction
 from tests.support.images import IMAGES, image
 from tests.support.servers import PATIENCE, Live, serving
 
+PATHS = paths("alexnet")
 CAT = IMAGES / "cat.jpg"
 
 

@@ -36,7 +36,7 @@ from service.inference.predictions import Detail, Result
 from service.inference.queue import Pixels
 from service.inference.timings import StageTimings
 from service.settings import Settings
-from service.telemetry.request_record import IMAGE_MODEL, record_of
+from service.telemetry.request_record import record_of
 
 T = TypeVar("T")
 Hold = Callable[[int], None]
@@ -133,11 +133,12 @@ async def accept(
     crops: str | None,
     *,
     details: Collection[Detail] = (),
-    model: str = IMAGE_MODEL,
+    model: str | None = None,
 ) -> AsyncIterator[AcceptedRequest]:
-    """A request in flight, unless it would be refused whatever is in its body."""
-    record_of(request).model = model
+    """A request in flight, unless it would be refused whatever is in its body; `model` is by
+    default the one that takes encoded images."""
     state = state_of(request)
+    record_of(request).model = model or state.names.image
     deadline = asyncio.get_running_loop().time() + state.settings.timeout
     with state.accepted(), _memory(state) as hold:
         accepted = AcceptedRequest(request, state, crops or DEFAULT_CROPS, deadline, hold)

@@ -1,5 +1,5 @@
 """
-TorchServe's inference API: POST or PUT /predictions/alexnet, GET /ping.
+TorchServe's inference API: POST or PUT /predictions/{model}, GET /ping.
 
 Answers have TorchServe's shape, refusals have this service's.
 """
@@ -22,8 +22,6 @@ from service.http.routes.v1 import REQUEST_BODY
 from service.http.state import state_of
 from service.inference.predictions import Prediction, top_k
 
-PATHS: Final = ("/predictions/alexnet", "/predictions/alexnet/1.0")  # that a full queue refuses
-
 DESCRIBED: Final[dict[str, Any]] = {
     "summary": "Classify one image, as TorchServe does",
     "response_model": dict[str, float],
@@ -31,7 +29,6 @@ DESCRIBED: Final[dict[str, Any]] = {
     "openapi_extra": {"requestBody": REQUEST_BODY},
 }
 
-router = APIRouter(tags=["torchserve"], route_class=DirectRoute)  # behind the keys
 about = APIRouter(tags=["torchserve"])  # open to all
 
 
@@ -50,11 +47,22 @@ async def ping(request: Request) -> Response:
     return report(PingAnswer(status="Healthy" if ready else "Unhealthy"), ready)
 
 
-# `curl -T picture.jpg` sends a PUT, as TorchServe's own examples do.
-@router.put(PATHS[1], include_in_schema=False)
-@router.post(PATHS[1], include_in_schema=False)
-@router.put(PATHS[0], **DESCRIBED)
-@router.post(PATHS[0], **DESCRIBED)
+def paths(name: str) -> tuple[str, str]:
+    """Where a model of this name answers, and a full queue refuses."""
+    return f"/predictions/{name}", f"/predictions/{name}/1.0"
+
+
+def router(name: str) -> APIRouter:
+    """The endpoints that classify with a model of this name, to be behind the keys."""
+    routes = APIRouter(tags=["torchserve"], route_class=DirectRoute)
+    path, with_version = paths(name)
+    # `curl -T picture.jpg` sends a PUT, as TorchServe's own examples do.
+    for method in (routes.post, routes.put):
+        method(path, **DESCRIBED)(predictions)
+        method(with_version, include_in_schema=False)(predictions)
+    return routes
+
+
 async def predictions(request: Request, top: Top = 5, crops: Crops = "ten") -> Response:
     """One image -> label and probability of the best classes, the most probable first."""
     async with accept(request, crops) as accepted:

@@ -11,7 +11,7 @@ The Open Inference Protocol, version 2, over REST, as Triton's clients speak it.
 Content types are not looked at: the stock client sends none.
 """
 
-from service.http.routes.open_inference.infer import PATHS, router  # behind the keys
-from service.http.routes.open_inference.metadata import router as about  # open to all
+from service.http.routes.open_inference.infer import paths, router  # behind the keys
+from service.http.routes.open_inference.metadata import about, about_models, names_model  # for all
 
-__all__ = ["PATHS", "about", "router"]
+__all__ = ["about", "about_models", "names_model", "paths", "router"]

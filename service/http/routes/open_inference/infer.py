@@ -13,16 +13,39 @@ from service.http.middleware.errors import STATUSES, documented, refusal
 from service.http.routes import compression
 from service.http.routes.open_inference import infer_request, infer_response, served_models
 from service.http.routes.open_inference.schema import ANSWER, REQUEST_BODY
-from service.http.routes.open_inference.served_models import MODELS, Served
+from service.http.routes.open_inference.served_models import Served
 from service.http.routes.request import AcceptedRequest, Chunks, accept, write_answer
-from service.telemetry.request_record import VERSION
+from service.telemetry.request_record import VERSION, ModelNames
 
 VERSIONS: Final = ("", f"/versions/{VERSION}")
-PATHS: Final = tuple(  # that a full queue refuses
-    f"/v2/models/{name}{version}/infer" for name in MODELS for version in VERSIONS
-)
 
-router = APIRouter(tags=["open inference"])
+
+def paths(name: str) -> tuple[str, ...]:
+    """Where the models infer, and a full queue refuses."""
+    names = ModelNames(name)
+    return tuple(
+        f"/v2/models/{model}{version}/infer"
+        for model in (names.tensor, names.image)
+        for version in VERSIONS
+    )
+
+
+def router(name: str) -> APIRouter:
+    """The endpoints that infer, to be behind the keys."""
+    routes = APIRouter(tags=["open inference"])
+    models = served_models.models(name)
+    for path in paths(name):
+        served = models[path.split("/")[3]]
+        routes.post(
+            path,
+            name=f"infer {served.name}",
+            summary=f"Infer with {served.name}",
+            include_in_schema=VERSIONS[1] not in path,
+            response_class=Response,
+            responses=documented(*STATUSES) | ANSWER,
+            openapi_extra={"requestBody": REQUEST_BODY},
+        )(_handler(served))
+    return routes
 
 
 def _handler(served: Served) -> Callable[[Request], Awaitable[Response]]:
@@ -68,16 +91,3 @@ async def _response(request: Request, answer: infer_response.Answer) -> Response
         headers["Content-Encoding"] = encoding
         body = await compression.packed(body, encoding)
     return Response(body, media_type=answer.media_type, headers=headers)
-
-
-for _path in PATHS:
-    _served = MODELS[_path.split("/")[3]]
-    router.post(
-        _path,
-        name=f"infer {_served.name}",
-        summary=f"Infer with {_served.name}",
-        include_in_schema=VERSIONS[1] not in _path,
-        response_class=Response,
-        responses=documented(*STATUSES) | ANSWER,
-        openapi_extra={"requestBody": REQUEST_BODY},
-    )(_handler(_served))

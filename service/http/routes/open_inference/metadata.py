@@ -2,9 +2,10 @@
 GET /v2 and below: metadata of the server and its models, without a key.
 """
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi.params import Depends as Dependency
 from fastapi.responses import JSONResponse
 
 from service import __version__
@@ -20,7 +21,7 @@ from service.http.routes.open_inference.schema import (
     ServerMetadata,
     ServerReady,
 )
-from service.http.routes.open_inference.served_models import MODELS, Served
+from service.http.routes.open_inference.served_models import Served
 from service.http.state import state_of
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_record import VERSION
@@ -28,13 +29,22 @@ from service.telemetry.request_record import VERSION
 EXTENSIONS: Final = ("binary_tensor_data", "classification", "model_configuration", "statistics")
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
-router = APIRouter(tags=["open inference"])
+about = APIRouter(tags=["open inference"])
+about_models = APIRouter(tags=["open inference"])  # after `about`, to depend on `names_model`
 
-Model = Annotated[str, Path(json_schema_extra={"enum": list(MODELS)})]
+
+def names_model(name: str) -> Dependency:
+    """What declares the path's `model`, whose names the OpenAPI document lists."""
+    listed = Path(json_schema_extra={"enum": list(served_models.models(name))})
+
+    async def declared(model: Annotated[str, listed]) -> None:
+        """Others are refused by the endpoints."""
+
+    return cast(Dependency, Depends(declared))
 
 
 @check(
-    router,
+    about,
     "/v2/health/live",
     ServerLive,
     summary="Whether to leave the process alone",
@@ -47,7 +57,7 @@ async def live(request: Request) -> Response:
 
 
 @check(
-    router,
+    about,
     "/v2/health/ready",
     ServerReady,
     summary="Whether to send traffic here",
@@ -59,7 +69,7 @@ async def ready(request: Request) -> Response:
     return report(ServerReady(ready=well), well)
 
 
-@router.get(
+@about.get(
     "/v2",
     summary="The server and its extensions",
     response_model=ServerMetadata,
@@ -73,7 +83,7 @@ async def server() -> Response:
     return JSONResponse(answer.model_dump())
 
 
-@router.get(
+@about.get(
     "/v2/models/stats",
     summary="What the models have done",
     response_model=dict[str, Any],
@@ -81,10 +91,10 @@ async def server() -> Response:
 )
 async def all_statistics(request: Request) -> Response:
     """Triton's statistics of both models."""
-    return _statistics(request, list(MODELS.values()))
+    return _statistics(request, list(_models(request).values()))
 
 
-@router.post(
+@about.post(
     "/v2/repository/index",
     summary="The models",
     response_model=list[IndexEntry],
@@ -95,35 +105,38 @@ async def index(request: Request) -> Response:
     state = state_of(request)
     status, reason = ("READY", "") if state.ready else ("UNAVAILABLE", state.status)
     return JSONResponse(
-        [{"name": name, "version": VERSION, "state": status, "reason": reason} for name in MODELS],
+        [
+            {"name": name, "version": VERSION, "state": status, "reason": reason}
+            for name in _models(request)
+        ],
         headers=NO_STORE,
     )
 
 
-@router.get("/v2/models/{model}/versions/{version}", include_in_schema=False)
-@router.get(
+@about_models.get("/v2/models/{model}/versions/{version}", include_in_schema=False)
+@about_models.get(
     "/v2/models/{model}",
     summary="What a model takes and gives",
     response_model=ModelMetadata,
     responses=documented() | UNKNOWN,
 )
-async def metadata(request: Request, model: Model) -> Response:
+async def metadata(request: Request) -> Response:
     """Inputs and outputs; also at /versions/1."""
     if (served := _served(request)) is None:
         return _not_found(request)
     return JSONResponse(served_models.metadata(served, state_of(request)))
 
 
-@router.head("/v2/models/{model}/versions/{version}/ready", include_in_schema=False)
-@router.head("/v2/models/{model}/ready", include_in_schema=False)
-@router.get("/v2/models/{model}/versions/{version}/ready", include_in_schema=False)
-@router.get(
+@about_models.head("/v2/models/{model}/versions/{version}/ready", include_in_schema=False)
+@about_models.head("/v2/models/{model}/ready", include_in_schema=False)
+@about_models.get("/v2/models/{model}/versions/{version}/ready", include_in_schema=False)
+@about_models.get(
     "/v2/models/{model}/ready",
     summary="Whether a model answers",
     response_model=ModelReady,
     responses=unwell(ModelReady, "Not ready: starting or draining") | UNKNOWN,
 )
-async def model_ready(request: Request, model: Model) -> Response:
+async def model_ready(request: Request) -> Response:
     """As /readyz: both models are ready, or none."""
     if (served := _served(request)) is None:
         return _not_found(request)
@@ -131,50 +144,55 @@ async def model_ready(request: Request, model: Model) -> Response:
     return report(ModelReady(name=served.name, ready=well), well)
 
 
-@router.get("/v2/models/{model}/versions/{version}/config", include_in_schema=False)
-@router.get(
+@about_models.get("/v2/models/{model}/versions/{version}/config", include_in_schema=False)
+@about_models.get(
     "/v2/models/{model}/config",
     summary="How a model is set up",
     response_model=dict[str, Any],
     responses=documented() | UNKNOWN,
 )
-async def config(request: Request, model: Model) -> Response:
+async def config(request: Request) -> Response:
     """Triton's model configuration; the crops that are offered are among its parameters."""
     if (served := _served(request)) is None:
         return _not_found(request)
     return JSONResponse(served_models.config(served, state_of(request)))
 
 
-@router.get("/v2/models/{model}/versions/{version}/stats", include_in_schema=False)
-@router.get(
+@about_models.get("/v2/models/{model}/versions/{version}/stats", include_in_schema=False)
+@about_models.get(
     "/v2/models/{model}/stats",
     summary="What a model has done",
     response_model=dict[str, Any],
     responses=documented() | UNKNOWN,
 )
-async def model_statistics(request: Request, model: Model) -> Response:
+async def model_statistics(request: Request) -> Response:
     """Triton's statistics of one model."""
     if (served := _served(request)) is None:
         return _not_found(request)
     return _statistics(request, [served])
 
 
-@router.post("/v2/models/{model}/versions/{version}/infer", include_in_schema=False)
-@router.post("/v2/models/{model}/infer", include_in_schema=False)
+@about_models.post("/v2/models/{model}/versions/{version}/infer", include_in_schema=False)
+@about_models.post("/v2/models/{model}/infer", include_in_schema=False)
 async def unknown(request: Request) -> Response:
     """The models that there are have routes of their own, behind the keys."""
     return _not_found(request)
 
 
+def _models(request: Request) -> dict[str, Served]:
+    return served_models.models(state_of(request).names.tensor)
+
+
 def _served(request: Request) -> Served | None:
     if request.path_params.get("version", VERSION) != VERSION:
         return None
-    return MODELS.get(request.path_params["model"])
+    return _models(request).get(request.path_params["model"])
 
 
 def _not_found(request: Request) -> Response:
     asked = "".join(f", {name} {value!r}" for name, value in request.path_params.items())
-    text = f"there is no such model{asked}; there are {' and '.join(MODELS)}, of version {VERSION}"
+    known = " and ".join(_models(request))
+    text = f"there is no such model{asked}; there are {known}, of version {VERSION}"
     return missing(request.url.path, text)
 
 

@@ -12,9 +12,9 @@ from typing import Any, Final
 from service.http.state import ServiceState
 from service.settings import Settings
 from service.telemetry.metrics import Statistics
-from service.telemetry.request_record import IMAGE_MODEL, TENSOR_MODEL, VERSION
+from service.telemetry.request_record import VERSION, ModelNames
 
-CLASSES: Final = 5  # that `alexnet_image` answers with, unless asked for more or fewer
+CLASSES: Final = 5  # of an encoded image, unless more or fewer are asked for
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,16 @@ class Served:
         return Tensor(self.output, "BYTES", (min(classes, self.default_classes),))
 
 
-MODELS: Final = {
-    served.name: served
-    for served in (
-        Served(
-            TENSOR_MODEL,
-            "onnxruntime_onnx",
-            Tensor("images", "UINT8", (256, 256, 3)),
-            "probabilities",
-            None,
-        ),
-        Served(IMAGE_MODEL, "ensemble", Tensor("image", "BYTES", ()), "classes", CLASSES),
+def models(name: str) -> dict[str, Served]:
+    """Both models by their names, of which `name` is the first."""
+    names = ModelNames(name)
+    pixels = Tensor("images", "UINT8", (256, 256, 3))
+    image = Tensor("image", "BYTES", ())
+    both = (
+        Served(names.tensor, "onnxruntime_onnx", pixels, "probabilities", None),
+        Served(names.image, "ensemble", image, "classes", CLASSES),
     )
-}
+    return {served.name: served for served in both}
 
 
 def metadata(served: Served, state: ServiceState) -> dict[str, Any]:
@@ -91,7 +88,7 @@ def config(served: Served, state: ServiceState) -> dict[str, Any]:
         "version": model.version,
         "provider": state.engine.provider,
     }
-    pixels = served.name == TENSOR_MODEL
+    pixels = served.name == state.names.tensor
     return {
         "name": served.name,
         "platform": served.platform,
