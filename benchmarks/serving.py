@@ -2,6 +2,7 @@
 How much of the bare runtime's speed reaches a client over HTTP, and at what latency; Linux.
 
     scripts/bench [--quick] [--only TEXT] [--output bench.json] [--markdown]
+    scripts/bench --beside naive        against a twelve-line FastAPI server: see beside.py
 
 Measured are the full-size network (61.1 million parameters, made from compact weights), in fp32 and
 in int8, and the bundled model, for every choice of crops: a closed loop at 1, 8 and 32 in flight,
@@ -19,7 +20,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -27,6 +28,7 @@ from rich.table import Table
 
 from service.errors import ServiceError
 
+from . import beside as beside_naive
 from . import machine, models, photographs, summary
 from .rounds import Plan, measure
 
@@ -61,8 +63,18 @@ def bench(
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the tables as Markdown.")
     ] = False,
+    beside: Annotated[
+        Literal["naive"] | None,
+        typer.Option(
+            help="Measure the bundled model against this server instead, 5 rounds of 3 s."
+        ),
+    ] = None,
 ) -> None:
     """Measure the service against the bare runtime, side by side."""
+    if beside is not None:
+        for line in beside_naive.table(images, crops, 1 if quick else max(rounds, 5), seconds + 1):
+            print(line, flush=True)
+        return
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet-bench-")))
         progress.print("preparing images and models")

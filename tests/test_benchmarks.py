@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -214,3 +215,16 @@ def test_without_torch_the_way_out_is_named(
 
     with pytest.raises(SystemExit, match="scripts/bench"):
         models.default(models.BUNDLED, "cpu", tmp_path)
+
+
+@pytest.mark.external
+def test_the_service_is_measured_beside_the_naive_server() -> None:
+    """A row for each load, with the range of its ratio, and the flags of the machine."""
+    done = script("serving", "--beside", "naive", *QUICK)
+
+    assert done.returncode == 0, done.stderr
+    about, _, _, _, *rows = done.stdout.splitlines()
+    assert "1 round." in about
+    assert [row.split(" | ")[:2] for row in rows] == [["| one", n] for n in ("1", "8", "32")]
+    for row in rows:
+        assert re.search(r"\d\.\d\d \(\d\.\d\d-\d\.\d\d\)", row)
