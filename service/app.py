@@ -83,6 +83,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,  # a path with a stray slash is a 404 in the service's shape
+        generate_unique_id_function=docs.operation_id,
         telemetry=tracing.telemetry(tracer),
     )
     app.state.service = state
@@ -94,6 +95,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.include_router(open_inference.about_models, dependencies=[open_inference.names_model(name)])
     for open_to_all in (torchserve.about, page.router, docs.router):
         app.include_router(open_to_all)
+    docs.describe_choices(app, state)
     return app
 
 

@@ -51,7 +51,7 @@ def bundled(bundled_model: Path) -> Iterator[Live]:
         yield server
 
 
-def ask(live: Live, data: bytes, **query: str | int) -> dict[str, Any]:
+def ask(live: Live, data: bytes, **query: str | int | list[str]) -> dict[str, Any]:
     """The answer for one image."""
     answer = live.client.post(PREDICT, params=query, content=data)
     assert answer.status_code == 200, answer.text
@@ -167,8 +167,19 @@ def test_details_do_not_change_the_classes(tiny: Live) -> None:
         )
 
 
-@pytest.mark.parametrize("details", ["views,heatmap", "Heatmap, VIEWS", "heatmap,views,heatmap"])
-def test_both_details_may_be_asked_for_in_any_order_and_case(tiny: Live, details: str) -> None:
+@pytest.mark.parametrize(
+    "details",
+    [
+        "views,heatmap",
+        "Heatmap, VIEWS",
+        "heatmap,views,heatmap",
+        ["views", "heatmap"],
+        ["heatmap,views", "views"],
+    ],
+)
+def test_both_details_may_be_asked_for_in_any_order_and_case(
+    tiny: Live, details: str | list[str]
+) -> None:
     """Separated by a comma."""
     assert set(ask(tiny, image(), details=details)) == {
         "filename", "classes", "views", "heatmap",

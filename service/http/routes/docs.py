@@ -8,12 +8,16 @@ allowed by its hash alone.
 import base64
 import hashlib
 import re
-from typing import Final
+from typing import Any, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
 
+from service.http.state import ServiceState
+
+FORM: Final = "multipart/form-data"
 ASSETS: Final = "static-offline-docs"  # where `FastAPIOffline` serves them
 
 # Swagger UI writes style attributes; no script can come in by them.
@@ -25,6 +29,34 @@ POLICY: Final = (
 INLINE: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 router = APIRouter(include_in_schema=False)
+
+
+def describe_choices(app: FastAPI, state: ServiceState) -> None:
+    """Have the document say which crops the running model offers, and what the settings allow."""
+    write = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = write()  # the same one each time; a model that was read again may differ
+        for operation in (each for path in document["paths"].values() for each in path.values()):
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] == "crops":
+                    parameter["schema"]["enum"] = list(state.engine.model.crops)
+                if parameter["name"] == "details" and not state.settings.heatmaps:
+                    parameter["schema"]["items"] = {"type": "string", "enum": ["views"]}
+            form = operation.get("requestBody", {}).get("content", {}).get(FORM, {})
+            for field in form.get("schema", {}).get("properties", {}).values():
+                if field["type"] == "array":
+                    field["maxItems"] = state.settings.max_files
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation does
+
+
+def operation_id(route: APIRoute) -> str:
+    """What generated clients call an operation: `predict`, `v2_metadata`, `predictions_put`."""
+    words = ["v2"] * route.path.startswith("/v2") + [route.name.replace(" ", "_")]
+    words += ["put"] * (route.methods == {"PUT"})
+    return "_".join(words)
 
 
 @router.head("/docs")

@@ -48,17 +48,17 @@ Crops = Annotated[
 ]
 
 
-# Of its own in the document: the framework would have a list as details=views&details=heatmap.
-Details = Annotated[str | None, Query(include_in_schema=False)]
+# Of its own in the document: the framework would describe what may be null.
+Details = Annotated[list[str] | None, Query(include_in_schema=False)]
 DETAILS_PARAMETER: Final[dict[str, Any]] = {
     "name": "details",
     "in": "query",
     "required": False,
     "style": "form",
-    "explode": False,  # separated by commas
+    "explode": True,  # as clients send lists: details=views&details=heatmap
     "description": "views: the answer of each view alone, at no further run of the network; "
     f"heatmap: where in the image the evidence for each class lies, at {WINDOWS} further runs "
-    "for each image. In any order, in upper or lower case.",
+    "for each image. In any order, in upper or lower case; also separated by commas.",
     "schema": {
         "type": "array",
         "items": {"type": "string", "enum": list(DETAILS)},
@@ -68,20 +68,22 @@ DETAILS_PARAMETER: Final[dict[str, Any]] = {
 
 
 def check_names(given: Sequence[str]) -> None:
-    """`ParameterInvalid` for a name that is none of ours, or comes twice, and would be ignored."""
+    """`ParameterInvalid` for an unknown name, and for one that comes twice, unless it is a list."""
     for name in given:
         if name not in NAMES:
             raise ParameterInvalid(
                 f"there is no parameter {name!r} here; there are {', '.join(NAMES)}"
             )
-        if given.count(name) > 1:
+        if given.count(name) > 1 and name != DETAILS_PARAMETER["name"]:
             raise ParameterInvalid(f"{name} is given more than once; give it once")
 
 
-def details_in(words: str | None) -> frozenset[Detail]:
-    """What these words ask for, or `ParameterInvalid`."""
-    if words is None:
+def details_in(values: Sequence[str] | None) -> frozenset[Detail]:
+    """What these values ask for, each of them a word or words with commas between them, or
+    `ParameterInvalid`."""
+    if values is None:
         return frozenset()
+    words = ",".join(values)
     given = {word.strip().lower() for word in words.split(",")}
     if not given <= set(DETAILS):
         raise ParameterInvalid(

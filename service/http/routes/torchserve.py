@@ -14,19 +14,30 @@ from pydantic import BaseModel
 
 from service import errors
 from service.http.middleware.errors import STATUSES, documented
+from service.http.routes.compression import OFFERED
 from service.http.routes.health import check, report
 from service.http.routes.parameters import Crops, DirectRoute, Top
 from service.http.routes.request import accept
 from service.http.routes.uploads import uploads
-from service.http.routes.v1 import REQUEST_BODY
+from service.http.routes.v1 import IMAGE, REQUEST_BODY
 from service.http.state import state_of
 from service.inference.predictions import Prediction, top_k
 
+FORM: Final = {
+    "schema": {"type": "object", "properties": {"file": IMAGE["schema"]}, "required": ["file"]}
+}
 DESCRIBED: Final[dict[str, Any]] = {
     "summary": "Classify one image, as TorchServe does",
     "response_model": dict[str, float],
     "responses": documented(*STATUSES),
-    "openapi_extra": {"requestBody": REQUEST_BODY},
+    "openapi_extra": {
+        "requestBody": REQUEST_BODY
+        | {
+            "description": "One image as the body itself, or as the only file of a form; packed "
+            f"by {OFFERED}, if Content-Encoding says so.",
+            "content": REQUEST_BODY["content"] | {"multipart/form-data": FORM},
+        }
+    },
 }
 
 about = APIRouter(tags=["torchserve"])  # open to all

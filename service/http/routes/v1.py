@@ -7,7 +7,7 @@ ALEXNET_MAX_UPLOADS, and both drop the work when the client hangs up.
 """
 
 from collections.abc import Collection, Sequence
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -118,12 +118,12 @@ FORM: Final = {
     "schema": {
         "type": "object",
         "properties": {
-            "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+            "file": {"type": "array", "items": IMAGE["schema"], "minItems": 1},
         },
         "required": ["file"],
     }
 }
-REQUEST_BODY: Final = {
+REQUEST_BODY: Final[dict[str, Any]] = {
     "required": True,
     "description": "One image as the body itself, or any number of file parts of a form; packed "
     f"by {OFFERED}, if Content-Encoding says so.",
