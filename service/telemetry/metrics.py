@@ -48,6 +48,9 @@ SECONDS: Final = (
     *(0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.125),
     *(0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0),
 )
+# A tenth each, and finer at both ends: what is not like ImageNet is below, and a network that is
+# sure of most images is above.
+PROBABILITIES: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 BATCHES: Final = tuple(float(2**power) for power in range(11))  # to 1024, as ALEXNET_MAX_BATCH
 
 # Why there is no answer; every code that is in neither set is a refusal.
@@ -208,6 +211,11 @@ class Metrics(Collector):
         self._batches = histogram(
             "alexnet_batch_images", "Images in a run of the network.", buckets=BATCHES
         )
+        self._confidences = histogram(
+            "alexnet_best_class_probability",
+            "The probability of the best class, of images answered.",
+            buckets=PROBABILITIES,
+        )
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
@@ -266,6 +274,9 @@ class Metrics(Collector):
             # Of v2's rows that are well none is answered if one is not.
             reason = code or record.code
             self._images.labels(_outcome(reason), reason or "").inc()
+        if record.status == OK:  # else v2 has answered none of them
+            for confidence in record.confidences:
+                self._confidences.observe(confidence)
         for timings in record.images:
             if timings.decoded is None:
                 continue

@@ -43,6 +43,7 @@ class RequestRecord:
     status: int = 0
     code: str | None = None  # of the refusal
     ended: float | None = None
+    confidences: list[float] = field(default_factory=list)  # the best class's, of images answered
     answered_as: str | None = None  # the model's name in the answer, if that is another
 
     @property

@@ -179,6 +179,28 @@ def test_the_histograms_hold_what_was_answered(served: Live) -> None:
         assert values[f"alexnet_{name}_duration_seconds_sum"] >= 0
 
 
+def test_the_best_classs_probability_is_counted_of_each_image_answered(tiny_model: Path) -> None:
+    """Of a form's good images, and of none if /v2 refuses all for one row."""
+    with serving(tiny_model) as live:
+        files = form(image(), BROKEN, image(size=(300, 200)))
+        best = [
+            prediction["classes"][0]["probability"]
+            for prediction in live.client.post(PREDICT, files=files).json()["predictions"]
+            if "classes" in prediction
+        ]
+        rows = [base64.b64encode(data).decode() for data in (image(), BROKEN)]
+        tensor = {"name": "image", "datatype": "BYTES", "shape": [2, 1], "data": rows}
+        refused = live.client.post("/v2/models/alexnet_image/infer", json={"inputs": [tensor]})
+        values = of(live)
+
+    assert (len(best), refused.status_code) == (2, 422)
+    assert values["alexnet_best_class_probability_count"] == 2
+    assert values["alexnet_best_class_probability_sum"] == pytest.approx(sum(best))
+    for border in ("0.05", "0.2", "1.0"):
+        below = sum(probability <= float(border) for probability in best)
+        assert values[f'alexnet_best_class_probability_bucket{{le="{border}"}}'] == below
+
+
 def test_buckets_grow_from_half_a_millisecond_to_a_minute(served: Live) -> None:
     """A border is at ALEXNET_TIMEOUT's default, and batches count in powers of two."""
     text = served.client.get("/metrics").text
@@ -187,6 +209,7 @@ def test_buckets_grow_from_half_a_millisecond_to_a_minute(served: Live) -> None:
     assert set(histograms) == {
         *(f"alexnet_{step}_duration_seconds" for step in ("request", "decode", "queue", "run")),
         "alexnet_batch_images",
+        "alexnet_best_class_probability",
     }
     for name, histogram in histograms.items():
         buckets = [sample for sample in histogram.samples if sample.name.endswith("_bucket")]
@@ -198,6 +221,8 @@ def test_buckets_grow_from_half_a_millisecond_to_a_minute(served: Live) -> None:
         assert counts[-1] == whole
         if name == "alexnet_batch_images":
             assert borders[:5] == [1, 2, 4, 8, 16]
+        elif name == "alexnet_best_class_probability":
+            assert (borders[0], borders[-2]) == (0.05, 1)
         else:
             assert (borders[0], borders[-2]) == (0.0005, 60)
             assert 30 in borders

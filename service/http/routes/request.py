@@ -105,6 +105,9 @@ class AcceptedRequest:
         self._record.outcomes = [
             result.code if isinstance(result, errors.ServiceError) else None for result in results
         ]
+        self._record.confidences = [
+            float(result.probabilities.max()) for result in results if isinstance(result, Result)
+        ]
         return results
 
     def _charge(self, images: int, details: Collection[Detail]) -> None:
