@@ -45,6 +45,33 @@ Crops = Annotated[
         rich_help_panel=QUESTION,
     ),
 ]
+Threshold = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="The least probability of a class that is printed.",
+        metavar="PROBABILITY",
+        rich_help_panel=QUESTION,
+    ),
+]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Print these classes alone: WordNet ids, indices, labels or names in them, separated "
+        "by commas.",
+        metavar="NAMES",
+        rich_help_panel=QUESTION,
+    ),
+]
+Renormalise = Annotated[
+    bool,
+    typer.Option(
+        "--renormalise",
+        help="With --classes: divide their probabilities by their sum.",
+        rich_help_panel=QUESTION,
+    ),
+]
 Top = Annotated[
     int,
     typer.Option(

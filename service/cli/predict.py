@@ -19,10 +19,13 @@ from service.batch.files import Images, Skipped, read, readable
 from service.cli.options import (
     OUTPUT,
     AsJson,
+    Classes,
     Crops,
     Device,
     ModelPath,
+    Renormalise,
     Status,
+    Threshold,
     Top,
     epilog,
 )
@@ -31,6 +34,7 @@ from service.errors import FileUnreadable, ServiceError, SettingsInvalid
 
 if TYPE_CHECKING:
     from service.cli.output import Output
+    from service.inference.predictions import Selection
     from service.settings import Settings
 
 EPILOG: Final = epilog(
@@ -73,6 +77,9 @@ def predict(
         ),
     ] = None,
     top: Top = 5,
+    threshold: Threshold = 0.0,
+    classes: Classes = None,
+    renormalise: Renormalise = False,
     crops: Crops = "ten",
     model: ModelPath = None,
     device: Device = None,
@@ -130,6 +137,11 @@ def predict(
                 "--output takes files and folders, without --json and without -; for JSON name it "
                 "FILE.jsonl"
             )
+        if threshold or classes or renormalise:
+            raise SettingsInvalid(
+                "--threshold, --classes and --renormalise choose what is printed; a table has the "
+                "best classes of all, choose among them when you read it"
+            )
         from service.batch.job import score
 
         score(
@@ -151,13 +163,17 @@ def predict(
     import asyncio
 
     from service.cli.output import writer
+    from service.inference.predictions import Selection, class_indices
 
     engine = load_engine(settings)
     if crops not in engine.model.crops:
         offered = ", ".join(engine.model.crops)
         raise SettingsInvalid(f"--crops {crops}: this model offers {offered}")
+    labels = engine.model.labels
+    indices = class_indices(classes, labels) if classes else None
+    selection = Selection(top, threshold, indices, renormalise)
     with writer(engine, crops, as_json=as_json, json_lines=json_lines) as out:
-        asyncio.run(_classify(settings, places, out, top=top))
+        asyncio.run(_classify(settings, places, out, selection))
     if not out.images:
         raise FileUnreadable(
             f"there is no image in {', '.join(places)}; in folders those count whose names end "
@@ -184,12 +200,12 @@ def _listed(file: str | None) -> list[str]:
 
 
 async def _classify(
-    settings: "Settings", places: Sequence[str], output: "Output", *, top: int
+    settings: "Settings", places: Sequence[str], output: "Output", selection: "Selection"
 ) -> None:
     """Print each outcome, in the order of the names, as soon as it is known."""
     from service.batch.reader import FileClassifier, window
     from service.inference.classifier import Classifier
-    from service.inference.predictions import top_k
+    from service.inference.predictions import select
     from service.settings import limits
 
     # One image; of a larger one no more than is needed to refuse it.
@@ -210,7 +226,7 @@ async def _classify(
                     if isinstance(result, ServiceError):
                         output.add(source.name, result)
                     else:
-                        output.add(source.name, top_k(result, labels, top))
+                        output.add(source.name, select(result, labels, selection))
                     if progress is not None:
                         progress.update(output.images, output.refused)
 

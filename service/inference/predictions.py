@@ -1,13 +1,14 @@
 """What the network answers for an image, its best classes, and how they read as JSON."""
 
-from collections.abc import Sequence
+from collections import ChainMap, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import ServiceError
+from service.errors import ParameterInvalid, ServiceError
 from service.inference.model_file import Label, Model
 
 Detail = Literal["views", "heatmap"]  # what a request may ask for beyond the classes
@@ -36,24 +37,86 @@ class Prediction:
 Outcome = list[Prediction] | ServiceError  # the best classes of an image, or its own error
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Which classes an answer has, and their probabilities of what."""
+
+    top: int  # classes at most
+    threshold: float = 0.0  # the least probability
+    indices: tuple[int, ...] | None = None  # of the classes that count, in order; None is all
+    renormalise: bool = False  # so that the probabilities of `indices` sum to 1
+
+    def best(self, probabilities: Probabilities) -> tuple[NDArray[np.intp], Probabilities]:
+        """Of float32 `(classes,)`: indices and probabilities, the most probable first."""
+        if self.indices is None:
+            best = order(probabilities, self.top)
+            shown = probabilities[best]
+        else:
+            chosen = np.array(self.indices, np.intp)
+            shown = probabilities[chosen]
+            if self.renormalise:
+                shown = shown / max(shown.sum(), np.finfo(np.float32).tiny)
+            first = order(shown, self.top)
+            best, shown = chosen[first], shown[first]
+        enough = shown >= self.threshold
+        return best[enough], shown[enough]
+
+
+def select(
+    probabilities: Probabilities, labels: Sequence[Label], selection: Selection
+) -> list[Prediction]:
+    """The selected classes of float32 `(classes,)`, the most probable first."""
+    return [
+        Prediction(index, labels[index].wordnet_id, labels[index].name, probability)
+        for index, probability in zip(
+            *(each.tolist() for each in selection.best(probabilities)), strict=True
+        )
+    ]
+
+
 def top_k(probabilities: Probabilities, labels: Sequence[Label], k: int) -> list[Prediction]:
     """The `k` best classes of float32 `(classes,)`, the most probable first."""
-    return [
-        Prediction(
-            int(index), labels[index].wordnet_id, labels[index].name, float(probabilities[index])
-        )
-        for index in order(probabilities, k)
-    ]
+    return select(probabilities, labels, Selection(k))
 
 
-def top_k_of_each(
-    results: Sequence[Result | ServiceError], labels: Sequence[Label], k: int
+def select_of_each(
+    results: Sequence[Result | ServiceError], labels: Sequence[Label], selection: Selection
 ) -> list[Outcome]:
-    """`top_k` of each image, where an image's error stays in its place."""
+    """`select` of each image, where an image's error stays in its place."""
     return [
-        result if isinstance(result, ServiceError) else top_k(result.probabilities, labels, k)
+        result
+        if isinstance(result, ServiceError)
+        else select(result.probabilities, labels, selection)
         for result in results
     ]
+
+
+def class_indices(values: Iterable[str], labels: Sequence[Label]) -> tuple[int, ...]:
+    """
+    The classes that `values` name, in order: each a WordNet id, an index, a label or a name in a
+    label (`tabby` of `tabby, tabby cat`), or several with commas between.
+
+    A name that several classes have means all of them.  Raises `ParameterInvalid`.
+    """
+    ids, numbers, whole, names = (defaultdict[str, list[int]](list) for _ in range(4))
+    for index, label in enumerate(labels):
+        ids[(label.wordnet_id or "").casefold()].append(index)
+        numbers[str(index)].append(index)
+        whole[label.name.casefold()].append(index)
+        for name in {name.strip().casefold() for name in label.name.split(",")}:
+            names[name].append(index)
+    known = ChainMap[str, list[int]](ids, numbers, whole, names)
+    indices = set[int]()
+    for value in values:
+        words = [value] if value.strip().casefold() in known else value.split(",")
+        for word in words:
+            if not (key := word.strip().casefold()) or key not in known:
+                raise ParameterInvalid(
+                    f"classes={word.strip()!r}: the model has no such class; give a WordNet id, an "
+                    f"index, or a label such as {labels[0].name!r}"
+                )
+            indices.update(known[key])
+    return tuple(sorted(indices))
 
 
 def order(probabilities: Probabilities, k: int) -> NDArray[np.intp]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from service.errors import ServiceError
 from service.inference.classifier import Classifier
-from service.inference.predictions import Prediction, top_k_of_each
+from service.inference.predictions import Prediction, Selection, select_of_each
 
 
 async def classify_many(
@@ -14,7 +14,7 @@ async def classify_many(
     """Each image's best classes, or its error."""
     engine = arguments.get("engine") or classifier.engine
     results = await classifier.classify(images, **arguments)
-    return top_k_of_each(results, engine.model.labels, top)
+    return select_of_each(results, engine.model.labels, Selection(top))
 
 
 async def classify(

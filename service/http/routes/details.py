@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from service.inference import occlusion
 from service.inference.engine import Engine
 from service.inference.model_file import CENTRE, View
-from service.inference.predictions import Prediction, Result, order, top_k
+from service.inference.predictions import Prediction, Result, Selection, select
 
 DIGITS: Final = 6  # of a cell; what comes after them is rounding
 
@@ -70,8 +70,8 @@ class Extra(TypedDict, total=False):
     heatmap: Heatmap
 
 
-def extra(engine: Engine, result: Result, top: int) -> Extra:
-    """The details of one result, of its `top` best classes."""
+def extra(engine: Engine, result: Result, selection: Selection) -> Extra:
+    """The details of one result, of the classes selected."""
     details = Extra()
     if result.views is not None:
         details["views"] = [
@@ -79,14 +79,14 @@ def extra(engine: Engine, result: Result, top: int) -> Extra:
                 name=view.name,
                 mirrored=view.mirrored,
                 box=Box(left=view.left, top=view.top, side=view.side) if view.side else None,
-                classes=classes(top_k(probabilities, engine.model.labels, top)),
+                classes=classes(select(probabilities, engine.model.labels, selection)),
             )
             for view, probabilities in zip(
                 _views(engine, len(result.views)), result.views, strict=True
             )
         ]
     if result.occluded is not None:
-        indices = order(result.probabilities, top)
+        indices, _ = selection.best(result.probabilities)
         evidence = occlusion.evidence(
             result.probabilities[indices], result.occluded[:, indices]
         ).astype(np.float64)  # which a float32 in JSON would have the digits of

@@ -17,7 +17,8 @@ from service.inference.occlusion import WINDOWS
 from service.inference.predictions import Detail
 
 MOST_CLASSES: Final = 1000
-NAMES: Final = ("top", "crops", "details")  # of POST /v1/predict
+LISTS: Final = ("details", "classes")  # which may be given more than once
+NAMES: Final = ("top", "crops", "threshold", "renormalise", *LISTS)  # of POST /v1/predict
 DETAILS: Final[tuple[Detail, ...]] = get_args(Detail)
 
 
@@ -27,6 +28,12 @@ def _whole_number(value: object) -> object:
         1 <= int(text) <= MOST_CLASSES
     ):
         raise PydanticCustomError("top", f"must be a whole number from 1 to {MOST_CLASSES}")
+    return value
+
+
+def _true_or_false(value: object) -> object:
+    if value not in ("true", "false"):
+        raise PydanticCustomError("renormalise", "must be true or false")
     return value
 
 
@@ -48,7 +55,31 @@ Crops = Annotated[
 ]
 
 
-# Of its own in the document: the framework would describe what may be null.
+Threshold = Annotated[
+    float, Query(ge=0, le=1, description="The least probability of a class in the answer.")
+]
+Renormalise = Annotated[
+    bool,
+    BeforeValidator(_true_or_false),
+    Query(
+        description="With `classes`: whether their probabilities are divided by their sum, so that "
+        "it is 1; else they stay those among all classes."
+    ),
+]
+
+# Of their own in the document: the framework would describe what may be null.
+Classes = Annotated[list[str] | None, Query(include_in_schema=False)]
+CLASSES_PARAMETER: Final[dict[str, Any]] = {
+    "name": "classes",
+    "in": "query",
+    "required": False,
+    "style": "form",
+    "explode": True,
+    "description": "Answer with these classes alone: WordNet ids, indices, labels or names in "
+    "them, in upper or lower case; also separated by commas. A name that several classes have "
+    "means all of them.",
+    "schema": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+}
 Details = Annotated[list[str] | None, Query(include_in_schema=False)]
 DETAILS_PARAMETER: Final[dict[str, Any]] = {
     "name": "details",
@@ -74,7 +105,7 @@ def check_names(given: Sequence[str]) -> None:
             raise ParameterInvalid(
                 f"there is no parameter {name!r} here; there are {', '.join(NAMES)}"
             )
-        if given.count(name) > 1 and name != DETAILS_PARAMETER["name"]:
+        if given.count(name) > 1 and name not in LISTS:
             raise ParameterInvalid(f"{name} is given more than once; give it once")
 
 

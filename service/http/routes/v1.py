@@ -16,13 +16,18 @@ from pydantic.json_schema import SkipJsonSchema
 from service import errors
 from service.http.middleware.errors import STATUSES, documented, refusal
 from service.http.routes.compression import OFFERED
-from service.http.routes.details import ClassAnswer, Extra, Heatmap, ViewAnswer, classes, extra
+from service.http.routes.details import ClassAnswer, Extra, Heatmap, ViewAnswer, extra
+from service.http.routes.details import classes as classes_of
 from service.http.routes.forms import Upload
 from service.http.routes.parameters import (
+    CLASSES_PARAMETER,
     DETAILS_PARAMETER,
+    Classes,
     Crops,
     Details,
     DirectRoute,
+    Renormalise,
+    Threshold,
     Top,
     check_names,
     details_in,
@@ -30,7 +35,14 @@ from service.http.routes.parameters import (
 from service.http.routes.request import accept, write_answer
 from service.http.routes.uploads import uploads
 from service.inference.engine import Engine
-from service.inference.predictions import Detail, Prediction, Result, top_k_of_each
+from service.inference.predictions import (
+    Detail,
+    Prediction,
+    Result,
+    Selection,
+    class_indices,
+    select_of_each,
+)
 from service.telemetry.request_record import record_of
 
 PATHS: Final = ("/v1/predict",)  # that a full queue refuses
@@ -144,10 +156,19 @@ router = APIRouter(route_class=DirectRoute)
     summary="Classify one image or several",
     response_model=PredictAnswer,
     responses=documented(*STATUSES),
-    openapi_extra={"requestBody": REQUEST_BODY, "parameters": [DETAILS_PARAMETER]},
+    openapi_extra={
+        "requestBody": REQUEST_BODY,
+        "parameters": [CLASSES_PARAMETER, DETAILS_PARAMETER],
+    },
 )
 async def predict(
-    request: Request, top: Top = 5, crops: Crops = "ten", details: Details = None
+    request: Request,
+    top: Top = 5,
+    crops: Crops = "ten",
+    threshold: Threshold = 0.0,
+    renormalise: Renormalise = False,
+    classes: Classes = None,
+    details: Details = None,
 ) -> Response:
     """Bytes -> `top` classes for each image; one bad image does not spoil the others."""
     check_names([name for name, _ in request.query_params.multi_items()])
@@ -158,10 +179,13 @@ async def predict(
             raise errors.ParameterInvalid(
                 "details=heatmap is switched off here; leave it out, or have ALEXNET_HEATMAPS set"
             )
+        labels = accepted.engine.model.labels
+        indices = None if classes is None else class_indices(classes, labels)
+        selection = Selection(min(top, len(indices or labels)), threshold, indices, renormalise)
         files = await accepted.read(
             lambda chunks: uploads(request.headers, chunks, accepted.settings)
         )
-        size = _size(len(files), top, chosen)
+        size = _size(len(files), selection.top, chosen)
         results = await accepted.classify([file.data for file in files], chosen)
     if refused := _all_refused(files, results):
         return refused
@@ -169,9 +193,9 @@ async def predict(
 
     def body() -> str:
         names = [file.filename for file in files]
-        best = top_k_of_each(results, engine.model.labels, top)
+        best = select_of_each(results, labels, selection)
         extras = [
-            Extra() if isinstance(result, errors.ServiceError) else extra(engine, result, top)
+            Extra() if isinstance(result, errors.ServiceError) else extra(engine, result, selection)
             for result in results
         ]
         return answer_for(engine, crops, names, best, extras).model_dump_json()
@@ -211,7 +235,7 @@ def answer_for(
         predictions=[
             FileRefusal(filename=name, error=str(outcome), code=outcome.code)
             if isinstance(outcome, errors.ServiceError)
-            else FileAnswer(filename=name, classes=classes(outcome), **more)
+            else FileAnswer(filename=name, classes=classes_of(outcome), **more)
             for name, outcome, more in zip(
                 filenames, outcomes, extras or [Extra()] * len(outcomes), strict=True
             )
