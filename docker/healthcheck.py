@@ -12,7 +12,10 @@ ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # of all the addresses listened on,
 
 which = "ALEXNET_ADMIN_" if os.environ.get("ALEXNET_ADMIN_PORT") else "ALEXNET_"
 host = os.environ.get(f"{which}HOST", "127.0.0.1")
-place = ANY.get(host, host), int(os.environ[f"{which}PORT"])
+port = os.environ[f"{which}PORT"]
+if which == "ALEXNET_":
+    port = os.environ.get("AIP_HTTP_PORT") or port  # as the service itself
+place = ANY.get(host, host), int(port)
 
 connection = http.client.HTTPConnection(*place, timeout=TIMEOUT)
 if os.environ.get("ALEXNET_SSL_CERTFILE"):

@@ -24,7 +24,7 @@ from service.http import middleware, server
 from service.http.access import Keys
 from service.http.middleware import tracing
 from service.http.middleware.access_log import SECURITY_HEADERS
-from service.http.routes import docs, health, open_inference, page, torchserve, v1
+from service.http.routes import docs, health, open_inference, page, platforms, torchserve, v1
 from service.http.server.reload import Reloader
 from service.http.state import ServiceState
 from service.inference.classifier import Classifier
@@ -52,6 +52,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     """Build the application around an engine that is loaded and checked."""
     name = settings.model_name
     paths = (*v1.PATHS, *open_inference.paths(name), *torchserve.paths(name))
+    paths += platforms.paths(settings)
     metrics = Metrics(lambda: health.reading(state), ModelNames(name), routes=paths)
     classifier = Classifier(
         engine,
@@ -96,6 +97,9 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     for open_to_all in (torchserve.about, page.router, docs.router):
         app.include_router(open_to_all)
     docs.describe_choices(app, state)
+    platforms.check_routes(app, settings)
+    app.include_router(platforms.router(settings), dependencies=guards)
+    app.include_router(platforms.about(settings))
     return app
 
 

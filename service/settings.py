@@ -5,6 +5,7 @@ They are read once, at the start; inner modules get plain values.  Every setting
 works, a range, a unit and a reason.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -41,6 +42,13 @@ BUNDLED = Path(__file__).parent / "bundled" / "alexnet.onnx"
 SECRETS = ("api_keys",)  # never a flag, never in a message
 SIZE = re.compile(r"\s*[0-9.]+\s*[A-Za-z]*\s*")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as it stands in a path
+PATH = re.compile(r"/[A-Za-z0-9._~:/-]{0,1023}")
+# What Vertex AI tells a container, and then asks by; it wins over the variables of the same fields.
+OF_VERTEX_AI = {
+    "port": "AIP_HTTP_PORT",
+    "predict_route": "AIP_PREDICT_ROUTE",
+    "health_route": "AIP_HEALTH_ROUTE",
+}
 OF_OTHERS = ("api_key", "test_containers")  # variables of `alexnet bench`, and of the tests
 
 
@@ -85,11 +93,18 @@ def _model_name(name: str) -> str:
     return name
 
 
+def _route(path: str | None) -> str | None:
+    if path is not None and not PATH.fullmatch(path):
+        raise ValueError("expected a path such as /predict, in letters, digits and -._~:/")
+    return path
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 Formats = Annotated[Names, AfterValidator(_formats)]
 Size = Annotated[int, BeforeValidator(_bytes)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
+Route = Annotated[str | None, AfterValidator(_route)]
 RateLimit = Annotated[str | None, AfterValidator(_rate)]
 
 
@@ -118,7 +133,21 @@ class Settings(BaseSettings):
         description="The address to listen on; 0.0.0.0 opens the service to the network.",
     )
     port: int = Field(
-        default=8000, ge=0, le=65535, description="The TCP port; 0 lets the system choose one."
+        default=8000,
+        ge=0,
+        le=65535,
+        description="The TCP port; 0 lets the system choose one. Vertex AI's AIP_HTTP_PORT sets "
+        "it too.",
+    )
+    predict_route: Route = Field(
+        default=None,
+        description="A further path that classifies, as Vertex AI asks: its AIP_PREDICT_ROUTE "
+        "sets it too.",
+    )
+    health_route: Route = Field(
+        default=None,
+        description="A further path that tells readiness, as Vertex AI asks: its "
+        "AIP_HEALTH_ROUTE sets it too.",
     )
     threads: int = Field(
         default=0,
@@ -425,15 +454,22 @@ def spelled(field: str) -> str:
 
 def load_settings(**overrides: Any) -> Settings:
     """
-    Settings from the flags given (those that are None were not) and the environment.
+    Settings from the flags given (those that are None were not), Vertex AI's variables and the
+    environment.
 
     Raises `SettingsInvalid` with one sentence that names each setting at fault.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
+    told = {
+        field: variable
+        for field, variable in OF_VERTEX_AI.items()
+        if os.environ.get(variable) and field not in given
+    }
+    given |= {field: os.environ[variable] for field, variable in told.items()}
     try:
         return Settings(**given)
     except ValidationError as error:
-        raise SettingsInvalid(_sentence(error), settings=_at_fault(error)) from error
+        raise SettingsInvalid(_sentence(error, told), settings=_at_fault(error)) from error
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
@@ -454,8 +490,8 @@ def _at_fault(error: ValidationError) -> set[str]:
     return named | {field for field in Settings.model_fields if spelled(field) in rules}
 
 
-def _sentence(error: ValidationError) -> str:
-    """One sentence from pydantic's list."""
+def _sentence(error: ValidationError, told: Mapping[str, str]) -> str:
+    """One sentence from pydantic's list; `told` are fields that a platform's variable has set."""
     faults = []
     for fault in error.errors(include_url=False):
         reason = fault["msg"].removeprefix("Value error, ")
@@ -465,5 +501,5 @@ def _sentence(error: ValidationError) -> str:
         field = str(fault["loc"][0])
         rule = reason[:1].lower() + reason[1:]
         value = "given" if field in SECRETS else repr(fault["input"])
-        faults.append(f"{spelled(field)} is {value}: {rule}")
+        faults.append(f"{told.get(field) or spelled(field)} is {value}: {rule}")
     return "; ".join(faults) + "."

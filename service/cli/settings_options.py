@@ -17,7 +17,16 @@ from service.settings import OF_OTHERS, PREFIX, SECRETS, Settings, unknown_varia
 
 GROUPS: Final = {
     "Model and device": ("model", "model_name", "device", "threads", "gpu_memory_limit"),
-    "Addresses": ("host", "port", "admin_port", "admin_host", "docs", "metrics"),
+    "Addresses": (
+        "host",
+        "port",
+        "predict_route",
+        "health_route",
+        "admin_port",
+        "admin_host",
+        "docs",
+        "metrics",
+    ),
     "Batches and queue": (
         "max_batch",
         "max_delay",
@@ -57,6 +66,8 @@ METAVARS: Final = {
     "max_connections_per_address": "COUNT",
     "max_aspect_ratio": "RATIO",
     "formats": "NAMES",
+    "predict_route": "PATH",
+    "health_route": "PATH",
     "rate_limit": "N/TIME",
     "cors_origins": "ORIGINS",
 }

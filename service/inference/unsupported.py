@@ -180,8 +180,7 @@ TEXTS: Final = (
     ),
     Unsupported(
         "JSON",
-        "Send the image's bytes; for images as base64 in JSON there is "
-        "/v2/models/alexnet_image/infer.",
+        "Send the image's bytes; for images as base64 in JSON there is /invocations.",
         _begins(JSON),
     ),
 )

@@ -21,6 +21,9 @@ PREDICT = "/v1/predict"
 CLASSIFYING = {
     PREDICT,
     "/predictions/alexnet",
+    "/v1/models/alexnet:predict",
+    "/invocations",
+    "/models/alexnet",
     "/v2/models/alexnet/infer",
     "/v2/models/alexnet_image/infer",
 }

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 
-from tests.support.servers import InThread
+from tests.support.servers import PATIENCE, InThread
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def full(server: InThread, encoded: bytes) -> Iterator[None]:
 
 def refused_without_a_body(server: InThread, path: str) -> tuple[int, str]:
     """Status and code of the answer to a request whose body is announced and never sent."""
-    with closing(HTTPConnection(*server.address)) as caller:
+    with closing(HTTPConnection(*server.address, timeout=PATIENCE)) as caller:
         caller.putrequest("POST", path)
         caller.putheader("Content-Length", "1000")
         caller.endheaders()

@@ -25,7 +25,8 @@ from service.telemetry.request_record import KEY, RequestRecord
 
 # Asked every few seconds, by machines.
 PROBES: Final = re.compile(
-    r"/(health|livez|readyz|ping|metrics|v2/health/(live|ready)|v2/models/.+/ready)"
+    r"/(health|livez|readyz|ping|metrics|v2/health/(live|ready)|v2/models/.+/ready"
+    r"|v1/models/[^/:]+)"
 )
 STATIC: Final = ("/static/", "/static-offline-docs/")  # what pages are made of
 QUIET: Final = "alexnet.quiet"  # in a scope: its answer is only counted in the log

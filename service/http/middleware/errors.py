@@ -157,7 +157,7 @@ def install(app: FastAPI) -> None:
         text = text.replace("{path}", request.scope["path"]).replace("{method}", request.method)
         headers = error.headers
         if error.status_code == 405:
-            headers = {"Allow": _allowed(request)}
+            headers = {"Allow": ", ".join(sorted(methods_of(request.app, request.scope["path"])))}
             text = text.replace("{allowed}", headers["Allow"])
         return _answer(error.status_code, code, text, headers)
 
@@ -197,14 +197,14 @@ class _Refusal(JSONResponse):
         await super().__call__(scope, receive, send)
 
 
-def _allowed(request: Request) -> str:
+def methods_of(app: FastAPI, path: str) -> set[str]:
     """Every method that a path takes; the framework names those of the first of its routes."""
-    path, methods = request.scope["path"], set[str]()
-    for route in iter_route_contexts(request.app.routes):
+    methods = set[str]()
+    for route in iter_route_contexts(app.routes):
         # Not what is mounted: files, which take what they take.
         if route.methods and route.path_regex.match(path):
             methods |= route.methods
-    return ", ".join(sorted(methods))
+    return methods
 
 
 def _word(status: int) -> str:

@@ -7,10 +7,8 @@ The body of an inference request to its images, and how they are to be answered.
 
 What is wrong is a `RequestError`.  Pixels are views of the body, not copies.
 
-JSON is read while every other request waits: the parser keeps Python's lock, so a thread would
-not help.  So there is a limit to what it may cost, some 50 ms, told by its punctuation; measured,
-one image takes 10 ms in one list and 30 ms nested.  Strings cost next to nothing: encoded
-images may fill the body.
+What JSON may cost to parse is limited (`json_cost`); measured, one image takes 10 ms in one list
+and 30 ms nested.
 """
 
 import re
@@ -34,12 +32,10 @@ from service.errors import (
     TooManyFiles,
 )
 from service.http.middleware.admission import INFERENCE_HEADER
+from service.http.routes.json_cost import too_costly
 from service.http.routes.open_inference import tensors
 from service.http.routes.open_inference.served_models import Served
 
-# As the parser's time: 60 ns for a number or an escape, more for lists and names.
-COSTS: Final = {b",": 1, b"[": 4, b"{": 4, b":": 2, b"\\": 1}
-MOST_COST: Final = 2**19  # two images in one list each, or one in lists nested as its shape
 LENGTH: Final = re.compile(r"[0-9]{1,10}")
 BINARY_SIZE: Final = "binary_data_size"
 DEFAULT_CROPS: Final = "ten"
@@ -133,7 +129,7 @@ def _query(text: bytes, after: memoryview, served: Served, max_rows: int) -> Que
 
 
 def _parsed(text: bytes) -> InferRequest:
-    if sum(cost * text.count(mark) for mark, cost in COSTS.items()) > MOST_COST:
+    if too_costly(text):
         raise BodyTooLarge(
             "the JSON holds more values than one or two images have, and would take too long to "
             f"read; send the tensor in binary, with {BINARY_SIZE} and {INFERENCE_HEADER}, which "

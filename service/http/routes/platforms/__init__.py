@@ -1,0 +1,15 @@
+"""
+The contracts of model platforms that send encoded images: one table, one parser.
+
+    contracts           which platform sends what, where, and what it reads
+    json_images         a body to its images: JSON with base64 in it, or the image itself
+    endpoints           the routes of the table, and the platforms' checks
+
+Refusals have the service's shape, `{"error": sentence, "code": word}`, which is theirs too: KServe,
+TensorFlow Serving and Hugging Face answer with `error`, and their clients show it; Vertex AI and
+SageMaker have no shape, and hand on what they get.
+"""
+
+from service.http.routes.platforms.endpoints import about, check_routes, paths, router
+
+__all__ = ["about", "check_routes", "paths", "router"]
