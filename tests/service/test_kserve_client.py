@@ -51,7 +51,16 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kserve")
     venv.create(folder, with_pip=True)
     interpreter = folder / "bin" / "python"
-    install = [interpreter, "-m", "pip", "install", "--quiet", "--only-binary", ":all:", KSERVE]
+    install: list[str | Path] = [
+        interpreter,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--only-binary",
+        ":all:",
+        KSERVE,
+    ]
     done = subprocess.run(install, capture_output=True, text=True, timeout=10 * PATIENCE)
     if done.returncode:
         pytest.skip(f"{KSERVE} cannot be installed: {done.stderr.splitlines()[-1:]}")
@@ -66,7 +75,7 @@ def live(bundled_model: Path) -> Iterator[Live]:
 
 def test_kserves_client_asks_as_it_always_does(python: Path, live: Live) -> None:
     cat = b64encode((IMAGES / "cat.jpg").read_bytes()).decode()
-    command = [python, "-c", PROGRAM, live.url, "cats", cat]
+    command: list[str | Path] = [python, "-c", PROGRAM, live.url, "cats", cat]
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
