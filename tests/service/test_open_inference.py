@@ -5,6 +5,9 @@ Two models: `alexnet` takes pixels, `alexnet_image` takes encoded images.
 """
 
 import json
+import shutil
+import subprocess
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +27,7 @@ from service.inference.limits import DecodeLimits
 from tests.support.admission import full, refused_without_a_body
 from tests.support.images import image
 from tests.support.models import OWN, altered, entry
-from tests.support.servers import Live, serving, until
+from tests.support.servers import PATIENCE, Live, serving, until
 
 KEY = "alice-0123456789"
 CATS = [image(size=(300 + 40 * number, 280)) for number in range(3)]
@@ -131,7 +134,7 @@ def test_metadata_tells_what_goes_in_and_comes_out(
     assert network["outputs"] == [
         {"name": "probabilities", "datatype": "FP32", "shape": [-1, 1000]}
     ]
-    assert road["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+    assert road["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1, 1]}]
     assert road["outputs"] == [{"name": "classes", "datatype": "BYTES", "shape": [-1, 5]}]
 
 
@@ -171,6 +174,82 @@ def test_the_configuration_suits_the_sample_client(
             assert 0 <= float(value) <= 1
             assert 0 <= int(index) < 1000
             assert label
+
+
+@pytest.mark.parametrize("model", ["alexnet", "alexnet_image"])
+def test_the_configuration_is_one_that_strict_clients_can_read(
+    live: Live, client: triton.InferenceServerClient, model: str
+) -> None:
+    """perf_analyzer reads the steps of an ensemble unchecked, and makes tensors of the dims."""
+    its, config = client.get_model_metadata(model), client.get_model_config(model)
+
+    assert ("ensemble_scheduling" in config) == (config["platform"] == "ensemble")
+    assert its["platform"] == config["platform"]
+    assert not config.keys() & {"sequence_batching", "model_transaction_policy"}
+    for tensors, described in (("input", "inputs"), ("output", "outputs")):
+        for tensor, its_own in zip(config[tensors], its[described], strict=True):
+            assert tensor["name"] == its_own["name"]
+            assert tensor["dims"], "without dims there is nothing to make a tensor of"
+            assert all(size > 0 for size in tensor["dims"])
+            assert its_own["shape"] == [-1, *tensor["dims"]]
+
+
+def test_a_request_as_the_configuration_describes_it_is_answered(
+    live: Live, client: triton.InferenceServerClient
+) -> None:
+    """Two rows, as perf_analyzer -b 2 sends them."""
+    [its] = client.get_model_config("alexnet_image")["input"]
+    rows = np.array([CATS[0], CATS[1]], object).reshape(2, *its["dims"])
+
+    classes = client.infer("alexnet_image", [images(rows, name=its["name"])]).as_numpy("classes")
+
+    assert classes.shape == (2, 5)
+
+
+@pytest.mark.external
+@pytest.mark.parametrize("way", [["--sync"], ["--async"]], ids=["sync", "async"])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("model", ["alexnet", "alexnet_image"])
+def test_perf_analyzer_measures_both_models(
+    live: Live, tmp_path: Path, model: str, batch: int, way: list[str]
+) -> None:
+    """NVIDIA's own program; an image needs to be given, pixels it makes up."""
+    data = ["--input-data", str(perf_analyzer_data(tmp_path))] if model == "alexnet_image" else []
+
+    done = perf_analyzer(live, "-m", model, "-b", str(batch), *way, *data)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Inference count: {10 * batch}" in done.stdout
+
+
+@pytest.mark.external
+def test_perf_analyzer_says_that_the_text_it_makes_up_is_no_image(live: Live) -> None:
+    """Rather than to crash, which it did of a configuration that it could not read."""
+    done = perf_analyzer(live, "-m", "alexnet_image")
+
+    assert done.returncode == 99
+    assert "Unsupported image format" in done.stdout + done.stderr
+
+
+def perf_analyzer(live: Live, *flags: str) -> "subprocess.CompletedProcess[str]":
+    """What it prints of ten requests."""
+    if (program := shutil.which("perf_analyzer")) is None:
+        pytest.skip("needs NVIDIA's perf_analyzer: pip install perf_analyzer, with glibc 2.38")
+    url = live.url.removeprefix("http://")
+    return subprocess.run(
+        [program, "-u", url, "--request-count", "10", *flags],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+def perf_analyzer_data(folder: Path) -> Path:
+    """An image as its --input-data: `b64` is the tensor's bytes, where 4 of length come first."""
+    tensor = len(CATS[0]).to_bytes(4, "little") + CATS[0]
+    file = folder / "data.json"
+    file.write_text(json.dumps({"data": [{"image": {"b64": b64encode(tensor).decode()}}]}))
+    return file
 
 
 def test_the_configuration_tells_of_the_file_and_its_crops(

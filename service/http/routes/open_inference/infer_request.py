@@ -198,8 +198,8 @@ def _classification(parameters: Parameters) -> int | None:
 def _shape(its: InputTensor, served: Served, max_rows: int) -> tuple[int, ...]:
     """The shape of the only input, checked before anything of its size is made."""
     rows, *rest = its.shape or [0]
-    # Of bytes, Triton's own clients send [N, 1] to an ensemble.
-    if tuple(rest) != served.input.row and not (served.input.row == () and rest == [1]):
+    alone = served.input.datatype == tensors.BYTES and not rest  # one value a row: [N] will do
+    if tuple(rest) != served.input.row and not alone:
         given = its.shape if max(its.shape, default=0) < 2**63 else "one that is out of all bounds"
         raise RequestMalformed(
             f"input {its.name!r} has the shape {served.input.shape}, with the number of rows for "

@@ -58,10 +58,11 @@ def models(name: str) -> dict[str, Served]:
     """Both models by their names, of which `name` is the first."""
     names = ModelNames(name)
     pixels = Tensor("images", "UINT8", (256, 256, 3))
-    image = Tensor("image", "BYTES", ())
+    image = Tensor("image", "BYTES", (1,))
     both = (
         Served(names.tensor, "onnxruntime_onnx", pixels, "probabilities", None),
-        Served(names.image, "ensemble", image, "classes", CLASSES),
+        # Not an ensemble, as Triton would have it: clients look for the steps of one.
+        Served(names.image, "onnxruntime_onnx", image, "classes", CLASSES),
     )
     return {served.name: served for served in both}
 
@@ -92,7 +93,7 @@ def config(served: Served, state: ServiceState) -> dict[str, Any]:
     return {
         "name": served.name,
         "platform": served.platform,
-        "backend": "onnxruntime" if pixels else "",
+        "backend": "onnxruntime",
         "version_policy": {"latest": {"num_versions": 1}},
         "max_batch_size": max_rows(settings),
         "input": [
