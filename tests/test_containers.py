@@ -304,6 +304,15 @@ def test_the_health_check_fails_while_the_service_drains(tiny_model: Path) -> No
     assert health_check(port=port_of(server)) == 1
 
 
+def test_the_health_check_asks_where_vertex_ai_has_put_the_service(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tiny_model) as server:
+        monkeypatch.setenv("AIP_HTTP_PORT", str(port_of(server)))
+
+        assert health_check(port=1) == 0
+
+
 def until_draining(server: Live) -> None:
     end = time.monotonic() + PATIENCE
     while server.client.get("/readyz").json()["status"] != "draining":

@@ -96,6 +96,19 @@ REQUESTS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     ),
     "v2-stats": ("GET", "/v2/models/alexnet/stats", {}),
     "v2-all-stats": ("GET", "/v2/models/stats", {}),
+    "kserve-v1": (
+        "POST",
+        "/v1/models/alexnet:predict",
+        {"json": {"instances": [{"b64": b64encode(image()).decode()}], "parameters": {"top": 2}}},
+    ),
+    "kserve-v1-refused": ("POST", "/v1/models/alexnet:predict", {"json": {"instances": ["?"]}}),
+    "kserve-v1-model": ("GET", "/v1/models/alexnet", {}),
+    "sagemaker": ("POST", "/invocations?top=2", {"content": image(), "headers": JPEG}),
+    "hugging-face": (
+        "POST",
+        "/models/alexnet",
+        {"json": {"inputs": b64encode(image()).decode(), "parameters": {"top_k": 2}}},
+    ),
     "unknown-path": ("GET", "/nothing", {}),
 }
 
