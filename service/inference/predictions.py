@@ -1,6 +1,6 @@
 """What the network answers for an image, its best classes, and how they read as JSON."""
 
-from collections import ChainMap, defaultdict
+from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -98,14 +98,14 @@ def class_indices(values: Iterable[str], labels: Sequence[Label]) -> tuple[int, 
 
     A name that several classes have means all of them.  Raises `ParameterInvalid`.
     """
-    ids, numbers, whole, names = (defaultdict[str, list[int]](list) for _ in range(4))
+    ids, numbers, whole, names = (dict[str, list[int]]() for _ in range(4))
     for index, label in enumerate(labels):
-        ids[(label.wordnet_id or "").casefold()].append(index)
-        numbers[str(index)].append(index)
-        whole[label.name.casefold()].append(index)
+        ids.setdefault((label.wordnet_id or "").casefold(), []).append(index)
+        numbers[str(index)] = [index]
+        whole.setdefault(label.name.casefold(), []).append(index)
         for name in {name.strip().casefold() for name in label.name.split(",")}:
-            names[name].append(index)
-    known = ChainMap[str, list[int]](ids, numbers, whole, names)
+            names.setdefault(name, []).append(index)
+    known = ChainMap(ids, numbers, whole, names)
     indices = set[int]()
     for value in values:
         words = [value] if value.strip().casefold() in known else value.split(",")

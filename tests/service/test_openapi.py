@@ -52,8 +52,9 @@ for media_type in ("image/*", "application/octet-stream"):
     schemathesis.openapi.media_type(media_type, IMAGE)
 
 @schemathesis.hook
-def map_query(context, query):
-    return query | {"classes": ["281", "crane"]} if query and "classes" in query else query
+def before_call(context, case, kwargs):
+    if "classes" in case.query:
+        case.query["classes"] = ["281", "crane"]
 """
 
 # What a user of a generated client writes.
