@@ -36,60 +36,125 @@ ChannelsName = enum.StrEnum("ChannelsName", list(CHANNELS))  # type: ignore[misc
 CropsName = enum.StrEnum("CropsName", ["ten", "one"])
 RangeName = enum.StrEnum("RangeName", {name: name for name in RANGES})  # type: ignore[misc]
 
-app = typer.Typer(add_completion=False)
+HELP = {"help_option_names": ["--help", "-h"]}
+EPILOG = """Examples:
+
+alexnet-export --variant owt --precision int8 -o alexnet.onnx: the published weights, for CPUs
+
+alexnet-export --variant owt --weights mine.pth --labels classes.txt: your own weights and classes
+
+alexnet-export --variant owt --weights mine.pth --check FOLDER: does the network know its images?
+
+Exit status: 0 written and verified, 1 failed (standard error says why), 2 wrong command line"""
+
+app = typer.Typer(add_completion=False, context_settings=HELP)
 console = Console()
 
 
-@app.command()
+@app.command(epilog=EPILOG)
 def export(
-    variant: Annotated[VariantName, typer.Option(help="Which of the networks called AlexNet.")],
+    variant: Annotated[
+        VariantName,
+        typer.Option(help="Which of the networks called AlexNet.", rich_help_panel="Network"),
+    ],
     weights: Annotated[
         Path | None,
-        typer.Option(help="Your file, of any kind; without it the published weights."),
+        typer.Option(
+            help="Your file, of any kind; without it the published weights.",
+            rich_help_panel="Network",
+            metavar="FILE",
+        ),
     ] = None,
     precision: Annotated[
-        PrecisionName, typer.Option(help="fp16 is for GPUs, int8 for CPUs, int8w a small file.")
+        PrecisionName,
+        typer.Option(
+            help="fp16 is for GPUs, int8 for CPUs, int8w a small file.", rich_help_panel="Output"
+        ),
     ] = PrecisionName.fp32,
     labels: Annotated[
         Path | None,
-        typer.Option(help="One class name per line, or CSV: wordnet_id,name. Default: ImageNet."),
+        typer.Option(
+            help="One class name per line, or CSV: wordnet_id,name. Default: ImageNet.",
+            rich_help_panel="Network",
+            metavar="FILE",
+        ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path(
-        "alexnet.onnx"
-    ),
-    name: Annotated[str, typer.Option(help="The model's name in the service's answers.")] = (
-        "alexnet"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="The file to write.", rich_help_panel="Output", metavar="FILE"
+        ),
+    ] = Path("alexnet.onnx"),
+    name: Annotated[
+        str,
+        typer.Option(
+            help="The model's name in the service's answers.",
+            rich_help_panel="Output",
+            metavar="TEXT",
+        ),
+    ] = ("alexnet"),
     images: Annotated[
         Path | None,
-        typer.Option("--pictures", help="A folder of images to calibrate int8 and verify on."),
+        typer.Option(
+            "--pictures",
+            help="A folder of images to calibrate int8 and verify on.",
+            rich_help_panel="Output",
+            metavar="FOLDER",
+        ),
     ] = None,
     record: Annotated[
         Path | None,
-        typer.Option(help="JSON with what is known of the weights: name, licence, accuracy."),
+        typer.Option(
+            help="JSON with what is known of the weights: name, licence, accuracy.",
+            rich_help_panel="Network",
+            metavar="FILE",
+        ),
     ] = None,
     mean: Annotated[
         str | None,
-        typer.Option(help="Subtracted from each channel in training, as 0.485,0.456,0.406."),
+        typer.Option(
+            help="Subtracted from each channel in training, as 0.485,0.456,0.406.",
+            rich_help_panel="Preparation of the training images",
+            metavar="NUMBERS",
+        ),
     ] = None,
     std: Annotated[
         str | None,
-        typer.Option(help="What each was then divided by, as 0.229,0.224,0.225."),
+        typer.Option(
+            help="What each was then divided by, as 0.229,0.224,0.225.",
+            rich_help_panel="Preparation of the training images",
+            metavar="NUMBERS",
+        ),
     ] = None,
     channels: Annotated[
-        ChannelsName | None, typer.Option(help="The order of the channels in training.")
+        ChannelsName | None,
+        typer.Option(
+            help="The order of the channels in training.",
+            rich_help_panel="Preparation of the training images",
+        ),
     ] = None,
     range_name: Annotated[
         RangeName | None,
-        typer.Option("--range", help="Of the pixels that --mean and --std are of."),
+        typer.Option(
+            "--range",
+            help="Of the pixels that --mean and --std are of.",
+            rich_help_panel="Preparation of the training images",
+        ),
     ] = None,
     crops: Annotated[
         CropsName | None,
-        typer.Option(help="Fix this choice, for other runtimes than this service's. Default: all."),
+        typer.Option(
+            help="Fix this choice, for other runtimes than this service's. Default: all.",
+            rich_help_panel="Output",
+        ),
     ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(help="Labelled images, FOLDER/<class>/image: does the network know them?"),
+        typer.Option(
+            help="Labelled images, FOLDER/<class>/image: does the network know them?",
+            rich_help_panel="Network",
+            metavar="FOLDER",
+        ),
     ] = None,
 ) -> None:
     """Export a PyTorch-trained AlexNet to the one ONNX file that the service runs."""

@@ -151,7 +151,7 @@ def write(model: ModelProto, path: Path, check: Callable[[Path], T]) -> T:
     body = model.SerializeToString()
     seal = ModelProto()
     helper.set_model_props(seal, {"checksum": hashlib.sha256(body).hexdigest()})
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)  # its folder, and none above: -o may be mistyped
     handle, half = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -30,70 +30,171 @@ DeviceName = enum.StrEnum("DeviceName", ["auto", "cuda", "cpu"])
 PrecisionName = enum.StrEnum("PrecisionName", ["auto", "fp32", "bf16", "fp16"])
 Frozen = enum.StrEnum("Frozen", ["none", "features"])
 
-train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-plot_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+HELP = {"help_option_names": ["--help", "-h"]}
+EPILOG = """Examples:
+
+alexnet-train FOLDER -o run --weights owt: fine-tune the published network on your classes
+
+alexnet-train FOLDER -o run --weights service/bundled/alexnet.onnx: from the bundled model, offline
+
+alexnet-train FOLDER -o run: resume it where it was stopped
+
+alexnet-train plot run -o training.png: draw the logs of runs into one image
+
+Exit status: 0 finished, 1 failed, 2 wrong command line, 130 or 143 stopped by a signal"""
+
+train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=HELP)
+plot_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=HELP)
 console = Console(soft_wrap=True)
 
 
-@train_app.command(epilog="alexnet-train plot RUN... draws the logs of runs into one image.")
+@train_app.command(epilog=EPILOG)
 def train(
-    folder: Annotated[Path, typer.Argument(help="Images in FOLDER/<class>/, or deeper.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Images in FOLDER/<class>/, or deeper.", metavar="FOLDER")
+    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The run's folder; a run in it goes on.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The run's folder; a run in it goes on.",
+            rich_help_panel="Output",
+            metavar="FOLDER",
+        ),
     ],
     validation: Annotated[
-        Path | None, typer.Option(help="Images to validate on, in folders of the same names.")
+        Path | None,
+        typer.Option(
+            help="Images to validate on, in folders of the same names.",
+            rich_help_panel="Images",
+            metavar="FOLDER",
+        ),
     ] = None,
     held_out: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of each class to validate on otherwise.")
+        float,
+        typer.Option(
+            min=0,
+            max=0.9,
+            help="Share of each class to validate on otherwise.",
+            rich_help_panel="Images",
+            metavar="SHARE",
+        ),
     ] = 0.2,
     weights: Annotated[
         str | None,
-        typer.Option(help=f"Begin with these: {PUBLISHED} (published), .pth, .safetensors, .onnx."),
+        typer.Option(
+            help=f"Begin with these: {PUBLISHED} (published), .pth, .safetensors, .onnx.",
+            rich_help_panel="Network",
+            metavar="NAME|FILE",
+        ),
     ] = None,
     variant: Annotated[
         VariantName | None,
-        typer.Option(help="Which AlexNet: paper from nothing, else what the weights say or owt."),
+        typer.Option(
+            help="Which AlexNet: paper from nothing, else what the weights say or owt.",
+            rich_help_panel="Network",
+        ),
     ] = None,
     freeze: Annotated[
-        Frozen, typer.Option(help="features: the convolutions keep their weights.")
+        Frozen,
+        typer.Option(
+            help="features: the convolutions keep their weights.", rich_help_panel="Network"
+        ),
     ] = Frozen.none,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="At most; 90 from nothing, 30 with weights.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="At most; 90 from nothing, 30 with weights.",
+            rich_help_panel="Recipe",
+            metavar="COUNT",
+        ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images a step; 128 from nothing, 32 with weights.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images a step; 128 from nothing, 32 with weights.",
+            rich_help_panel="Recipe",
+            metavar="IMAGES",
+        ),
     ] = None,
     rate: Annotated[
         float | None,
         typer.Option(
-            min=0, help="0.01 (but for C < 100 classes C/10000, not d2l); with weights 0.003."
+            min=0,
+            help="0.01 (but for C < 100 classes C/10000, not d2l); with weights 0.003.",
+            rich_help_panel="Recipe",
+            metavar="RATE",
         ),
     ] = None,
     pretrained_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Rate of layers that come with weights, as a share.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Rate of layers that come with weights, as a share.",
+            rich_help_panel="Recipe",
+            metavar="SHARE",
+        ),
     ] = 0.1,
     patience: Annotated[
-        int, typer.Option(min=0, help="Epochs without a better error before rate / 10.")
+        int,
+        typer.Option(
+            min=0,
+            help="Epochs without a better error before rate / 10.",
+            rich_help_panel="Recipe",
+            metavar="EPOCHS",
+        ),
     ] = 5,
     mirrors: Annotated[
-        bool, typer.Option(help="Mirror every second crop; not for digits or writing.")
+        bool,
+        typer.Option(
+            help="Mirror every second crop; not for digits or writing.", rich_help_panel="Recipe"
+        ),
     ] = True,
-    colours: Annotated[bool, typer.Option(help="Colour noise along principal components.")] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
-    device: Annotated[DeviceName, typer.Option(help="Where to compute.")] = DeviceName.auto,
+    colours: Annotated[
+        bool,
+        typer.Option(help="Colour noise along principal components.", rich_help_panel="Recipe"),
+    ] = True,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Of everything that is drawn.", rich_help_panel="Recipe", metavar="NUMBER"
+        ),
+    ] = 0,
+    device: Annotated[
+        DeviceName, typer.Option(help="Where to compute.", rich_help_panel="Runtime")
+    ] = DeviceName.auto,
     precision: Annotated[
-        PrecisionName, typer.Option(help="auto: bf16 on CUDA (fp16 on old cards), fp32 on CPUs.")
+        PrecisionName,
+        typer.Option(
+            help="auto: bf16 on CUDA (fp16 on old cards), fp32 on CPUs.", rich_help_panel="Runtime"
+        ),
     ] = PrecisionName.auto,
     workers: Annotated[
-        int, typer.Option(min=0, help="Threads that decode and crop; 0: as many as processors.")
+        int,
+        typer.Option(
+            min=0,
+            help="Threads that decode and crop; 0: as many as processors.",
+            rich_help_panel="Runtime",
+            metavar="COUNT",
+        ),
     ] = 0,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder of decoded images; RUN/cache by default.")
+        Path | None,
+        typer.Option(
+            help="Folder of decoded images; RUN/cache by default.",
+            rich_help_panel="Images",
+            metavar="FOLDER",
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Forget the run in the folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Forget the run in the folder.", rich_help_panel="Output")
+    ] = False,
 ) -> None:
-    """Learn to tell classes of images apart: the recipe of 2012, or fine-tuning."""
+    """Train a classifier on labelled images: the recipe of 2012, or fine-tuning."""
     with _sentences():
         _require("torch", "onnx", "onnxruntime")
         from model_training import fit

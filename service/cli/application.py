@@ -116,7 +116,7 @@ def alexnet(
         str | None, _completion("Print the script that does it.", SHOW.default.callback)
     ] = None,
 ) -> None:
-    """Tell what is in images, with AlexNet: here, or over HTTP."""
+    """Classify images with AlexNet, on this machine or over HTTP."""
     if show_version:
         versions = {
             "alexnet": installed(),
@@ -141,8 +141,8 @@ _add("Classify", predict.predict, predict.EPILOG)
 _add("Classify", serve.serve, serve.EPILOG)
 _add("Measure", evaluate.evaluate, evaluate.EPILOG)
 _add("Measure", bench.bench, bench.EPILOG)
-_add("Look", doctor.doctor, doctor.EPILOG)
-_add("Look", inspect.inspect, inspect.EPILOG)
+_add("Diagnostics", doctor.doctor, doctor.EPILOG)
+_add("Diagnostics", inspect.inspect, inspect.EPILOG)
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ EPILOG: Final = epilog(
 )
 SYNTHETIC: Final = 64  # images, where none are given
 
-_load = partial(typer.Option, rich_help_panel="How much load")
+_load = partial(typer.Option, rich_help_panel="Load")
 _seconds = partial(_load, metavar="SECONDS")
 
 

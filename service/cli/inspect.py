@@ -65,8 +65,11 @@ def _print_facts(facts: dict[str, Any]) -> None:
 
     facts["size"] = f"{facts['size'] / 1e6:.1f} MB"
     facts["crops"] = ", ".join(facts["crops"])
-    lines = [line for name, value in facts.items() for line in _lines(name, value)]
     screen = console()
+    if screen.is_terminal:
+        facts["accuracy"] = _measured(facts["accuracy"])
+        facts["exporter"] = ", ".join(f"{name} {text}" for name, text in facts["exporter"].items())
+    lines = [line for name, value in facts.items() for line in _lines(name, value)]
     if not screen.is_terminal:
         print(*map("\t".join, lines), sep="\n")
         return
@@ -76,6 +79,31 @@ def _print_facts(facts: dict[str, Any]) -> None:
     for heading, text in lines:
         table.add_row(heading, text)
     screen.print(table)
+
+
+def _measured(records: Any) -> Any:
+    """A line for the figures of each record; what is said of several, once."""
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        return records
+    texts = dict.fromkeys(
+        (key, text)
+        for record in records
+        for key, text in record.items()
+        if isinstance(text, str) and key != "crops"
+    )
+    figures = [{str(record.get("crops", "any crops")): _figures(record)} for record in records]
+    return [*figures, *({key: text} for key, text in texts)]
+
+
+def _figures(record: dict[str, Any]) -> str:
+    shown = []
+    for key, value in record.items():
+        if isinstance(value, int | float):
+            interval = record.get(f"{key}_interval")
+            ends = interval if isinstance(interval, list) else []
+            between = " to ".join(f"{end:.3g}" for end in ends if isinstance(end, int | float))
+            shown.append(f"{key} {value:.3g}" + (f" ({between})" if between else ""))
+    return ", ".join(shown)
 
 
 def _lines(name: str, value: Any) -> list[tuple[str, str]]:

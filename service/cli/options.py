@@ -15,9 +15,9 @@ from service.inference.providers import devices
 
 DISTRIBUTION: Final = "alexnet-service"
 
-QUESTION: Final = "What to ask"
-COMPUTING: Final = "What computes"
-OUTPUT: Final = "What to print and write"
+QUESTION: Final = "Prediction"
+COMPUTING: Final = "Runtime"
+OUTPUT: Final = "Output"
 
 CROPS: Final = ("ten", "one", "dense")
 DEVICES: Final = devices()
@@ -39,7 +39,7 @@ AsJson = Annotated[
 Crops = Annotated[
     str,
     typer.Option(
-        help="The paper's ten views, the centre alone, or ten windows computed at once.",
+        help="ten (default, AlexNet paper), one (centre, fastest), dense (ten, approximated).",
         metavar="|".join(CROPS),
         autocompletion=choices(*CROPS),
         rich_help_panel=QUESTION,

@@ -57,7 +57,7 @@ EPILOG: Final = epilog(
 STANDARD_INPUT: Final = "-"
 FEW: Final = 5  # images without a progress bar
 
-_folders = partial(typer.Option, rich_help_panel="Folders of any size")
+_folders = partial(typer.Option, rich_help_panel="Large folders")
 
 
 def predict(
@@ -115,7 +115,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Tell what is in images, here, without a server.
+    """Classify images on this machine, without a server.
 
     On a terminal it draws bars. Elsewhere it prints a line for each class, with tabs:
     name of the image, probability from 0 to 1, WordNet id, class. With --json it prints

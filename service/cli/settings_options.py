@@ -56,7 +56,13 @@ GROUPS: Final = {
         "keep_alive",
         "shutdown_timeout",
     ),
-    "Who may ask": ("api_keys_file", "rate_limit", "cors_origins", "ssl_certfile", "ssl_keyfile"),
+    "Access control": (
+        "api_keys_file",
+        "rate_limit",
+        "cors_origins",
+        "ssl_certfile",
+        "ssl_keyfile",
+    ),
     "Logs and traces": ("log_level", "log_format", "access_log", "tracing"),
 }
 # The placeholder of a flag whose description does not begin with its unit.

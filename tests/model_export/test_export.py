@@ -241,6 +241,16 @@ def test_the_service_runs_a_file_of_one_choice(
     assert np.array_equal(engine.run(real, 1), Runner(made).run(real, 1)[0])
 
 
+def test_no_folder_is_made_above_the_files_own(model: ModelProto, tmp_path: Path) -> None:
+    """A mistyped -o is an error, and not a new tree of folders."""
+    export.write(model, tmp_path / "models" / "a.onnx", check=lambda file: None)
+
+    with pytest.raises(FileNotFoundError):
+        export.write(model, tmp_path / "no" / "where" / "a.onnx", check=lambda file: None)
+    assert (tmp_path / "models" / "a.onnx").is_file()
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_batch_answers_as_its_images_one_by_one(model: ModelProto, real: Pixels) -> None:
     together = Runner(model).run(real, 10)[0]
 

@@ -561,6 +561,17 @@ def test_inspect_shows_what_is_in_the_file(tiny_model: Path) -> None:
         assert name in facts
 
 
+def test_inspect_on_a_terminal_is_one_screen(bundled_model: Path) -> None:
+    """Of 80 columns and 40 lines, with each choice of crops in a line of its own."""
+    _, shown = on_terminal("inspect", model=bundled_model)
+    lines = re.sub(r"\x1b\[[\d;]*m", "", shown).splitlines()
+
+    assert len(lines) <= 40
+    assert [crops for line in lines for crops in ("ten", "one", "dense")
+            if f"accuracy, {crops} " in line] == ["ten", "one", "dense"]  # fmt: skip
+    assert "top1 0.448 (0.405 to 0.492)" in " ".join(" ".join(lines).split())
+
+
 def test_inspect_in_a_pipe_has_a_fact_a_line(tiny_model: Path) -> None:
     """However long it is; what a crop is called, not what the graph's input takes for it."""
     lines = alexnet("inspect", str(tiny_model)).stdout.decode().splitlines()

@@ -98,7 +98,7 @@ async def health(request: Request) -> Response:
     router,
     "/readyz",
     StatusAnswer,
-    summary="Whether to send traffic here",
+    summary="Readiness probe",
     unready="Not ready: starting or draining",
 )
 async def readyz(request: Request) -> Response:
@@ -111,7 +111,7 @@ async def readyz(request: Request) -> Response:
     router,
     "/livez",
     StatusAnswer,
-    summary="Whether to leave the process alone",
+    summary="Liveness probe",
     unready="The dispatcher has stopped",
 )
 async def livez(request: Request) -> Response:

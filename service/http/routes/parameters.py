@@ -49,8 +49,8 @@ Top = Annotated[
 Crops = Annotated[
     str,
     Query(
-        description="ten: the paper's ten views; one: the centre; dense: ten views cut from "
-        "the maps of the whole image, where the model offers it."
+        description="ten: ten crops (default, AlexNet paper); one: the centre crop; dense: ten "
+        "crops cut from the maps of the whole image, where the model offers it."
     ),
 ]
 

@@ -47,7 +47,7 @@ def names_model(name: str) -> Dependency:
     about,
     "/v2/health/live",
     ServerLive,
-    summary="Whether to leave the process alone",
+    summary="Liveness probe",
     unready="The dispatcher has stopped",
 )
 async def live(request: Request) -> Response:
@@ -60,7 +60,7 @@ async def live(request: Request) -> Response:
     about,
     "/v2/health/ready",
     ServerReady,
-    summary="Whether to send traffic here",
+    summary="Readiness probe",
     unready="Not ready: starting or draining",
 )
 async def ready(request: Request) -> Response:

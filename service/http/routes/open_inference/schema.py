@@ -12,13 +12,13 @@ from service.http.routes.open_inference import infer_request
 
 
 class ServerLive(BaseModel):
-    """Whether to leave the process alone."""
+    """Liveness probe."""
 
     live: bool
 
 
 class ServerReady(BaseModel):
-    """Whether to send traffic here."""
+    """Readiness probe."""
 
     ready: bool
 
