@@ -58,7 +58,7 @@ RUN python3 -m venv --without-pip /opt/export \
     && /opt/build/bin/python -m pip --python /opt/export/bin/python \
        install --no-deps --only-binary :all: -c constraints.txt --retries 0 --index-url "$TORCH_INDEX" torch
 
-# In the context, as whoever builds sees it: WEIGHTS and LABELS are paths in there.
+# In the context, as the one who builds sees it: WEIGHTS and LABELS are paths in there.
 FROM exporter AS export
 ARG VARIANT=owt
 ARG PRECISION=fp32

@@ -3,7 +3,7 @@ A network in 8 bit (QDQ), its first convolution reading the pixels as they are.
 
 * Weights: signed, a scale per output channel, 7 of their 8 bits.  Without VNNI, x86 adds pairs of
   products in 16 bits, which 8-bit weights overflow; so the file answers the same everywhere.
-* The convolutions' weights are rounded one after the other, each rounding error made up for by
+* The convolutions' weights are rounded one after the other, each rounding error compensated by
   those not yet rounded, as far as the calibration's images allow: GPTQ (Frantar et al. 2022,
   arXiv:2210.17323, section 3), here over the patches that a convolution sees.
 * Activations: unsigned, quantised once, in front of each layer, from the smallest to the largest

@@ -149,7 +149,7 @@ def _labelled(folder: Path, classes: Sequence[str]) -> Iterator[Example]:
     for name, paths in _classes(folder).items():
         if name not in classes:
             raise ImagesUnusable(
-                f"{folder / name} is none of the {len(classes)} classes that are learned; "
+                f"{folder / name} is not one of the {len(classes)} classes that are learned; "
                 "validation images lie in folders of the same names"
             )
         yield from (Example(path, classes.index(name)) for path in paths)

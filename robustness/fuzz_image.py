@@ -3,7 +3,7 @@ Fuzz `service.inference.image.decode`: arbitrary bytes give a square or an `Imag
 
 `--seeds=WORD` takes only the seeds whose names begin so: avif, heic, icc (colour profiles).
 Inputs whose length is a multiple of 64 meet the default limits, the others small ones, which
-are faster to reach.  The mutator mends PNG checksums, or no mutation would get past them.
+are faster to reach.  The mutator corrects PNG checksums, or no mutation would get past them.
 """
 
 import random
@@ -46,7 +46,7 @@ def rule(data: bytes) -> None:
         raise harness.RuleBroken(f"not a square of RGB: {square.shape} {square.dtype}")
 
 
-def mended(data: bytes) -> bytes:
+def corrected(data: bytes) -> bytes:
     """A PNG with the right checksum behind each chunk."""
     out, place = [data[:8]], 8
     while place + 8 <= len(data):
@@ -92,7 +92,7 @@ def mutate(data: bytes, limit: int, seed: int) -> bytes:
         place = chance.randrange(len(data) + 1)
         data = data[:place] + piece + data[place:]
     if data.startswith(PNG) and chance.random() < 0.9:
-        data = mended(data)
+        data = corrected(data)
     if data.startswith(b"RIFF") and len(data) > 12 and chance.random() < 0.8:
         data = data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
     return data[:limit]

@@ -147,7 +147,7 @@ class ImageUnreadable(ImageError):
 
 
 class Unauthorized(ServiceError):
-    """There is no API key in the request, or not one of ours."""
+    """The request has no API key, or an invalid one."""
 
     code = "unauthorized"
 

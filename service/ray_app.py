@@ -73,7 +73,7 @@ def deployment(chosen: Mapping[str, Any]) -> serve.Deployment:
     """
     The deployment with defaults that follow the settings; bind it to the same ones.
 
-    A replica asks for company when it holds a full batch of requests, so that batches form before
+    A replica asks for another when it holds a full batch of requests, so that batches form before
     replicas do.  It takes up to `IN_HAND` batches; what is more waits in the proxy, where it is
     not lost with the replica, up to `max_queue` requests, and is then refused with 503.
 
@@ -146,7 +146,7 @@ def _settings(chosen: Mapping[str, Any]) -> Settings:
             )
         if name in SECRETS:
             raise SettingsInvalid(
-                f"{name} cannot be in a Serve config, which Ray shows to whoever may ask for it; "
+                f"{name} cannot be in a Serve config, which Ray shows to anyone who asks; "
                 f"set {spelled(name)} in the environment of the nodes, or api_keys_file."
             )
     return load_settings(**chosen)

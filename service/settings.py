@@ -473,7 +473,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Variables that look like settings and are none: misspelt ones, as a rule."""
+    """Variables that look like settings and are not: misspelt ones, as a rule."""
     return sorted(
         name
         for name in environment

@@ -120,8 +120,8 @@ FALSE = {
     "nothing here reads cobol": "```cobol\nMOVE\n```",
     "not yaml": "```yaml\na: [\n```",
     "not json": "```json\n{a}\n```",
-    "none of the reasons": "<!-- not run: I did not feel like it -->\n```sh\nfalse\n```",
-    "'an illustration' is none": "<!-- not run: an illustration -->\n```sh\nls\n```",
+    "not one of the reasons": "<!-- not run: I did not feel like it -->\n```sh\nfalse\n```",
+    "'an illustration' is not one": "<!-- not run: an illustration -->\n```sh\nls\n```",
     "nothing here reads {code-block} sh": "```{code-block} sh\nfalse\n```",
     "nothing in it is why": "<!-- not run: needs a GPU -->\n```sh\nls\n```",
 }

@@ -141,7 +141,7 @@ def proxied(
 
 
 def test_a_proxy_passes_on_what_is_for_everybody(proxied: httpx2.Client, server: Live) -> None:
-    """An image, a body as large as we take, an error of ours, the page; the log has the client."""
+    """An image, a body as large as we take, an error, the page; the log has the client."""
     headers = {"Content-Type": "image/jpeg", "X-Forwarded-For": "203.0.113.9"}
 
     answer = proxied.post("/v1/predict", content=image(), headers=headers)

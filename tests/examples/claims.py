@@ -67,7 +67,7 @@ def reason(said: str, source: str, *, command: bool) -> str | None:
     kinds = [kind for kind in REASONS if re.search(rf"\b{kind}", said, re.IGNORECASE)]
     kinds = [kind for kind in kinds if not (command and kind in DRAWN)]
     if not kinds:
-        return f"{said!r} is none of the reasons that count: {', '.join(REASONS)}"
+        return f"{said!r} is not one of the reasons that count: {', '.join(REASONS)}"
     if any(re.search(REASONS[kind], source, re.MULTILINE) for kind in kinds):
         return None
     return f"nothing in it is why it could not be run: {said!r}"

@@ -1,7 +1,7 @@
 """
 Blocks that are data -> whether they are what they are called.
 
-Each language has a real parser; one that has none here is a fault, lest it go by unseen.
+Each language has a real parser; one that has none here is a fault, so that it is not overlooked.
 """
 
 from __future__ import annotations

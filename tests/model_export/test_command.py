@@ -213,7 +213,7 @@ def test_a_record_of_other_weights_is_refused(folder: Path, tmp_path: Path) -> N
 
 
 def test_published_weights_that_are_damaged_are_refused(folder: Path, tmp_path: Path) -> None:
-    """Whoever gave them: the variant's row knows their SHA-256."""
+    """Wherever they come from: the variant's row knows their SHA-256."""
     weights = VARIANTS["caffe"].weights
     assert weights is not None
     (tmp_path / weights.name).write_bytes((folder / "flowers.pth").read_bytes())

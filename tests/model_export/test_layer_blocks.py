@@ -1,6 +1,6 @@
 """A network's graph, taken apart: whatever order its nodes stand in, and only if it is a chain.
 
-What is none is served as it is, its ten views one by one.
+A network that is not a chain is served as it is, its ten views one by one.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from model_training.image_folder import Division, divide
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes of ten and five images, some of them deeper, and what is none."""
+    """Two classes of ten and five images, some of them deeper, and what is not an image."""
     for number in range(10):
         _touch(tmp_path / "pictures" / "cat" / f"{number}.jpg")
     for number in range(5):
@@ -105,7 +105,7 @@ def test_a_folder_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 def test_a_validation_class_that_is_not_learned_is_refused(folder: Path, tmp_path: Path) -> None:
     _touch(tmp_path / "other" / "bird" / "1.jpg")
 
-    with pytest.raises(ImagesUnusable, match="bird is none of the 2 classes"):
+    with pytest.raises(ImagesUnusable, match="bird is not one of the 2 classes"):
         divide(folder, validation=tmp_path / "other", held_out=0.2)
 
 

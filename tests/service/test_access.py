@@ -33,7 +33,7 @@ ORIGIN = "https://example.com"
 ALICE, BOB = "alice-0123456789", "bob~0123456789!/+"  # of the environment
 OFTEN, MANY = "often-0123456789", "many-0123456789x"  # of it too, each for one test's images
 CAROL, DAVE = "carol-0123456789", "dave-0123456789x"  # of the file
-STRANGER = "stranger-0123456789"
+UNKNOWN = "unknown-01234567890"
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -128,7 +128,7 @@ def test_a_candidate_is_compared_with_every_key(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(hmac, "compare_digest", watched)
 
-    for candidate in (ALICE, BOB, CAROL, STRANGER, "k\udc80\xff"):
+    for candidate in (ALICE, BOB, CAROL, UNKNOWN, "k\udc80\xff"):
         compared.clear()
         keys.holds(candidate)
         assert len(set(compared)) == 3
@@ -405,8 +405,8 @@ def check_refusal(answer: httpx2.Response, status: int, code: str) -> str:
     "headers",
     [
         {},
-        {"Authorization": f"Bearer {STRANGER}"},
-        {"X-API-Key": STRANGER},
+        {"Authorization": f"Bearer {UNKNOWN}"},
+        {"X-API-Key": UNKNOWN},
         {"Authorization": f"Basic {ALICE}"},
         {"Authorization": ALICE},
         {"Authorization": "Bearer"},
@@ -417,7 +417,7 @@ def check_refusal(answer: httpx2.Response, status: int, code: str) -> str:
     ids=str,
 )
 def test_without_a_key_nothing_is_classified(live: Live, headers: dict[str, str]) -> None:
-    """401, and how to send one; a key in the address, which is logged, is none."""
+    """401, and how to send one; a key in the address, which is logged, does not count."""
     answer = live.client.post(
         PREDICT, params={"key": ALICE}, content=image(), headers=JPEG | headers
     )
@@ -425,7 +425,7 @@ def test_without_a_key_nothing_is_classified(live: Live, headers: dict[str, str]
     text = check_refusal(answer, 401, "unauthorized")
     assert answer.headers["www-authenticate"] == "Bearer"
     assert "Authorization: Bearer KEY" in text
-    assert STRANGER not in text
+    assert UNKNOWN not in text
 
 
 def test_a_key_is_asked_for_before_the_body_is_read(live: Live) -> None:
@@ -508,14 +508,14 @@ def test_an_address_that_a_stranger_writes_is_not_believed(
 
 
 def test_keys_never_reach_the_log(live: Live) -> None:
-    """Nor do those of strangers."""
-    for key in (ALICE, BOB, CAROL, DAVE, STRANGER):
+    """Nor do unknown ones."""
+    for key in (ALICE, BOB, CAROL, DAVE, UNKNOWN):
         live.client.post(PREDICT, content=image(), headers=bearer(key))
 
     log = "".join(live.log)
 
     assert PREDICT in log
-    for key in (BOB, CAROL, DAVE, STRANGER, OFTEN, MANY):
+    for key in (BOB, CAROL, DAVE, UNKNOWN, OFTEN, MANY):
         assert key not in log
     # One test above sends it in the address, where no key belongs.
     assert ALICE not in log.replace(f"?key={ALICE}", "")
@@ -576,7 +576,7 @@ def test_such_a_page_can_read_refusals_too(
 
 
 def test_the_preflight_of_another_origin_is_refused_in_the_one_shape(live: Live) -> None:
-    """With the setting's name, for whoever looks into it."""
+    """With the setting's name, for anyone who looks into it."""
     answer = live.client.options(
         PREDICT,
         headers={"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"},
@@ -689,7 +689,7 @@ def test_docs_that_are_off_are_nowhere(live: Live) -> None:
 
 
 def test_metrics_count_what_passes_under_few_names(open_live: Live, admin: httpx2.Client) -> None:
-    """What strangers think of gets one label between all of it."""
+    """What unknown clients send gets one label between all of it."""
     for number in range(5):
         open_live.client.request("PURGE", f"/coffee/{number}")
     open_live.client.get("/static/page.js")
@@ -777,7 +777,7 @@ def test_a_fault_of_ours_tells_nothing_and_can_be_read_by_the_page_that_asked(
     settings = load_settings(model=tiny_model, cors_origins=ORIGIN)
 
     def broken(*_: object) -> None:
-        raise ZeroDivisionError(f"a secret of ours in {__file__}")
+        raise ZeroDivisionError(f"a secret in {__file__}")
 
     monkeypatch.setattr(engine, "run", broken)
     app = create_app(settings, engine)

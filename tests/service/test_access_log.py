@@ -205,7 +205,7 @@ def test_all_answers_are_lines_if_that_is_wanted_or_none(tiny_model: Path) -> No
 
 
 def test_every_line_of_a_server_that_logs_json_is_an_object(logged: Any) -> None:
-    """From its start to its end, whoever logs: uvicorn too; each has the four fields."""
+    """From its start to its end, whatever logs: uvicorn too; each has the four fields."""
     every = [json.loads(line) for line in logged["json"]]
 
     assert all({"timestamp", "level", "logger", "message"} <= record.keys() for record in every)
@@ -396,7 +396,7 @@ def test_a_start_that_fails_is_a_sentence_in_json_too(
     assert done.stdout == b""
 
 
-# What strangers may try
+# What untrusted clients may try
 
 
 FORGERIES = (

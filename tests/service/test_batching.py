@@ -130,7 +130,7 @@ async def ask(batcher: Batcher, *marks: int, crops: int = 10) -> list[asyncio.Ta
 
 
 async def turns(number: int = 20) -> None:
-    """Let whoever can go on do so."""
+    """Let every task that can go on do so."""
     for _ in range(number):
         await asyncio.sleep(0)
 
@@ -570,7 +570,7 @@ def test_before_its_start_a_batcher_is_not_alive_and_takes_nothing() -> None:
 
 @pytest.fixture
 def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Company is waited for longer than any test lasts, so that only the rules decide."""
+    """Other requests are waited for longer than any test lasts, so that only the rules decide."""
     monkeypatch.setattr(batching, "LINGER", 1e9)
     monkeypatch.setattr(batching, "LINGER_SECONDS", 10 * PATIENCE)
 
@@ -598,7 +598,7 @@ def test_a_batch_waits_for_an_image_that_is_being_decoded() -> None:
 
 @pytest.mark.usefixtures("slow_clock")
 def test_a_lone_image_starts_at_once() -> None:
-    """With company waited for without end, it would never be answered."""
+    """If it waited for others without end, it would never be answered."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
         await first_batch(batcher)
@@ -708,7 +708,7 @@ def test_a_batch_does_not_linger_for_clients_that_do_not_come_back(
 
 @pytest.mark.usefixtures("slow_clock")
 def test_no_batch_lingers_while_others_wait_for_the_engine() -> None:
-    """An image for ten crops has company on its way, but one for one crop is there."""
+    """An image for ten crops has another on its way, but one for one crop is there."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
         await first_batch(batcher)

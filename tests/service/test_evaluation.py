@@ -445,7 +445,7 @@ def test_a_file_that_is_no_record_is_not_written_over(
 def test_a_folder_that_cannot_be_written_to_is_said_before_anything_is_measured(
     option: str, folder: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Root may write wherever it likes, so the system's answer is made up."""
+    """Root may write wherever it likes, so the system's answer is generated."""
     really = os.access
     monkeypatch.setattr(
         os, "access", lambda path, mode: Path(path) != tmp_path and really(path, mode)

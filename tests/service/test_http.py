@@ -429,7 +429,7 @@ def test_a_fault_of_ours_is_500_and_tells_nothing(
 
     def broken(images: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
         if crops == 1:
-            raise ZeroDivisionError("a secret of ours")
+            raise ZeroDivisionError("a secret")
         return run(images, crops)
 
     monkeypatch.setattr(engine, "run", broken)

@@ -162,7 +162,7 @@ def limited(server: InThread, **limits: Any) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def live(tiny_model: Path) -> Iterator[InThread]:
-    """One server for all that must not harm it; afterwards its log has no fault of ours."""
+    """One server for all that must not harm it; afterwards its log has no fault of the service."""
     limits: dict[str, Any] = {"max_body": 200_000, "max_connections": 1000, "max_headers": 4096}
     with patient(tiny_model, **limits) as server, faultless(server):
         yield server
@@ -170,7 +170,7 @@ def live(tiny_model: Path) -> Iterator[InThread]:
 
 @contextmanager
 def faultless(server: Live) -> Iterator[None]:
-    """What is logged in the block is no fault of ours."""
+    """What is logged in the block is no fault of the service."""
     yield
     log = "".join(server.log)
     assert "Traceback" not in log, log
@@ -504,7 +504,7 @@ def test_a_header_that_drips_is_408_all_the_same(deadlines: Carried, caller: Cal
 
 
 def test_empty_lines_do_not_keep_a_connection(deadlines: Carried, caller: Caller) -> None:
-    """They may stand before a request (RFC 9112, section 2.2), but are none."""
+    """They may stand before a request (RFC 9112, section 2.2), but are not requests."""
     assert caller.asked(LIVEZ).status == 200
 
     for _ in range(4):
@@ -646,7 +646,7 @@ def test_an_honest_chunked_body_has_no_excess(client: Client) -> None:
 
 
 def test_trailers_do_not_become_headers() -> None:
-    """They come after whoever decides by the headers has decided."""
+    """They come after all that decides by the headers."""
 
     async def names(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive())["more_body"]:
@@ -1300,7 +1300,7 @@ def test_connections_of_the_admin_port_take_no_place_of_the_main_port(
 
 
 def test_the_admin_port_is_for_few_and_the_longest_idle_goes(crowded: tuple[int, int]) -> None:
-    """64, as on the main port; whoever reaches it could else take every open file."""
+    """64, as on the main port; anyone who reaches it could else take every open file."""
     with ExitStack() as stack:
         probes = [stack.enter_context(Client(crowded[1])) for _ in range(64)]
         for each in probes:
@@ -1489,7 +1489,7 @@ def test_who_leaves_right_after_the_tls_handshake_leaves_no_trace(
 def test_tls_handshakes_take_places_and_the_oldest_make_room(
     tiny_model: Path, certificate: tuple[Path, Path]
 ) -> None:
-    """Whoever connects and says nothing; thirty at once, for three places."""
+    """A client that connects and sends nothing; thirty at once, for three places."""
     with encrypted(tiny_model, certificate, max_connections=3) as (server, context):
         held, port = server.server.server_state.connections, port_of(server)
         began = len(server.log)
@@ -1510,7 +1510,7 @@ def test_tls_handshakes_take_places_and_the_oldest_make_room(
 def test_who_leaves_within_the_tls_handshake_is_gone_at_once(
     tiny_model: Path, certificate: tuple[Path, Path]
 ) -> None:
-    """Silently, after some bytes of it, or after what is none of it."""
+    """Silently, after some bytes of it, or after what is not part of it."""
     with encrypted(tiny_model, certificate) as (server, context):
         began = len(server.log)
         for sent in (b"", b"\x16\x03\x01", LIVEZ):

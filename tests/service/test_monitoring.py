@@ -269,7 +269,7 @@ def test_every_alert_is_tested_in_both_directions() -> None:
 
 @pytest.mark.external
 def test_what_the_service_exposes_is_what_promtool_would_expose(exposed: str) -> None:
-    """But for Triton's names, which are not ours to mend."""
+    """But for Triton's names, which are not ours to change."""
     checked = promtool("check", "metrics", stdin=exposed)
 
     complaints = (checked.stdout + checked.stderr).splitlines()

@@ -531,7 +531,7 @@ def test_statistics_count_requests_rows_and_failures(tiny_model: Path) -> None:
 
 
 def test_what_infers_needs_the_key_and_what_describes_does_not(tiny_model: Path) -> None:
-    """A stranger may look; only who has a key is answered."""
+    """Anyone may look; only a client with a key is answered."""
     with serving(tiny_model, api_keys=KEY) as server, connected(server) as client:
         assert client.is_server_ready()
         assert client.get_model_metadata("alexnet")["name"] == "alexnet"

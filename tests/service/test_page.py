@@ -230,7 +230,7 @@ def test_the_times_of_the_steps_are_told(page: "Page") -> None:
 
 
 def test_an_answer_that_comes_late_does_not_win(page: "Page") -> None:
-    """Whoever has gone on to another picture sees that one, whatever arrives afterwards."""
+    """A visitor who has gone on to another picture sees that one, whatever arrives afterwards."""
     held: list[Route] = []
     shows(page, "Cat")
     compared(page)
@@ -309,7 +309,7 @@ def test_a_key_is_asked_for_where_one_is_needed(browser: "Browser", locked: Live
 
 
 def test_a_key_that_is_given_first_is_tried_on_a_sample(browser: "Browser", locked: Live) -> None:
-    """Whoever has no picture yet sees at once that it is right."""
+    """A visitor without a picture sees at once that it is right."""
     with opened(browser, locked) as page:
         page.get_by_label("API key").fill(KEY)
         page.get_by_role("button", name="Use it").click()

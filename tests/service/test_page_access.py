@@ -145,7 +145,7 @@ def test_the_page_is_used_by_keyboard_alone(browser: "Browser", long_named: Live
 
 
 def test_what_is_said_aloud_is_said_once(browser: "Browser", live: Live) -> None:
-    """One short sentence for an answer, however often the page is drawn anew."""
+    """One short sentence for an answer, however often the page is drawn again."""
     with opened(browser, live, size=DESK) as page:
         shows(page, "Cat")
         compared(page)

@@ -27,7 +27,7 @@ KEPT, CLOSED = True, False
 READ = 415  # three letters are no image: the body was read, up to where it ends
 
 NO_WORD = (
-    "SHOULD be 501: the parser has a list of methods, and what is none is noise to it, as TLS is"
+    "SHOULD be 501: the parser has a list of methods, and what is not one is noise to it, as TLS is"
 )
 NO_CODING = "SHOULD be 501: 400 is what all framing that is not taken is answered with"
 ONE_LIMIT = "MUST be 414: one limit is for the first line and the fields, so both are 431"
@@ -351,7 +351,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def live(tiny_model: Path) -> Iterator[InThread]:
-    """One server for all rows; afterwards its log has no fault of ours."""
+    """One server for all rows; afterwards its log has no fault of the service."""
     with serving(tiny_model) as server:
         yield server
         log = "".join(server.log)

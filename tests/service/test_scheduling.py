@@ -1,4 +1,4 @@
-"""Which run starts next: with costs that are made up, on processors that need not be there."""
+"""Which run starts next: with generated costs, on processors that need not be there."""
 
 import itertools
 from collections.abc import Callable

@@ -316,7 +316,7 @@ def test_the_last_spans_are_sent_before_the_end(
 
 
 def test_nothing_is_sent_while_tracing_is_off(tiny_model: Path) -> None:
-    """Whatever the OTEL_* variables say, and FastAPI's own switch: it has one of ours."""
+    """Whatever the OTEL_* variables say, and FastAPI's own switch: it has this one."""
     with collecting() as idle:
         switches = {"FASTAPI_OTEL_AUTO_CONFIGURE": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": idle.url}
         with variables_set(switches | SOON), serving(tiny_model, log_format="json") as server:
@@ -329,7 +329,7 @@ def test_nothing_is_sent_while_tracing_is_off(tiny_model: Path) -> None:
 
 @pytest.fixture(params=["refuses", "never answers"])
 def broken(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of a collector that is none."""
+    """The address of no collector."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         if request.param == "never answers":

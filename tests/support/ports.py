@@ -4,7 +4,7 @@ import socket
 from contextlib import suppress
 from random import SystemRandom
 
-# Below those that the system gives to whoever asks for any, so that no other test is given it.
+# Below those that the system gives to anyone who asks for any, so that no other test is given it.
 FEW = range(20_000, 30_000)
 
 

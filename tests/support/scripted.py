@@ -126,7 +126,7 @@ def scripted(*acts: Act) -> Iterator[Scripted]:
         request_queue_size = 64
 
         def handle_error(self, *arguments: object) -> None:
-            """A client that left is no trouble of ours."""
+            """A client that left is no trouble of the server."""
 
     with Server(("127.0.0.1", 0), Handler) as listening:
         server = Scripted(f"http://127.0.0.1:{listening.server_port}", list(acts))
