@@ -4,26 +4,24 @@ AVIF files: Pillow's decoder on one thread, for a still image of the size that i
 Decoding is one call that no clock can stop; so `formats` bounds what it may be given.
 """
 
-import struct
+from io import BytesIO
 from typing import Final
 
-from PIL import AvifImagePlugin, _avif
+from PIL import AvifImagePlugin
 
 from service.inference.isobmff import coded_sizes
 
 BRAND: Final = slice(8, 12)
 STILL: Final = b"avif"
 THREADS: Final = 1  # those of a pool would not be seen by the clock of CPU time
-# EXIF data of one SHORT, for the turn that the container asks for.
-ORIENTATION: Final = struct.Struct("<4sIHHHIH")
 
 
 class Avif(AvifImagePlugin.AvifImageFile):
     """
     The primary image, which animations have too.
 
-    EXIF's orientation does not count here, as in browsers: the container has its own.  Pillow
-    joins the two, and copies all EXIF data for it.
+    EXIF's orientation does not count here, as in browsers: the container has its own, which Pillow
+    writes over it.
     """
 
     def _open(self) -> None:
@@ -32,9 +30,12 @@ class Avif(AvifImagePlugin.AvifImageFile):
         self.coded_sizes = coded_sizes(data)
         if data[BRAND] != STILL:  # else the frames of an animation would be decoded
             data = data[: BRAND.start] + STILL + data[BRAND.stop :]
-        self._decoder = _avif.AvifDecoder(data, "auto", THREADS)
-        self._size, _, self._mode, profile, _, orientation, _ = self._decoder.get_info()
+        self.fp = BytesIO(data)
+        AvifImagePlugin.DEFAULT_MAX_THREADS = THREADS
+        try:
+            super()._open()
+        except SyntaxError:
+            if not self.size[0]:
+                raise
+            self.seek(0)  # only its EXIF data is malformed, which comes last
         self.n_frames, self.is_animated = 1, False
-        self.info["icc_profile"] = profile
-        self.info["exif"] = ORIENTATION.pack(b"II*\0", 8, 1, 0x0112, 3, 1, orientation)
-        self.seek(0)

@@ -40,7 +40,6 @@ JSON: Final = re.compile(rb"\{\s*[\"}]|\[\s*[\[{\"\]\d-]")
 LINE_BREAKS: Final = b"\r\n"
 URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 BASE64: Final = re.compile(rb"[\"']?([A-Za-z0-9+/]{32,})")
-HEIC: Final = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 STILLS: Final = {b"mif1", b"msf1"}  # of whatever codec
 AVIF: Final = {b"avif", b"avis"}
 FILM_BOXES: Final = (b"ftyp", b"moov", b"mdat", b"wide", b"skip")
@@ -81,9 +80,10 @@ def _brands(data: bytes) -> set[bytes]:
     return {data[8:12], *(data[at : at + 4] for at in range(16, size, 4))}
 
 
-def _is_heic(data: bytes) -> bool:
+def _is_heif(data: bytes) -> bool:
+    """A still image whose codec its brands do not name: those of HEIC and AVIF are formats."""
     brands = _brands(data)
-    return bool(brands & HEIC or (brands & STILLS and not brands & AVIF))
+    return bool(brands & STILLS and not brands & AVIF)
 
 
 def _is_film(data: bytes) -> bool:
@@ -105,9 +105,9 @@ def _is_base64(data: bytes) -> bool:
 
 BINARY: Final = (
     Unsupported(
-        "HEIC, as iPhones save photographs",
+        "HEIC or HEIF with an unknown codec",
         "Save it as JPEG; iPhones take JPEGs with Settings > Camera > Formats > Most Compatible.",
-        _is_heic,
+        _is_heif,
     ),
     Unsupported(
         "a TIFF, or a camera's raw file",

@@ -45,8 +45,6 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
 PAGE = b"<!DOCTYPE html>\n<html><head><title>403 Forbidden</title></head></html>"
 DENIED = b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>'
 SENT: dict[str, tuple[str, bytes]] = {
-    "HEIC": ("HEIC", box(b"heic", b"mif1", b"heic")),
-    "HEIC by its second brand": ("HEIC", box(b"mif1", b"mif1", b"heic", b"hevc")),
     "HEIF of an unknown codec": ("HEIC", box(b"mif1", b"mif1")),
     "TIFF": ("a TIFF", saved("TIFF")),
     "TIFF of the other order": ("a TIFF", b"MM\0*" + bytes(100)),
