@@ -113,7 +113,8 @@ def main() -> int:
     if [program, *arguments[:1]] != ["alexnet", "serve"] or "--help" in arguments or behind:
         os.execv(run[0], run)
     said = re.search(r"--port[ =](\d+)", " ".join(arguments))
-    port = int(said[1] if said else os.environ["ALEXNET_PORT"])
+    variable = os.environ.get("AIP_HTTP_PORT") or os.environ["ALEXNET_PORT"]
+    port = int(said[1] if said else variable)
     return serve(run, port, Path(os.environ["EXAMPLES_SERVERS"]))
 
 

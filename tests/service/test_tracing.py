@@ -262,7 +262,15 @@ def test_a_refusal_names_its_code(live: Live, collector: Collector) -> None:
     assert steps[0].attributes["error.type"] == "image_unreadable"
 
 
-UNTRACED = ("/livez", "/readyz", "/health", "/ping", "/metrics", "/v2/health/live")
+UNTRACED = (
+    "/livez",
+    "/readyz",
+    "/health",
+    "/ping",
+    "/metrics",
+    "/v2/health/live",
+    "/v1/models/alexnet",
+)
 
 
 @pytest.mark.parametrize("path", UNTRACED)
