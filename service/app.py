@@ -11,12 +11,14 @@ import signal
 import socket
 import sys
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 from fastapi_offline import FastAPIOffline
 
 from service.errors import SettingsInvalid
@@ -100,6 +102,8 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     platforms.check_routes(app, settings)
     app.include_router(platforms.router(settings), dependencies=guards)
     app.include_router(platforms.about(settings))
+    # The framework would build its routes at the first request, for 0.1 s.
+    deque(iter_route_contexts(app.routes), maxlen=0)
     return app
 
 
