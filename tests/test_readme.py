@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from service.cli.settings_options import GROUPS
 from service.http.middleware.errors import FRAMEWORK, INTERNAL, STATUSES
 from service.inference.engine import Engine
 from service.inference.image import decode
@@ -39,6 +41,17 @@ def test_the_settings_table_is_the_settings() -> None:
         )
         for name, field in Settings.model_fields.items()
     }
+
+
+def test_the_settings_stand_in_the_groups_of_the_command_line() -> None:
+    sections = re.findall(r"^## (.+)\n((?:.|\n)*?)(?=^## |\Z)", SETTINGS, re.M)
+    shown = {
+        heading: tuple(name.lower() for name in re.findall(r"^\| `ALEXNET_(\w+)`", text, re.M))
+        for heading, text in sections
+    }
+
+    named = {group: tuple(n for n in names if n not in SECRETS) for group, names in shown.items()}
+    assert {group: names for group, names in named.items() if names} == GROUPS
 
 
 def default_text(default: object) -> str:
@@ -123,3 +136,30 @@ def _slugs(file: Path) -> set[str]:
     text = re.sub(r"^```.*?^```", "", file.read_text("utf-8"), flags=re.M | re.S)
     headings = re.findall(r"^#+ (.+)$", text, re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_make_help_lists_every_target() -> None:
+    declared = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    assert declared
+
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    lines = [line.split(maxsplit=1) for line in shown.stdout.splitlines()]
+    assert [target for target, _ in lines] == declared[1].split()
+
+
+def test_installing_says_which_package_it_is_at() -> None:
+    script = (ROOT / "scripts" / "install").read_text("utf-8")
+    function = re.search(r"^progress\(\) \{.*?^\}", script, re.M | re.S)
+    assert function
+    said = "Collecting a==1 (from x)\n  Downloading a.whl\nCollecting b==2\nInstalling collected"
+
+    shown = subprocess.run(
+        ["bash", "-euc", f"{function[0]}\nprogress 2"],
+        input=f"{said} packages: a, b\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert shown.stderr.split("\n") == ["  1 of 2: a==1", "  2 of 2: b==2", "  unpacking 2", ""]
