@@ -1,8 +1,10 @@
 // A file -> POST v1/predict -> its answer with the time of each step, or a Refusal.
 // The address is relative to the page, which may live below a proxy's path.
 
+import { held, hold } from "./retry.js";
+
 const ATTEMPTS = 6; // at a full server, each after the time that it asks for
-const PATIENCE = 60; // seconds; who is told to wait longer is told so
+const PATIENCE = 60; // seconds; a longer wait is left to people
 
 export class Refusal extends Error {
   constructor(message, { status = 0, again = false } = {}) {
@@ -11,8 +13,6 @@ export class Refusal extends Error {
     this.again = again; // whether the same may well succeed later
   }
 }
-
-const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 
 export const mediaType = (file) => (file.type.startsWith("image/") ? file.type : "application/octet-stream");
 
@@ -32,24 +32,31 @@ export function timing(header) {
   return steps;
 }
 
-export async function ask(file, { crops, details, key, onWait }) {
+// A client's own limit is waited for however often; a full server may never have room.
+const isOver = (status, attempt) => status === 503 && attempt === ATTEMPTS;
+
+// `signal` ends it, with an AbortError.
+export async function ask(file, { crops, details, key, signal }) {
   for (let attempt = 1; ; attempt += 1) {
+    await held();
+    signal?.throwIfAborted();
     const begun = performance.now();
-    const reply = await send(file, address(crops, details), key);
+    const reply = await send(file, address(crops, details), { key: key(), signal });
     const body = await reply.json().catch(() => null);
     if (reply.ok && body?.predictions) {
       const steps = timing(reply.headers.get("Server-Timing"));
-      return { ...body.predictions[0], steps, time: steps.total ?? performance.now() - begun };
+      return { ...body.predictions[0], body, steps, time: steps.total ?? performance.now() - begun };
     }
     const seconds = Number(reply.headers.get("Retry-After") ?? NaN);
     const full = reply.status === 503 || reply.status === 429;
-    if (!full || !(seconds <= PATIENCE) || attempt === ATTEMPTS) throw refusal(reply, body, { full, key });
-    onWait(Math.max(1, seconds), reply.status);
-    await pause(Math.max(1, seconds));
+    if (!full || !(seconds <= PATIENCE) || isOver(reply.status, attempt)) {
+      throw refusal(reply, body, { full, key: key() });
+    }
+    hold(Math.max(1, seconds), reply.status);
   }
 }
 
-async function send(file, url, key) {
+async function send(file, url, { key, signal }) {
   await file.slice(0, 1).arrayBuffer().catch(() => {
     throw new Refusal("Your browser cannot read this file. Is it a folder, or has it been moved?");
   });
@@ -61,9 +68,10 @@ async function send(file, url, key) {
   const headers = { "Content-Type": mediaType(file) };
   if (key) headers.Authorization = `Bearer ${key}`;
   try {
-    return await fetch(url, { method: "POST", body: file, headers });
-  } catch {
-    throw new Refusal("The server cannot be reached; is it still running?", { again: true });
+    return await fetch(url, { method: "POST", body: file, headers, signal });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Refusal("Cannot reach the server. Is it still running?", { again: true });
   }
 }
 

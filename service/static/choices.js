@@ -24,6 +24,13 @@ function best(classes) {
   return list;
 }
 
+// What stands on the fold while it is closed.
+export function showFold(answer) {
+  write(find("foldwords"), [chosenCrops().name.toLowerCase(), answer?.classes ? time(answer.time) : ""].filter(Boolean).join(", "));
+}
+
+export const watchCompare = (onCompare) => find("compare")?.addEventListener("click", onCompare);
+
 // `answers`: crops -> an answer, a refusal as {problem}, or nothing yet.
 export function showChoices(answers) {
   for (const row of table.querySelectorAll("tbody tr")) {

@@ -1,6 +1,7 @@
 // The request that the page has made, for a terminal and for Python, to copy.
 
 import { address, mediaType } from "./asking.js";
+import { copies } from "./copying.js";
 import { find, write } from "./elements.js";
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
@@ -29,20 +30,14 @@ export function showCode(picture, { crops, details, keyed }) {
   write(find("python"), python.join("\n"));
 }
 
-async function copy(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  return document.execCommand("copy"); // of what is selected: pages without TLS have no clipboard
+// The answer as the API gives it, or nothing.
+export function showJson(answer) {
+  find("showjson").hidden = !answer?.body;
+  write(find("json"), answer?.body ? JSON.stringify(answer.body, null, 2) : "");
 }
 
 export function watchCopies() {
   for (const button of document.querySelectorAll("[data-copies]")) {
-    button.addEventListener("click", async () => {
-      const code = find(button.dataset.copies);
-      getSelection().selectAllChildren(code);
-      const done = await copy(code.textContent).then((worked) => worked !== false, () => false);
-      const word = button.querySelector("span");
-      write(word, done ? "Copied" : "Selected");
-      setTimeout(() => write(word, "Copy"), 2000);
-    });
+    copies(button, () => find(button.dataset.copies).textContent);
   }
 }

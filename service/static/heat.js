@@ -20,14 +20,15 @@ function between(values, x, y) {
   return upper * (1 - dy) + lower * dy;
 }
 
-export function drawHeat(square, values) {
+// `scale` holds every value that the colours must tell apart.
+export function drawHeat(square, values, scale) {
   const canvas = find("heat");
   const side = canvas.width;
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(square, 0, 0, side, side);
   const image = context.getImageData(0, 0, side, side);
   const pixels = image.data;
-  const most = strongest(values);
+  const most = strongest(scale);
   for (let y = 0; y < side; y += 1) {
     for (let x = 0; x < side; x += 1) {
       const at = 4 * (y * side + x);

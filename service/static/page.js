@@ -2,19 +2,20 @@
 // What is shown together belongs together: an answer stays until the next picture has its own.
 
 import { Refusal, ask } from "./asking.js";
-import { chosenCrops, offered, showChoices, watchCrops } from "./choices.js";
-import { showCode, watchCopies } from "./code.js";
+import { chosenCrops, offered, showChoices, showFold, watchCompare, watchCrops } from "./choices.js";
+import { showCode, showJson, watchCopies } from "./code.js";
 import { closeDoor, key, openDoor, watchDoor } from "./door.js";
 import { find, tell, write } from "./elements.js";
+import { showFiles, watchFiles } from "./files.js";
 import { watchGifts } from "./giving.js";
+import { heating, stopHeating, watchHeating } from "./heating.js";
 import { Line } from "./line.js";
 import { showOutcome, showPlace } from "./outcome.js";
 import { Picture } from "./picture.js";
-import { showStrip, watchSamples } from "./strip.js";
+import { showSamples, watchSamples } from "./samples.js";
 import { chooseAll, watchViews } from "./views.js";
-import { count } from "./words.js";
 
-const MOST = 48; // pictures kept; older ones make room
+const MOST = 100; // pictures kept, of 1.8 MB of memory each; older ones make room
 const CALM = 250; // ms; a shorter wait is not worth a word
 
 const line = new Line(2);
@@ -23,7 +24,8 @@ let given = []; // the pictures that people brought
 let selected = null; // the picture to show once it has its answer
 let shown = null; // {picture, crops, answer}: what the page shows now
 let place = null; // of the view that is shown by itself
-let chosenClass = null; // its index, for the evidence
+let compared = null; // the picture whose choices of crops are compared
+let chosenClass = null; // its index, for the heatmap
 let keyed = document.body.dataset.keyed === "true"; // whether the server wants a key
 let looking = 0; // the timer of the word that we wait
 
@@ -43,10 +45,10 @@ function request(picture, crops) {
   );
 }
 
-async function answerOf(picture, crops, details) {
+async function answerOf(picture, crops, details, signal) {
   try {
     const file = await picture.open();
-    return await ask(file, { crops, details, key: key(), onWait });
+    return await ask(file, { crops, details, key, signal });
   } catch (problem) {
     if (!(problem instanceof Refusal)) throw problem;
     if (problem.status === 401) {
@@ -57,11 +59,6 @@ async function answerOf(picture, crops, details) {
   }
 }
 
-function onWait(seconds, status) {
-  const why = status === 429 ? "Those were many pictures in a short time." : "The server is busy.";
-  tell(find("busy"), `${why} Asking again in ${count(Math.ceil(seconds), "second")}.`);
-}
-
 // For `Line`: the selected picture first, then the others, then what is but for comparison.
 function rank(picture, crops) {
   const chosen = crops === chosenCrops().value;
@@ -70,6 +67,7 @@ function rank(picture, crops) {
 }
 
 function select(picture) {
+  if (picture !== selected) switchHeatOff();
   selected = picture;
   picture.urgent = true;
   chooseAll();
@@ -86,6 +84,13 @@ function give(files) {
   write(find("note"), files.length > MOST ? many : "");
 }
 
+// Takes away all that were given; what is shown stays.
+function clear() {
+  given = [];
+  write(find("note"), "");
+  show();
+}
+
 function giveSample(file, name) {
   if (!samples.has(file)) samples.set(file, new Picture(name, { sample: `static/samples/${file}` }));
   select(samples.get(file));
@@ -94,13 +99,15 @@ function giveSample(file, name) {
 // Whatever has changed, bring the page up to date.
 function show() {
   const { value: crops } = chosenCrops();
-  showStrip(given, selected, crops, select);
+  showSamples(selected);
+  showFiles(given, selected, crops, select);
+  showFold(selected?.answers.get(crops));
   if (!selected) return showCode(null, { crops, details: "views", keyed });
   for (const picture of [selected, ...given]) request(picture, crops);
   const answer = selected.answers.get(crops);
   if (answer?.classes || answer?.problem) return commit(selected, crops, answer);
   clearTimeout(looking);
-  looking = setTimeout(() => tell(find("busy"), `Looking at ${selected.name} …`), CALM);
+  looking = setTimeout(() => tell(find("busy"), `Classifying ${selected.name} …`), CALM);
 }
 
 async function commit(picture, crops, answer) {
@@ -118,9 +125,10 @@ async function commit(picture, crops, answer) {
   }
   showChoices(picture.answers);
   showCode(picture, { crops, details: wantsHeat() ? "views,heatmap" : "views", keyed });
+  showJson(answer);
   showSelected();
   if (answer.problem) return;
-  compare(picture);
+  if (compared === picture) compare(picture);
   if (wantsHeat()) requestHeat(picture, crops);
 }
 
@@ -136,42 +144,69 @@ function showSelected() {
   showPlace(shown, { place, maps, chosenClass, over: chosenCrops().name });
 }
 
+function switchHeatOff() {
+  find("heatswitch").checked = false;
+  stopHeating();
+}
+
 function requestHeat(picture, crops) {
   if (picture.heats.has(crops)) return;
   picture.heats.set(crops, {});
+  const wanted = () => picture === selected && wantsHeat();
   line.add(
     async () => {
-      tell(find("busy"), "Hiding one part after the other …");
-      const found = await answerOf(picture, crops, "heatmap");
-      tell(find("busy"), "");
-      write(find("note"), found.problem?.message ?? "");
-      if (found.problem) find("heatswitch").checked = false;
-      if (found.problem) picture.heats.delete(crops);
-      else picture.heats.set(crops, found);
+      const found = await findHeat(picture, crops);
+      if (found?.heatmap) picture.heats.set(crops, found);
+      else picture.heats.delete(crops);
+      if (found?.problem && picture === selected) switchHeatOff();
+      write(find("note"), found?.problem?.message ?? "");
       show();
     },
-    () => (picture === selected ? 0 : null),
+    () => (wanted() ? 0 : null),
     () => picture.heats.delete(crops),
   );
 }
 
+// An answer with a heatmap, a refusal as {problem}, or null if it was cancelled.
+async function findHeat(picture, crops) {
+  const { run } = picture.answers.get(crops)?.steps ?? {};
+  try {
+    return await heating((signal) => answerOf(picture, crops, "heatmap", signal), run);
+  } catch (error) {
+    if (error.name === "AbortError") return null;
+    throw error;
+  }
+}
+
 watchGifts(give, (trouble) => write(find("note"), trouble));
 watchCrops(show);
+watchCompare(() => {
+  compared = selected;
+  if (shown) show();
+});
+watchFiles(select, clear);
+watchHeating(() => {
+  switchHeatOff();
+  show();
+});
 watchViews((at) => {
   place = at;
   if (shown) showSelected();
 });
 watchDoor(() => {
-  for (const picture of [...given, ...samples.values()]) picture.forget(401);
+  for (const picture of [...given, ...samples.values()]) picture.forget(({ status }) => status === 401);
   if (selected) show();
   else example?.click();
 });
 watchCopies();
 find("again").addEventListener("click", () => {
-  selected.forget();
+  for (const picture of [...given, ...samples.values()]) picture.forget(({ again }) => again);
   show();
 });
-find("heatswitch").addEventListener("change", show);
+find("heatswitch").addEventListener("change", () => {
+  if (!wantsHeat()) stopHeating();
+  show();
+});
 find("classes").addEventListener("change", (event) => {
   chosenClass = Number(event.target.value);
   showSelected();

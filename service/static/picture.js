@@ -17,11 +17,16 @@ export class Picture {
     Object.assign(this, { name, file, sample });
   }
 
+  // HEIC of "IMG_1.heic"; nothing where the name does not say.
+  get kind() {
+    return this.name.match(/\.([a-z0-9]{2,5})$/i)?.[1].toUpperCase() ?? "";
+  }
+
   async open() {
     if (this.file) return this.file;
     const reply = await fetch(this.sample).catch(() => null);
     if (!reply?.ok) {
-      throw new Refusal("The sample cannot be fetched; is the server still running?", { again: true });
+      throw new Refusal("Cannot reach the server for the sample. Is it still running?", { again: true });
     }
     const bytes = await reply.blob();
     this.file = new File([bytes], this.sample.split("/").at(-1), { type: "image/jpeg" });
@@ -37,11 +42,11 @@ export class Picture {
     return this.#prepared;
   }
 
-  // Forget refusals, to ask again.
-  forget(status = null) {
+  // Forget the refusals that `which` names, to ask again.
+  forget(which) {
     if (!this.file) this.#prepared = null;
     for (const [crops, { problem }] of this.answers) {
-      if (problem && (status === null || problem.status === status)) this.answers.delete(crops);
+      if (problem && which(problem)) this.answers.delete(crops);
     }
   }
 }

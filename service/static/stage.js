@@ -2,36 +2,62 @@
 
 import { find, tell, write } from "./elements.js";
 import { drawHeat, drawScale, heatWords } from "./heat.js";
-import { names } from "./words.js";
+import { names, share } from "./words.js";
 
-const [picture, heat, box, placeholder] = ["picture", "heat", "box", "placeholder"].map(find);
+const [frame, stage, picture, crop, heat, box, placeholder] = ["frame", "stage", "picture", "crop", "heat", "box", "placeholder"].map(find);
+const WHOLE = { left: 0, top: 0, width: 1, height: 1 };
+const NEARLY = 0.995; // of the picture: an outline would say nothing
 
-export function showPicture(name, prepared) {
-  const context = picture.getContext("2d");
-  context.clearRect(0, 0, picture.width, picture.height);
-  if (prepared) context.drawImage(prepared.fine, 0, 0);
-  picture.setAttribute("aria-label", `${name}, its central square`);
-  find("frame").classList.toggle("empty", !prepared);
-  tell(placeholder, prepared ? "" : "Your browser cannot show this file.");
+function lay(element, { left, top, width, height }) {
+  const percent = (part) => `${100 * part}%`;
+  Object.assign(element.style, { left: percent(left), top: percent(top), width: percent(width), height: percent(height) });
+}
+
+// The whole picture with its crop outlined; or the crop alone, as large as there is room, for a heatmap.
+function draw({ whole, square, crop: part }, onlyCrop) {
+  const shown = onlyCrop ? square : whole;
+  [picture.width, picture.height] = [shown.width, shown.height];
+  picture.getContext("2d").drawImage(shown, 0, 0);
+  stage.style.setProperty("--ratio", shown.width / shown.height);
+  lay(crop, onlyCrop ? WHOLE : part);
+  crop.classList.toggle("outlined", !onlyCrop && part.width * part.height < NEARLY);
+}
+
+function explain({ crop: part }, onlyCrop) {
+  const area = part.width * part.height;
+  if (area >= NEARLY) return "The network gets the whole picture.";
+  const shown = onlyCrop ? "Shown here is the central square" : "The network gets the outlined square";
+  return `${shown}: ${share(area)} of the picture.`;
+}
+
+// `kind` of file, such as HEIC; `answered` whether the server could read it.
+export function showPicture(name, prepared, { onlyCrop = false, answered = false, kind = "" } = {}) {
+  stage.hidden = !prepared;
+  frame.classList.toggle("empty", !prepared);
+  if (prepared) draw(prepared, onlyCrop);
+  picture.setAttribute("aria-label", onlyCrop ? `${name}, its central square` : name);
+  write(find("cropnote"), prepared ? explain(prepared, onlyCrop) : "");
+  const blind = `Your browser cannot show this ${kind || "file"}${kind ? " file" : ""}.`;
+  tell(placeholder, prepared ? "" : answered ? `${blind} The server can: its answer is shown.` : blind);
 }
 
 // A view's outline; none where the whole is shown, or where nobody knows its place.
 export function showBox(view) {
-  box.hidden = !view?.box;
+  box.hidden = find("boxname").hidden = !view?.box;
   if (box.hidden) return;
-  const share = (pixels) => `${(100 * pixels) / 256}%`;
-  Object.assign(box.style, { left: share(view.box.left), top: share(view.box.top) });
-  Object.assign(box.style, { width: share(view.box.side), height: share(view.box.side) });
+  const { left, top, side } = view.box;
+  lay(box, { left: left / 256, top: top / 256, width: side / 256, height: side / 256 });
   write(find("boxname"), view.mirrored ? `${view.name}, mirrored` : view.name);
 }
 
-// `map` is one class's of an answer's heatmap, or null.
-export function showHeat(prepared, map, label) {
+// `map` is one class's of an answer's heatmap, or null; `maps` are all of them, which share a scale.
+export function showHeat(prepared, map, { maps = [], label = "" } = {}) {
   heat.hidden = !(map && prepared);
   find("heatlegend").hidden = !map;
   if (!map) return;
-  if (prepared) drawHeat(prepared.square, map.values);
-  drawScale(map.values);
+  const scale = maps.flatMap(({ values }) => values);
+  if (prepared) drawHeat(prepared.square, map.values, scale);
+  drawScale(scale);
   const words = heatWords(map.values, names(label).first);
   write(find("heatwords"), words);
   write(find("status"), words);

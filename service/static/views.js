@@ -1,4 +1,4 @@
-// The views as they were cut, each with its own best class: what the averaging averages.
+// The crops as they were cut, each with its own best class: what the averaging averages.
 
 import { find, write } from "./elements.js";
 import { cut } from "./prepared.js";
@@ -12,7 +12,7 @@ const centre = cards.findIndex((card) => card.classList.contains("centre"));
 // The answer's place in `views` -> its card: one crop is the centre's.
 const cardOf = (views, place) => cards[views.length === 1 ? centre : place];
 
-const title = (number) => `The ${(NUMBERS[number] ?? String(number)).toLowerCase()} view${number === 1 ? "" : "s"}`;
+const title = (number) => `The ${(NUMBERS[number] ?? String(number)).toLowerCase()} crop${number === 1 ? "" : "s"}`;
 
 export function showViews({ classes, views }, prepared) {
   find("viewsection").hidden = views.length === 0;
@@ -35,7 +35,7 @@ export function showViews({ classes, views }, prepared) {
   write(find("viewsentence"), explain(views));
 }
 
-// The picture of "All of them".
+// The picture of the average.
 function drawAll(prepared) {
   const canvas = find("meanpicture");
   canvas.hidden = !prepared;
@@ -47,8 +47,16 @@ function explain(views) {
   const cutting = side ? `${count(side, "pixel")} wide, cut from the central 256` : "cut from the central square";
   if (views.length === 1) return `The centre of the picture, ${cutting}.`;
   const pointing = matchMedia("(hover: hover)").matches ? "Point at" : "Choose";
-  return `Corners, centre and their mirror images, ${cutting}. ${pointing} one to see what it says by itself.`;
+  return `Corners, centre and their mirror images, ${cutting}. ${pointing} one to see what it predicts alone.`;
 }
+
+// Where the pointer was seen last.  A page that moves below it makes `pointerover` too, and nobody
+// has pointed at anything.
+const pointer = { x: -1, y: -1 };
+for (const kind of ["pointermove", "pointerdown"]) {
+  addEventListener(kind, ({ clientX: x, clientY: y }) => Object.assign(pointer, { x, y }), { capture: true });
+}
+const hasMoved = ({ clientX, clientY }) => clientX !== pointer.x || clientY !== pointer.y;
 
 // Calls `onShow` with a view's place in the answer, or null for all of them: while it is pointed
 // at, and for as long as it is chosen; Escape ends that.
@@ -61,7 +69,7 @@ export function watchViews(onShow) {
   fieldset.addEventListener("change", () => onShow(shown(chosen())));
   fieldset.addEventListener("pointerover", (event) => {
     const card = event.target.closest(".view");
-    if (event.pointerType === "mouse") onShow(shown(card ? card.querySelector("input").value : chosen()));
+    if (event.pointerType === "mouse" && hasMoved(event)) onShow(shown(card ? card.querySelector("input").value : chosen()));
   });
   fieldset.addEventListener("pointerleave", () => onShow(shown(chosen())));
   addEventListener("keydown", ({ key }) => {

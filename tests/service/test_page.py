@@ -1,11 +1,14 @@
 """The page at /, in a real browser: pictures are given, and answered."""
 
+import csv
+import json
 import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
@@ -29,6 +32,7 @@ from tests.support.pages import (
     opened,
     shows,
     sync_api,
+    unfold,
 )
 from tests.support.servers import PATIENCE, ROOT, Live, serving
 
@@ -66,7 +70,7 @@ def answer(live: Live, data: bytes, **query: str) -> dict[str, Any]:
 
 def percent(probability: float) -> str:
     """As the page writes it."""
-    return "< 0.1 %" if 0 < probability < 0.001 else f"{100 * probability:.1f} %"
+    return "<0.1%" if 0 < probability < 0.001 else f"{100 * probability:.1f}%"
 
 
 def test_the_page_has_something_to_show_at_once(page: "Page", live: Live) -> None:
@@ -83,7 +87,7 @@ def test_the_page_has_something_to_show_at_once(page: "Page", live: Live) -> Non
         }
         for one in known
     ]
-    expect(page.locator("#best")).to_have_text(known[0]["label"].split(", ")[0])
+    expect(page.locator("#sentence")).to_contain_text(known[0]["label"].split(", ")[0])
     expect(page.locator("#door")).to_be_hidden()
 
 
@@ -139,23 +143,80 @@ def test_of_several_images_a_broken_one_spoils_nothing(page: "Page", live: Live)
     choose(page, ("first.jpg", image()), ("notes.txt", TEXT), ("cat.jpg", CAT))
 
     shows(page, "first.jpg")
-    thumbs = page.locator("#mine li")
-    expect(thumbs).to_have_count(3)
-    expect(thumbs.nth(1)).to_contain_text("no answer")
-    expect(thumbs.nth(2)).to_contain_text("%")
+    rows = page.locator("#rows tr")
+    expect(rows).to_have_count(3)
+    expect(rows.nth(1)).to_contain_text(refused(live, TEXT))
+    expect(rows.nth(2)).to_contain_text("%")
+    expect(page.locator("#filecount")).to_have_text("2 of 3 pictures classified, 1 failed")
     expect(page.locator("#error")).to_be_hidden()
 
-    thumbs.nth(1).get_by_role("button").click()
+    rows.nth(1).click()
 
     expect(page.get_by_role("alert")).to_contain_text(refused(live, TEXT))
     expect(page.locator("#classes li")).to_have_count(0)
     expect(page.locator("#viewsection")).to_be_hidden()
 
-    thumbs.nth(2).get_by_role("button").click()
+    rows.nth(2).get_by_role("button").press("Enter")
 
     shows(page, "cat.jpg")
     expect(page.locator("#classes li")).to_have_count(5)
     expect(page.locator("#error")).to_be_hidden()
+
+
+def test_one_picture_costs_one_request(page: "Page") -> None:
+    """The choices of crops are compared when that is asked for, and not before."""
+    sent: list[str] = []
+    shows(page, "Cat")
+    page.on("request", lambda request: sent.append(request.url))
+
+    choose(page, ("gradient.jpg", image()))
+    shows(page, "gradient.jpg")
+    unfold(page)
+    assert len([url for url in sent if "/v1/predict" in url]) == 1
+
+    compared(page)
+    assert len([url for url in sent if "/v1/predict" in url]) == 3
+
+
+def test_seventy_pictures_are_found_again(browser: "Browser", live: Live) -> None:
+    """By a filter, by walking through them; all are copied as CSV and JSON, and cleared."""
+    allowed = ["clipboard-read", "clipboard-write"]
+    with opened(browser, live, permissions=allowed) as page:
+        shows(page, "Cat")
+        files = [(f"{number}.jpg", image()) for number in range(69)]
+        choose(page, *files, ('said "no", loudly.txt', TEXT))
+        expect(page.locator("#filecount")).to_have_text("69 of 70 pictures classified, 1 failed")
+        expect(page.locator("#walked")).to_have_text("1 of 70")
+
+        page.locator("#files").scroll_into_view_if_needed()
+        page.get_by_role("button", name="Previous picture").evaluate("button => button.click()")
+        expect(page.locator("#walked")).to_have_text("70 of 70")
+        expect(page.locator("#rows tr").last).to_be_in_viewport()
+        page.get_by_role("button", name="Next picture").click()
+        shows(page, "0.jpg")
+
+        page.get_by_label("Filter by name, class or error").fill("LOUDLY")
+        expect(page.locator("#rows tr:visible")).to_have_count(1)
+        page.get_by_label("Filter by name, class or error").fill("")
+        expect(page.locator("#rows tr:visible")).to_have_count(70)
+
+        known = answer(live, image())["classes"]
+        page.get_by_role("button", name="Copy CSV").click()
+        expect(page.get_by_text("Copied")).to_be_visible()
+        table = list(csv.DictReader(StringIO(page.evaluate("navigator.clipboard.readText()"))))
+        assert [row["filename"] for row in table[:2]] == ["0.jpg", "1.jpg"]
+        assert table[0]["label"] == known[0]["label"]
+        assert float(table[0]["probability"]) == known[0]["probability"]
+        assert table[69]["filename"] == 'said "no", loudly.txt'
+        assert table[69]["error"] == refused(live, TEXT)
+        page.get_by_role("button", name="Copy JSON").click()
+        expect(page.get_by_text("Copied")).to_have_count(2)
+        copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
+        assert copied[0] == {"filename": "0.jpg", "classes": known}
+        assert copied[69] == {"filename": 'said "no", loudly.txt', "error": refused(live, TEXT)}
+
+        page.get_by_role("button", name="Clear").click()
+        expect(page.locator("#files")).to_be_hidden()
 
 
 def refused(live: Live, data: bytes) -> str:
@@ -193,7 +254,8 @@ def test_the_choices_stand_side_by_side(page: "Page", live: Live) -> None:
 def test_a_choice_is_moved_by_keyboard_and_shown_in_detail(page: "Page", live: Live) -> None:
     """The arrow keys move it; bars, times and the lines to copy follow."""
     choose(page, ("cat.jpg", CAT))
-    compared(page)
+    shows(page, "cat.jpg")
+    unfold(page)
 
     page.get_by_role("radio", name="Ten crops").press("ArrowUp")
 
@@ -208,6 +270,7 @@ def test_a_choice_is_moved_by_keyboard_and_shown_in_detail(page: "Page", live: L
 def test_only_what_the_model_offers_can_be_chosen(browser: "Browser") -> None:
     """Two choices where the crops do not fit the maps, the first one set."""
     with serving(CAFFE) as live, opened(browser, live) as page:
+        unfold(page)
         radios = page.locator("#choices").get_by_role("radio")
 
         expect(radios).to_have_count(2)
@@ -220,6 +283,7 @@ def test_only_what_the_model_offers_can_be_chosen(browser: "Browser") -> None:
 def test_the_times_of_the_steps_are_told(page: "Page") -> None:
     """A bar for the eye and the same in text, whose parts make up the whole."""
     shows(page, "Cat")
+    unfold(page)
 
     legend = page.locator("#stepslegend li").all_inner_texts()
     assert [text.split()[0] for text in legend] == ["read", "decode", "queue", "run", "rest"]
@@ -233,7 +297,6 @@ def test_an_answer_that_comes_late_does_not_win(page: "Page") -> None:
     """A visitor who has gone on to another picture sees that one, whatever arrives afterwards."""
     held: list[Route] = []
     shows(page, "Cat")
-    compared(page)
     page.route(
         "**/v1/predict*", lambda route: held.append(route) if not held else route.continue_()
     )
@@ -246,7 +309,7 @@ def test_an_answer_that_comes_late_does_not_win(page: "Page") -> None:
     shows(page, "quick.jpg")
     held[0].continue_()
 
-    expect(page.locator("#mine li").first).to_contain_text("%")
+    expect(page.locator("#rows tr").first).to_contain_text("%")
     shows(page, "quick.jpg")
 
 
@@ -257,27 +320,59 @@ def test_a_full_server_is_asked_again_when_it_says(browser: "Browser", tiny_mode
     with serving(tiny_model, rate_limit=rate) as live:
         live.app.state.access = AccessControl(live.app.state.access.keys, limiter)
         with opened(browser, live, frozen=True) as page:
-            expect(page.locator("#busy")).to_contain_text("Asking again in 1 second.")
+            shows(page, "Cat")
+            choose(page, ("gradient.jpg", image()))
+            expect(page.locator("#retry")).to_have_text("Rate limit reached. Retrying in 1 s.")
+            page.clock.run_for(900)
+            expect(page.locator("#retry")).to_be_visible()  # until it does
+            shows(page, "Cat")  # the picture and the answer that belong together
+            expect(page.locator("#picture")).to_have_attribute("aria-label", "Cat")
             clock.side_effect = time.monotonic_ns
             page.clock.resume()
 
-            compared(page)
+            shows(page, "gradient.jpg")
 
+            expect(page.locator("#retry")).to_be_hidden()
             expect(page.locator("#error")).to_be_hidden()
+
+
+def test_a_busy_server_is_asked_again_when_it_says(page: "Page") -> None:
+    """As where a client has its own limit; two that wait send nothing until then."""
+    shows(page, "Cat")
+    refusals = [503, 503]
+
+    def refuse(route: "Route") -> None:
+        if not refusals:
+            route.continue_()
+            return
+        route.fulfill(
+            status=refusals.pop(),
+            headers={"Retry-After": "1"},
+            json={"error": "The queue is full.", "code": "overloaded"},
+        )
+
+    page.route("**/v1/predict*", refuse)
+    choose(page, ("first.jpg", image()), ("cat.jpg", CAT))
+
+    expect(page.locator("#retry")).to_have_text("The server is busy. Retrying in 1 s.")
+    expect(page.locator("#filecount")).to_have_text("2 of 2 pictures classified")
+    expect(page.locator("#retry")).to_be_hidden()
 
 
 def test_a_server_that_has_gone_is_told_and_can_be_tried_again(page: "Page") -> None:
     """In words, with a button that asks again."""
-    compared(page)
+    shows(page, "Cat")
     page.route("**/v1/predict*", lambda route: route.abort())
-    choose(page, ("cat.jpg", CAT))
-    expect(page.locator("#wrong")).to_contain_text("cannot be reached")
+    choose(page, ("cat.jpg", CAT), ("gradient.jpg", image()))
+    expect(page.locator("#wrong")).to_have_text("Cannot reach the server. Is it still running?")
+    expect(page.locator("#filecount")).to_contain_text("2 failed")
 
     page.unroute("**/v1/predict*")
     page.get_by_role("button", name="Try again").click()
 
     shows(page, "Ten crops")
     expect(page.locator("#classes li")).to_have_count(5)
+    expect(page.locator("#filecount")).to_have_text("2 of 2 pictures classified")
 
 
 def test_a_key_is_asked_for_where_one_is_needed(browser: "Browser", locked: Live) -> None:
@@ -352,7 +447,7 @@ def test_the_lines_to_copy_are_copied_and_true(
 
 def test_details_that_nobody_wants_are_not_in_the_lines(page: "Page") -> None:
     """Neither as an empty list nor as an empty parameter."""
-    compared(page)  # the page itself writes no more
+    shows(page, "Cat")  # the page itself writes no more
 
     page.evaluate(
         "async () => (await import(new URL('static/code.js', document.baseURI).href))"
@@ -365,7 +460,7 @@ def test_details_that_nobody_wants_are_not_in_the_lines(page: "Page") -> None:
 
 def test_many_images_are_decoded_two_at_a_time(page: "Page") -> None:
     """A photograph takes 48 MB while it is."""
-    compared(page)
+    shows(page, "Cat")
     page.evaluate(
         """() => {
             window.most = window.now = 0;
@@ -379,7 +474,7 @@ def test_many_images_are_decoded_two_at_a_time(page: "Page") -> None:
 
     choose(page, *[(f"{number}.jpg", CAT) for number in range(12)])
 
-    expect(page.locator("#mine .said", has_text="%")).to_have_count(12)
+    expect(page.locator("#rows .probability", has_text="%")).to_have_count(12)
     page.wait_for_function("now === 0")
     assert page.evaluate("most") == 2
 

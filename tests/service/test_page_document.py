@@ -7,7 +7,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from service.http.routes.page import STATIC
+from service.http.routes.page import STATIC, UNSURE
 from service.inference import model_file
 from tests.support.models import altered
 from tests.support.servers import Live, serving
@@ -89,11 +89,28 @@ def test_the_model_card_tells_what_the_file_records(live: Live, bundled_model: P
     assert "on the CPU" in page
     assert "ExecutionProvider" not in page
     for entry in health["accuracy"]:
-        assert f"{100 * entry['top1']:.1f} %" in page
+        assert f"{100 * entry['top1']:.1f}%" in page
         low, high = entry["top1_interval"]
         assert f"{100 * low:.1f} to {100 * high:.1f}" in page
         assert entry["data"] in page
     assert model_file.checksum(bundled_model)[:12] in page
+
+
+def test_without_scripts_the_page_says_what_to_do(live: Live) -> None:
+    """That it needs JavaScript, and how to ask without it."""
+    words = live.client.get("/").text.partition("<noscript>")[2].partition("</noscript>")[0]
+
+    assert "needs JavaScript" in words
+    assert "curl --data-binary @picture.jpg" in words
+
+
+def test_the_level_of_doubt_is_the_measured_one(live: Live) -> None:
+    """A third, which the page gives its scripts, and explains."""
+    page = live.client.get("/").text
+
+    assert f'data-unsure="{UNSURE}"' in page
+    assert "Below 33% the page says “Not sure”" in page
+    assert pytest.approx(1 / 3) == UNSURE
 
 
 def test_what_a_file_says_cannot_become_markup(tiny_model: Path, tmp_path: Path) -> None:

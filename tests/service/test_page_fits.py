@@ -9,7 +9,17 @@ import pytest
 
 from service.http.routes.page import CHOICES, SAMPLES, STATIC
 from tests.support.images import IMAGES
-from tests.support.pages import DESK, PHONE, a_browser, choose, compared, expect, opened, shows
+from tests.support.pages import (
+    DESK,
+    PHONE,
+    a_browser,
+    choose,
+    compared,
+    expect,
+    opened,
+    shows,
+    unfold,
+)
 from tests.support.servers import Live, serving
 
 if TYPE_CHECKING:
@@ -25,7 +35,7 @@ WIDTHS = (320, 390, 768, 1024, 1280)
 # What lies beyond the right edge of its column, but for what is hidden, and the dots at 100 %.
 OVERFLOWING = """() => [...document.querySelectorAll("main > section")].flatMap((section) => {
     const { right } = section.getBoundingClientRect();
-    return [...section.querySelectorAll("*:not(.dots i, #mine *, .unseen)")]
+    return [...section.querySelectorAll("*:not(.dots i, .scroll *, .unseen)")]
         .filter((part) => part.getBoundingClientRect().right > right + 0.5)
         .map((part) => `${part.localName}.${part.className} in ${section.className}`);
 })"""
@@ -59,6 +69,7 @@ def test_no_answer_is_wider_than_its_place(browser: "Browser", live: Live) -> No
     with opened(browser, live, size=DESK) as page:
         for sample, choice in product(SAMPLES, CHOICES):
             page.get_by_role("button", name=sample.name).click()
+            unfold(page)
             page.locator(f"[data-crops={choice.value}]").click()
             shows(page, f"{sample.name} · {choice.name}")
             compared(page)
@@ -69,7 +80,7 @@ def test_no_answer_is_wider_than_its_place(browser: "Browser", live: Live) -> No
 
 
 def test_on_a_phone_the_answer_is_in_sight(browser: "Browser", live: Live) -> None:
-    """A sample's and one's own: its name and its first bar, with the strip of pictures above."""
+    """A sample's and one's own: its name and its first bar."""
     with opened(browser, live, size=PHONE, touch=True) as page:
         shows(page, "Cat")
         assert bottom(page, "#classes .track") <= PHONE[1]
@@ -78,7 +89,7 @@ def test_on_a_phone_the_answer_is_in_sight(browser: "Browser", live: Live) -> No
         choose(page, ("rocket.jpg", rocket), *[(f"{number}.jpg", CAT) for number in range(5)])
 
         shows(page, "rocket.jpg")
-        expect(page.locator("#mine .said", has_text="%")).to_have_count(6)
+        expect(page.locator("#rows .probability", has_text="%")).to_have_count(6)
         assert bottom(page, "#classes .track") <= PHONE[1]
 
 
@@ -91,26 +102,20 @@ def test_nobody_is_told_to_drop_images_by_finger(browser: "Browser", live: Live)
             expect(page.get_by_text("Take a photo")).to_be_visible(visible=touch)
 
 
-def test_the_strip_shows_that_there_are_more_and_which_is_chosen(
-    browser: "Browser", live: Live
-) -> None:
-    """A part of the next one is seen; the chosen one comes into sight."""
+def test_the_table_scrolls_to_the_picture_that_is_chosen(browser: "Browser", live: Live) -> None:
+    """And the page stays where it is."""
     with opened(browser, live, size=DESK) as page:
-        choose(page, *[(f"{number}.jpg", CAT) for number in range(7)])
+        choose(page, *[(f"{number}.jpg", CAT) for number in range(12)])
         shows(page, "0.jpg")
-        right = page.locator("#mine").evaluate("list => list.getBoundingClientRect().right")
-        boxes = [item.bounding_box() for item in page.locator("#mine li").all()]
-        cut = [box for box in boxes if box and box["x"] < right - 8 < box["x"] + box["width"] - 8]
-        assert len(cut) == 1
+        page.locator("#files").evaluate("files => files.scrollIntoView({ block: 'end' })")
+        before = page.evaluate("scrollY")
+        expect(page.locator("#rows tr").last).not_to_be_in_viewport()
 
-        page.locator("#mine button").last.press("Enter")
-        shows(page, "6.jpg")
-        expect(page.locator("#mine button").last).to_be_in_viewport(ratio=0.95)
-        page.locator("#mine").evaluate("list => list.scrollTo(0, 0)")
-        choose(page, ("new.jpg", CAT))
+        page.locator("#previous").evaluate("button => button.click()")
 
-        shows(page, "new.jpg")
-        expect(page.locator("#mine button").last).to_be_in_viewport(ratio=0.95)
+        shows(page, "11.jpg")
+        expect(page.locator("#rows tr").last).to_be_in_viewport(ratio=0.95)
+        assert page.evaluate("scrollY") == before
 
 
 def test_a_time_of_more_digits_moves_nothing(browser: "Browser", live: Live) -> None:

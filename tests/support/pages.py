@@ -165,11 +165,26 @@ def bars(page: "Page") -> list[dict[str, Any]]:
     ]
 
 
+def unfold(page: "Page") -> None:
+    """Open what is folded: choices of crops, and timing."""
+    page.locator("#fold").evaluate("fold => { fold.open = true; }")
+
+
 def compared(page: "Page", choices: int = 3) -> None:
-    """Wait until each choice of crops has its answer."""
+    """Ask for a comparison of the choices of crops, and wait until each has its answer."""
+    unfold(page)
+    page.locator("#compare").click()
+    page.mouse.move(0, 0)  # and point at nothing
     expect(page.locator("#choices .three ol")).to_have_count(choices)
 
 
 def _type(name: str) -> str:
-    kinds = {"jpg": "image/jpeg", "png": "image/png", "txt": "text/plain"}
+    kinds = {
+        "heic": "image/heic",
+        "avif": "image/avif",
+        "jpg": "image/jpeg",
+        "png": "image/png",
+        "webp": "image/webp",
+        "txt": "text/plain",
+    }
     return kinds[name.rpartition(".")[2]]
