@@ -42,12 +42,15 @@ checks.negative_data_rejection.enabled = false
 
 # Whatever the document calls binary is an image; and classes are some of the model's.
 HOOKS = """
+from base64 import b64encode
 from pathlib import Path
 import schemathesis
 from hypothesis import strategies
 
-IMAGE = strategies.just(Path(__file__).with_name("image.jpg").read_bytes())
+BYTES = Path(__file__).with_name("image.jpg").read_bytes()
+IMAGE = strategies.just(BYTES)
 schemathesis.openapi.format("binary", IMAGE)
+schemathesis.openapi.format("byte", strategies.just(b64encode(BYTES).decode()))
 for media_type in ("image/*", "application/octet-stream"):
     schemathesis.openapi.media_type(media_type, IMAGE)
 

@@ -43,10 +43,16 @@ def describe_choices(app: FastAPI, state: ServiceState) -> None:
                     parameter["schema"]["enum"] = list(state.engine.model.crops)
                 if parameter["name"] == "details" and not state.settings.heatmaps:
                     parameter["schema"]["items"] = {"type": "string", "enum": ["views"]}
-            form = operation.get("requestBody", {}).get("content", {}).get(FORM, {})
-            for field in form.get("schema", {}).get("properties", {}).values():
-                if field["type"] == "array":
-                    field["maxItems"] = state.settings.max_files
+            content = operation.get("requestBody", {}).get("content", {})
+            for kind in (FORM, "application/json"):
+                fields = content.get(kind, {}).get("schema", {}).get("properties", {})
+                for name, field in fields.items():
+                    if name in ("file", "instances") and field.get("type") == "array":
+                        field["maxItems"] = state.settings.max_files
+                if (crops := fields.get("parameters", {}).get("properties", {}).get("crops")) and (
+                    "top" in fields["parameters"]["properties"]
+                ):
+                    crops["enum"] = list(state.engine.model.crops)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation does

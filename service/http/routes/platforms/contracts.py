@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, RootModel
 
 from service.http.routes.details import ClassAnswer, classes
+from service.http.routes.parameters import MOST_CLASSES
 from service.inference.predictions import Prediction
 from service.settings import Settings
 
@@ -81,18 +82,37 @@ class Contract:
         }
 
 
-_BASE64: Final = {"type": "string", "description": "An encoded image in base64."}
-_B64: Final = {"type": "object", "required": ["b64"], "properties": {"b64": _BASE64}}
+_BASE64: Final = {
+    "type": "string",
+    "format": "byte",
+    "minLength": 1,
+    "description": "An encoded image in base64.",
+}
+_B64: Final = {
+    "type": "object",
+    "required": ["b64"],
+    "properties": {"b64": _BASE64},
+    "additionalProperties": False,
+}
 _IMAGE_BYTES: Final = {
     "type": "object",
     "required": ["image_bytes"],
     "properties": {"image_bytes": {"anyOf": [_BASE64, _B64]}},
+    "additionalProperties": False,
 }
 _IMAGE: Final = {"anyOf": [_BASE64, _B64, _IMAGE_BYTES]}
 _INSTANCES: Final = {"type": "array", "minItems": 1, "items": _IMAGE}
+_TOP: Final = {"type": "integer", "minimum": 1, "maximum": MOST_CLASSES}
 _PARAMETERS: Final = {
     "type": ["object", "null"],
     "description": "top (or top_k) and crops, as in the query; they win over it.",
+    "properties": {
+        "top": _TOP,
+        "top_k": _TOP,
+        "crops": {"type": "string"},
+        "function_to_apply": {"const": "softmax"},
+    },
+    "additionalProperties": False,
 }
 _BYTES: Final = {"schema": {"type": "string", "format": "binary"}}
 

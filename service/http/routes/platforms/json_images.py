@@ -150,11 +150,12 @@ def _with(query: Query, name: str, value: Any) -> Query:
             f"there is no parameter {name[:SHOWN]!r} here; there are {', '.join(PARAMETERS)}"
         )
     if PARAMETERS[name] == "top":
-        if type(value) is not int or not 1 <= value <= MOST_CLASSES:
+        # JSON tells no 5.0 from 5; Python takes true for 1.
+        if type(value) not in (int, float) or value not in range(1, MOST_CLASSES + 1):
             raise ParameterInvalid(
                 f"parameters.{name} must be a whole number from 1 to {MOST_CLASSES}"
             )
-        return replace(query, top=value)
+        return replace(query, top=int(value))
     if not isinstance(value, str):
         raise ParameterInvalid('parameters.crops must be a string, such as "ten"')
     return replace(query, crops=value[:SHOWN])
