@@ -48,7 +48,7 @@ REASONS = {
 }
 DRAWN = ("formula", "illustration")  # which commands are not
 
-VARIABLES_OF_OTHERS = {"ALEXNET_TEST_CONTAINERS"}
+VARIABLES_OF_OTHERS = {"ALEXNET_TEST_CONTAINERS", "ALEXNET_TEST_KSERVE"}
 
 
 class Missing(Exception):
