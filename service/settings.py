@@ -49,7 +49,8 @@ OF_VERTEX_AI = {
     "predict_route": "AIP_PREDICT_ROUTE",
     "health_route": "AIP_HEALTH_ROUTE",
 }
-OF_OTHERS = ("api_key", "test_containers", "test_kserve")  # variables of `alexnet bench`, and of the tests
+# Variables of `alexnet bench`, and of the tests.
+OF_OTHERS = ("api_key", "test_containers", "test_kserve")
 
 
 def _split(value: object) -> object:

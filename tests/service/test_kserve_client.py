@@ -47,9 +47,7 @@ ASKED = "ALEXNET_TEST_KSERVE"
 
 pytestmark = [
     pytest.mark.external,
-    pytest.mark.skipif(
-        os.environ.get(ASKED) != "1", reason=f"installs 60 packages; {ASKED}=1 asks"
-    ),
+    pytest.mark.skipif(os.environ.get(ASKED) != "1", reason=f"60 packages; {ASKED}=1 asks"),
 ]
 
 
