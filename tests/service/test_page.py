@@ -510,7 +510,7 @@ def test_the_documentation_can_be_tried_with_a_key(browser: "Browser", locked: L
         page.get_by_label("auth-bearer-value").fill(KEY)
         page.get_by_role("button", name="Apply credentials").first.click()
         page.get_by_role("button", name="Close").first.click()
-        page.locator("#operations-predict-predict_v1_predict_post").click()
+        page.locator("#operations-predict-predict").click()
         page.get_by_role("button", name="Try it out").click()
         page.get_by_role("button", name="Execute").click()
 
