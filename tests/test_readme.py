@@ -142,7 +142,13 @@ def test_make_help_lists_every_target() -> None:
     declared = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text("utf-8"), re.M)
     assert declared
 
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
     lines = [line.split(maxsplit=1) for line in shown.stdout.splitlines()]
     assert [target for target, _ in lines] == declared[1].split()
