@@ -276,7 +276,7 @@ def test_the_steps_of_an_image_tell_its_way_even_if_its_first_run_failed() -> No
     assert steps[2].answered is None
 
 
-def test_whoever_counts_runs_is_told_of_each_and_harms_none() -> None:
+def test_the_counter_of_runs_gets_each_and_harms_none() -> None:
     """Not of those that failed."""
     told: list[tuple[int, bool]] = []
 

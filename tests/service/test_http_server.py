@@ -1219,7 +1219,7 @@ def test_uploads_do_not_push_out_those_of_an_address_that_holds_as_many(
         assert answer.status == 200
 
 
-def test_whoever_waits_for_an_answer_is_not_pushed_out(
+def test_a_client_that_waits_for_an_answer_is_not_pushed_out(
     greedy: tuple[Carried, Slow, list[Client]],
 ) -> None:
     """Whatever its address holds."""

@@ -465,7 +465,7 @@ def test_a_picture_that_the_browser_cannot_show_is_answered(page: "Page") -> Non
 def test_a_heatmap_can_be_cancelled_and_is_off_for_the_next_picture(
     browser: "Browser", quick: Live
 ) -> None:
-    """It says that it is computed; whoever has enough of it goes on without."""
+    """It says that it is computed; a user who cancels it goes on without."""
     with opened(browser, quick, size=DESK) as page:
         shows(page, "Cat")
         held: list[Route] = []

@@ -76,8 +76,7 @@ def authenticate(request: Request) -> None:
         return
     client: str | None = network_of(request.client.host) if request.client else ""
     if access.keys:
-        headers = request.headers
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
         offered = (
             bearer.strip() if scheme.lower() == "bearer" else "",
             request.headers.get("x-api-key"),

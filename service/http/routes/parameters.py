@@ -22,11 +22,14 @@ NAMES: Final = ("top", "crops", "threshold", "renormalise", *LISTS)  # of POST /
 DETAILS: Final[tuple[Detail, ...]] = get_args(Detail)
 
 
+def _is_top(text: str) -> bool:
+    """Whether it is a whole number from 1 to `MOST_CLASSES`."""
+    digits = text.isascii() and text.isdecimal() and len(text) <= 4
+    return digits and 1 <= int(text) <= MOST_CLASSES
+
+
 def _whole_number(value: object) -> object:
-    text = str(value)
-    if not (text.isascii() and text.isdecimal() and len(text) <= 4) or not (
-        1 <= int(text) <= MOST_CLASSES
-    ):
+    if not _is_top(str(value)):
         raise PydanticCustomError("top", f"must be a whole number from 1 to {MOST_CLASSES}")
     return value
 
@@ -155,9 +158,7 @@ def _plain(query: bytes, names: Collection[str]) -> dict[str, Any] | None:
             return None
         values[name] = value
     if "top" in values:
-        if len(values["top"]) > 4 or not values["top"].isdecimal():
+        if not _is_top(values["top"]):
             return None
         values["top"] = int(values["top"])
-        if not 1 <= values["top"] <= MOST_CLASSES:
-            return None
     return values
