@@ -83,11 +83,9 @@ class Scheduler:
 
     def _estimate(self, crops: int, size: int, *, one_core: bool) -> float:
         """Seconds of such a run; in proportion to what is known, of this kind if possible."""
-        if known := self._passed[crops, one_core]:
-            nearest = min(known, key=lambda each: abs(math.log(each / size)))
-            return known[nearest] * size / nearest
-        factor = self.cores if one_core else 1 / self.cores
-        if other := self._passed[crops, not one_core]:
-            nearest = min(other, key=lambda each: abs(math.log(each / size)))
-            return other[nearest] * size / nearest * factor
-        return size * (factor if one_core else 1.0)
+        other = self.cores if one_core else 1 / self.cores
+        for kind, factor in ((one_core, 1.0), (not one_core, other)):
+            if known := self._passed[crops, kind]:
+                nearest = min(known, key=lambda each: abs(math.log(each / size)))
+                return known[nearest] * size / nearest * factor
+        return size * other if one_core else float(size)
