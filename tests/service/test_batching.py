@@ -45,7 +45,7 @@ class Gate:
         self.deaths: list[str] = []
         self.entered = threading.Semaphore(0)
         self.open = threading.Event()
-        self.during: Callable[[], None] = lambda: None  # what happens while a run is under way
+        self.during: Callable[[], object] = lambda: None  # what happens while a run is under way
         if opened:
             self.open.set()
 
@@ -815,6 +815,8 @@ def test_on_many_cores_single_images_and_large_requests_still_take_turns() -> No
     """Each core's batch of one is of the other kind than the last one."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
+        in_pairs = threading.Barrier(2, timeout=PATIENCE)  # the core that is ahead waits
+        gate.during = in_pairs.wait
         tasks = await two_runs(batcher, gate, 1, 2)
         for mark in (3, 4):
             tasks.append(asyncio.create_task(batcher.submit(image(mark), 10)))

@@ -106,6 +106,7 @@ def document(live: Live) -> dict[str, Any]:
     return read
 
 
+@pytest.mark.external  # half a minute
 def test_whatever_is_sent_the_answer_is_one_that_the_document_describes(
     live: Live, document: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -133,6 +134,7 @@ def test_whatever_is_sent_the_answer_is_one_that_the_document_describes(
     assert "Traceback" not in "".join(live.log)
 
 
+@pytest.mark.external  # a quarter of a minute
 def test_what_fits_the_document_is_not_refused(tiny_model: Path, tmp_path: Path) -> None:
     """
     Schemathesis again, where every file is an image.

@@ -68,6 +68,11 @@ def answer(live: Live, data: bytes, **query: str) -> dict[str, Any]:
     return found
 
 
+def near(probability: float) -> Any:
+    """The same image's in a batch of another size, whose sums are rounded elsewhere."""
+    return pytest.approx(probability, rel=1e-5)
+
+
 def percent(probability: float) -> str:
     """As the page writes it."""
     return "<0.1%" if 0 < probability < 0.001 else f"{100 * probability:.1f}%"
@@ -206,13 +211,16 @@ def test_seventy_pictures_are_found_again(browser: "Browser", live: Live) -> Non
         table = list(csv.DictReader(StringIO(page.evaluate("navigator.clipboard.readText()"))))
         assert [row["filename"] for row in table[:2]] == ["0.jpg", "1.jpg"]
         assert table[0]["label"] == known[0]["label"]
-        assert float(table[0]["probability"]) == known[0]["probability"]
+        assert float(table[0]["probability"]) == near(known[0]["probability"])
         assert table[69]["filename"] == 'said "no", loudly.txt'
         assert table[69]["error"] == refused(live, TEXT)
         page.get_by_role("button", name="Copy JSON").click()
         expect(page.get_by_text("Copied")).to_have_count(2)
         copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
-        assert copied[0] == {"filename": "0.jpg", "classes": known}
+        assert copied[0]["filename"] == "0.jpg"
+        assert [{**found, "probability": near(found["probability"])} for found in known] == (
+            copied[0]["classes"]
+        )
         assert copied[69] == {"filename": 'said "no", loudly.txt', "error": refused(live, TEXT)}
 
         page.get_by_role("button", name="Clear").click()
