@@ -121,6 +121,7 @@ def test_the_command_says_why_there_is_no_dense(exported: Exported) -> None:
     assert "no dense, since the network is no chain of layers: Add" in exported.said
 
 
+@pytest.mark.external  # two exports by the command
 @pytest.mark.parametrize("precision", ["fp16", "int8w"])
 def test_a_residual_network_is_exported_in_another_precision(precision: str, folder: Path) -> None:
     done = _export(folder, "-o", str(folder / f"{precision}.onnx"), "--precision", precision)

@@ -246,6 +246,7 @@ SMALL = Recipe(
 )
 
 
+@pytest.mark.external  # learns for seconds
 def test_the_head_learns_what_the_teacher_says(tmp_path: Path, float32: None) -> None:
     """A teacher who is half sure: the probabilities come within 0.05."""
     some = dataset(500, high=7)
@@ -288,6 +289,7 @@ def test_a_learner_of_another_recipe_is_refused(tmp_path: Path) -> None:
         StudentTrainer(dataset(150), 0.1, PLACES_OF_CLASSES, SMALL, tmp_path / "learner.pt", CPU)
 
 
+@pytest.mark.external  # learns for seconds
 def test_rare_classes_are_lifted_by_the_adjustment(tmp_path: Path, float32: None) -> None:
     # Nine of ten crops are of class 0; what stands between the two could be either.
     features = torch.full((500, FEATURES), 5, dtype=torch.uint8)

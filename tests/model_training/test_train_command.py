@@ -250,6 +250,7 @@ def test_once_it_is_over_signals_are_the_systems_again() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.external  # loads and saves 244 MB
 def test_a_signal_ends_the_command_with_its_status_and_a_checkpoint(
     tmp_path: Path, bundled_model: Path
 ) -> None:

@@ -29,6 +29,7 @@ def few() -> LabelledImages:
     return digits(8, classes=3, held_out=4)
 
 
+@pytest.mark.external  # learns for seconds
 def test_a_small_set_is_learned_by_heart(tmp_path: Path, few: LabelledImages) -> None:
     recipe = Recipe(epochs=25, batch=8, rate=0.005, patience=25, mirror=False)
     training = trainings.training(tmp_path, few, recipe, classes=3)
@@ -48,6 +49,7 @@ def test_a_small_set_is_learned_by_heart(tmp_path: Path, few: LabelledImages) ->
     assert accuracy.loss < 0.05
 
 
+@pytest.mark.external  # learns for seconds
 def test_the_recipe_learns_to_read_digits(tmp_path: Path) -> None:
     """Five digits, 20 of each seen: of 40 others it reads 39, 37 and 38 in the best of seven epochs
     with the seeds 0, 1 and 2; guessing reads eight."""
@@ -129,6 +131,7 @@ def test_frozen_convolutions_keep_their_weights(tmp_path: Path, few: LabelledIma
     assert changed == {name for name in before if name.startswith("classifier.")}
 
 
+@pytest.mark.external  # learns for seconds
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_learns_too_and_keeps_float32_weights(
     tmp_path: Path, few: LabelledImages, precision: str

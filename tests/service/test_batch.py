@@ -614,6 +614,7 @@ def no_larger_files() -> Iterator[Any]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.external  # a trial of memory
 def test_memory_does_not_grow_with_the_folder(tiny_model: Path, tmp_path: Path) -> None:
     """Four times as many images.  The second time is like all that come: the first engine is
     dropped only when there is another."""

@@ -449,6 +449,7 @@ def test_ctrl_c_ends_it_quietly(tiny_model: Path, tmp_path: Path) -> None:
     assert complaint == b""
 
 
+@pytest.mark.external  # a trial of memory
 def test_memory_does_not_grow_with_the_number_of_images(tiny_model: Path, tmp_path: Path) -> None:
     """Neither of the document; each is forgotten when it is printed."""
     arguments = ("--json", "--top", "250", "--crops", "one")

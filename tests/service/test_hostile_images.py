@@ -417,6 +417,7 @@ def test_refusals_that_are_kept_keep_no_pixels() -> None:
     assert resident() - before < 60 * 2**20  # of 180 MB
 
 
+@pytest.mark.external  # a trial of memory
 def test_decoding_the_traps_again_and_again_takes_no_memory_for_good() -> None:
     files = [make() for make in traps.SMALL.values()]
     for _ in range(10):
