@@ -39,6 +39,8 @@ from tests.support.commands import here
 from tests.support.photographs import PHOTOGRAPHS, jpeg, photograph, repository
 from tests.support.servers import PATIENCE, ROOT
 
+pytestmark = pytest.mark.external  # half a minute: it runs the networks that are learned from
+
 SETS = """
 [validation]
 name = "seen"

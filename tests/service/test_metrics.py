@@ -28,6 +28,7 @@ from tests.support.servers import Live, serving, until
 TENSOR_MODEL, IMAGE_MODEL = "alexnet", "alexnet_image"
 PREDICT = "/v1/predict"
 JPEG = {"Content-Type": "image/jpeg"}
+DECODED = "alexnet_decode_duration_seconds_count"
 BROKEN = b"\xff\xd8\xff\xe0 no image"
 OPEN_METRICS = "application/openmetrics-text"
 
@@ -391,7 +392,9 @@ def sent(live: Live, *images: bytes) -> socket.socket:
 def test_a_full_queue_is_counted_with_what_it_refused_and_who_left(full: Live) -> None:
     """A refusal at the threshold is a failure of the model that its path is for."""
     before = of(full)
+    decoded = before[DECODED] + 4
     with sent(full, *[image()] * 4):
+        wait_for(full, lambda now: now[DECODED] == decoded)
         during = wait_for(full, lambda now: now["alexnet_images_pending"] == 1 + 4)
         refused = full.client.post(PREDICT, content=image(), headers=JPEG)
     after = wait_for(full, lambda now: now["alexnet_requests_in_flight"] == 1)
@@ -418,7 +421,7 @@ def test_a_full_queue_is_counted_with_what_it_refused_and_who_left(full: Live) -
     assert difference(before, after, "alexnet_request_duration_seconds_count") == {
         f'{{route="{PREDICT}"}}': 1
     }
-    assert difference(before, after, "alexnet_decode_duration_seconds_count") == {"": 4}
+    assert difference(before, after, DECODED) == {"": 4}
     assert difference(before, after, "alexnet_queue_duration_seconds_count") == {}
 
 
