@@ -23,12 +23,11 @@ from service.settings import load_settings
 from service.telemetry.metrics import Metrics, Snapshot
 from service.telemetry.request_record import ModelNames, RequestRecord
 from tests.support.images import image
-from tests.support.servers import Live, serving, until
+from tests.support.servers import InThread, Live, serving, until
 
 TENSOR_MODEL, IMAGE_MODEL = "alexnet", "alexnet_image"
 PREDICT = "/v1/predict"
 JPEG = {"Content-Type": "image/jpeg"}
-DECODED = "alexnet_decode_duration_seconds_count"
 BROKEN = b"\xff\xd8\xff\xe0 no image"
 OPEN_METRICS = "application/openmetrics-text"
 
@@ -115,7 +114,7 @@ def test_no_row_of_a_v2_request_is_answered_if_one_is_not(tiny_model: Path) -> N
 
 
 @pytest.fixture
-def full(tiny_model: Path) -> Iterator[Live]:
+def full(tiny_model: Path) -> Iterator[InThread]:
     """A server that is at one image; there are four more places, where images wait."""
     with (
         serving(tiny_model, max_queue=5, max_files=4, timeout=600) as live,
@@ -389,13 +388,12 @@ def sent(live: Live, *images: bytes) -> socket.socket:
     return connection
 
 
-def test_a_full_queue_is_counted_with_what_it_refused_and_who_left(full: Live) -> None:
+def test_a_full_queue_is_counted_with_what_it_refused_and_who_left(full: InThread) -> None:
     """A refusal at the threshold is a failure of the model that its path is for."""
     before = of(full)
-    decoded = before[DECODED] + 4
     with sent(full, *[image()] * 4):
-        wait_for(full, lambda now: now[DECODED] == decoded)
         during = wait_for(full, lambda now: now["alexnet_images_pending"] == 1 + 4)
+        full.until_queued()  # all four are decoded
         refused = full.client.post(PREDICT, content=image(), headers=JPEG)
     after = wait_for(full, lambda now: now["alexnet_requests_in_flight"] == 1)
 
@@ -421,7 +419,7 @@ def test_a_full_queue_is_counted_with_what_it_refused_and_who_left(full: Live) -
     assert difference(before, after, "alexnet_request_duration_seconds_count") == {
         f'{{route="{PREDICT}"}}': 1
     }
-    assert difference(before, after, DECODED) == {"": 4}
+    assert difference(before, after, "alexnet_decode_duration_seconds_count") == {"": 4}
     assert difference(before, after, "alexnet_queue_duration_seconds_count") == {}
 
 
