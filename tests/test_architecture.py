@@ -1,15 +1,15 @@
 """docs/architecture.md names every module, in the words of its docstring."""
 
-from tests.support.architecture import PAGE, TABLE, drawn, lines, packages
+from tests.support.architecture import LIST, PAGE, drawn, lines, packages
 
-AGAIN = "python -m tests.support.architecture writes the tables again"
-
-
-def test_every_package_has_its_table() -> None:
-    assert [match[2] for match in TABLE.finditer(PAGE.read_text("utf-8"))] == packages()
+AGAIN = "python -m tests.support.architecture writes the lists again"
 
 
-def test_the_tables_are_those_of_the_tree() -> None:
+def test_every_package_has_its_list() -> None:
+    assert [match[2] for match in LIST.finditer(PAGE.read_text("utf-8"))] == packages()
+
+
+def test_the_lists_are_those_of_the_tree() -> None:
     page = PAGE.read_text("utf-8")
 
     assert page == drawn(page), AGAIN

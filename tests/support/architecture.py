@@ -1,7 +1,7 @@
 """
 The map of modules in docs/architecture.md: a line for each, from its docstring's first sentence.
 
-    python -m tests.support.architecture        writes the tables of the page again
+    python -m tests.support.architecture        writes the lists of the page again
 """
 
 import ast
@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
 PACKAGES = ("service", "model_export", "model_training", "benchmarks", "robustness")
-TABLE = re.compile(r"(<!-- modules: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+LIST = re.compile(r"(<!-- modules: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def packages() -> list[str]:
@@ -25,10 +25,9 @@ def packages() -> list[str]:
     return sorted(found)
 
 
-def table(package: str) -> str:
-    """The Markdown table of a folder's modules."""
-    rows = [f"| `{name}` | {text} |\n" for name, text in lines(package)]
-    return "| module | |\n|---|---|\n" + "".join(rows)
+def listed(package: str) -> str:
+    """The Markdown list of a folder's modules."""
+    return "".join(f"- `{name}`: {text}\n" for name, text in lines(package))
 
 
 def lines(package: str) -> Iterator[tuple[str, str]]:
@@ -39,12 +38,12 @@ def lines(package: str) -> Iterator[tuple[str, str]]:
         docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
         paragraph = " ".join(docstring.partition("\n\n")[0].split())
         sentence = re.split(r"(?<=\.) (?=[A-Z`])", paragraph)[0].removesuffix(".")
-        yield path.name, sentence.replace("``", "`").replace("|", "\\|")
+        yield path.name, sentence.replace("``", "`")
 
 
 def drawn(page: str) -> str:
-    """The page with its tables as they should be."""
-    return TABLE.sub(lambda match: match[1] + table(match[2]) + match[4], page)
+    """The page with its lists as they should be."""
+    return LIST.sub(lambda match: match[1] + listed(match[2]) + match[4], page)
 
 
 if __name__ == "__main__":
