@@ -26,7 +26,7 @@ else:
 
 with atheris.instrument_imports(include=["service.http.routes"]):
     from service.http.routes import compression
-    from service.http.routes.open_inference import infer_request, infer_response
+    from service.http.routes.open_inference import infer, infer_request
     from service.http.routes.open_inference.served_models import models
 
 import numpy as np
@@ -195,7 +195,7 @@ def rule(data: bytes) -> None:
     if not 0 < len(question.rows) <= MAX_ROWS:
         raise harness.RuleBroken(f"{len(question.rows)} rows")
     probabilities = [np.full(len(LABELS), 1 / 3, np.float32)] * len(question.rows)
-    answer = infer_response.write(served, question, probabilities, LABELS)
+    answer = infer.write(served, question, probabilities, LABELS)
     json.loads(answer.body[: answer.header])
 
 

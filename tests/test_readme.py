@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from service.cli.settings_options import GROUPS
+from service.cli.options import GROUPS
 from service.http.middleware.errors import FRAMEWORK, INTERNAL, STATUSES
 from service.inference.engine import Engine
 from service.inference.image import decode

@@ -19,9 +19,9 @@ from service.batch.files import Skipped, read
 from service.console import Progress
 from service.errors import BodyTooLarge, FileUnreadable, ServiceError
 from service.inference.classifier import Classifier
+from service.inference.concurrency import WeightedSemaphore
 from service.inference.limits import Limits
 from service.inference.predictions import Probabilities, order
-from service.inference.semaphore import WeightedSemaphore
 
 SMALL: Final = 2**20  # bytes of a file that is read without waiting for room
 BATCHES_AHEAD: Final = 3  # one runs, one is ready, one is being read and decoded

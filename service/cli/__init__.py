@@ -2,8 +2,7 @@
 The commands of `alexnet`, a module for each.
 
     application       the command itself: help, --version, completion, what becomes of errors
-    options           what several commands share: options, exit statuses
-    settings_options  a flag for each setting, for serve and doctor
+    options           what several commands share; a flag for each setting; exit statuses
     output            the outcomes of predict, for people and programs
 
 The modules of the commands are imported for `--help` too, so what is slow to import (the runtime,

@@ -104,7 +104,7 @@ def bench(
     500 x 375, made on the spot: noise that decodes as photographs do.
     """
     from service.loadtest import generator
-    from service.loadtest.synthetic_images import photographs
+    from service.loadtest.generator import photographs
 
     bodies = _read(images) if images else photographs(SYNTHETIC)
     answer = generator.run(generator.probe(url, bodies[0], crops=crops, key=key))

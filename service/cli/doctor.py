@@ -28,9 +28,16 @@ import typer
 from rich.filesize import decimal
 
 from service.cgroups import cpu_quota, memory_limit
-from service.cli.options import DISTRIBUTION, AsJson, Status, epilog, installed
+from service.cli.options import (
+    DISTRIBUTION,
+    AsJson,
+    Status,
+    epilog,
+    installed,
+    takes_settings,
+    unknown_settings,
+)
 from service.cli.serve import listener, open_to_all
-from service.cli.settings_options import takes_settings, unknown_settings
 from service.console import clean, console
 from service.errors import (
     ProviderUnusable,

@@ -14,8 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from service.cgroups import cpu_quota
-from service.cli.options import Status, epilog
-from service.cli.settings_options import takes_settings, unknown_settings
+from service.cli.options import Status, epilog, takes_settings, unknown_settings
 from service.errors import SettingsInvalid
 from service.settings import Settings, load_engine, load_settings, spelled
 

@@ -34,9 +34,8 @@ import numpy as np
 
 from service.errors import NotReady, Overloaded
 from service.inference.predictions import Probabilities
-from service.inference.queue import Entry, ImageQueue, Pixels, Run, refuse
+from service.inference.queue import Entry, ImageQueue, Pixels, Run, StageTimings, refuse
 from service.inference.scheduling import Plan, Scheduler
-from service.inference.timings import StageTimings
 
 SHAPE = (256, 256, 3)
 RECENT = 0.2  # weight of the newest batch in the moving average of batch times

@@ -19,14 +19,12 @@ from service.cgroups import cpu_quota
 from service.errors import ImageError, RequestError, RunFailed, ServiceError
 from service.inference import occlusion
 from service.inference.batching import Batcher, Reservation
+from service.inference.concurrency import WeightedSemaphore, all_results, before
 from service.inference.decoding_pool import DecodingPool
 from service.inference.engine import Engine
 from service.inference.limits import Limits
 from service.inference.predictions import Detail, Result
-from service.inference.queue import Pixels
-from service.inference.semaphore import WeightedSemaphore
-from service.inference.tasks import all_results, before
-from service.inference.timings import StageTimings
+from service.inference.queue import Pixels, StageTimings
 
 log = logging.getLogger("service.classifier")
 

@@ -14,9 +14,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from service.inference.concurrency import WeightedSemaphore
 from service.inference.image import LARGE, EncodedImage, open_image
 from service.inference.limits import DecodeLimits
-from service.inference.semaphore import WeightedSemaphore
 
 T = TypeVar("T")
 

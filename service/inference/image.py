@@ -49,11 +49,10 @@ from service.errors import (
     ImageTypeUnsupported,
     ImageUnreadable,
 )
-from service.inference.colour import conversion
+from service.inference.appearance import Turn, conversion, turn_of
 from service.inference.formats import FORMATS, Format
 from service.inference.jpeg import END_OF_IMAGE, MARKER, SCAN, Jpeg
 from service.inference.limits import PIECES, DecodeLimits
-from service.inference.orientation import Turn, turn_of
 from service.inference.unsupported import unsupported
 
 SIDE: Final = 256  # pixels; the paper's, section 2

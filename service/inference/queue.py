@@ -1,9 +1,13 @@
 """
-The queue of images that wait for the engine, and which of them share the next batch.
+The queue of images that wait for the engine: their stage timings, and which share the next batch.
 
 Requests of one image and requests of several take turns: while both wait, each gets half of a
 batch, so that neither starves the other.  The rest is first come, first served.  A batch has one
 run function and one choice of crops.
+
+The stage timings are for the log, metrics, spans and headers: each stage writes down when it was
+done.  The clock is `time.monotonic()`, not the event loop's: uvloop's stands still while callbacks
+run, and counts in milliseconds.
 """
 
 import asyncio
@@ -16,13 +20,31 @@ from numpy.typing import NDArray
 
 from service.errors import DeadlineExceeded
 from service.inference.predictions import Probabilities
-from service.inference.timings import StageTimings
 
 Pixels = NDArray[np.uint8]
 # Images and crops to a row for each image; with `one_core=True` on one core, otherwise on all.
 Run = Callable[..., Probabilities]
 
 LATE = "The time allowed passed while the image waited for its turn. Try again, or allow more time."
+
+
+@dataclass(slots=True)
+class StageTimings:
+    """Moments of `time.monotonic()`, seconds; None until they have come."""
+
+    began: float | None = None  # accepted; it waits for a decoder, or is being decoded
+    decoded: float | None = None  # it joined the queue; at once, if it came as pixels
+    running: float | None = None  # its batch started
+    answered: float | None = None  # its batch came back
+    refused: float | None = None  # it was found at fault, in the stage that it had come to
+    batch: int = 0  # images in its batch
+
+    def spans(self) -> Iterator[tuple[str, float, float]]:
+        """The stages that it has passed, in order: name, beginning, end."""
+        moments = (self.began, self.decoded, self.running, self.answered)
+        for name, begin, end in zip(("decode", "queue", "run"), moments, moments[1:], strict=False):
+            if begin is not None and end is not None:
+                yield name, begin, end
 
 
 @dataclass(eq=False, slots=True)

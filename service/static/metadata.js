@@ -1,5 +1,5 @@
 // Bytes of an image -> {orientation, profiled, plain}: how EXIF data want it turned, whether it has a
-// colour profile, and the file without those EXIF data.  By the rule of service/inference/orientation.py,
+// colour profile, and the file without those EXIF data.  By the rule of service/inference/appearance.py,
 // since browsers have other rules: they do not turn WebP.  What AVIF and HEIC ask for is part of their
 // container, and browsers turn it themselves.
 

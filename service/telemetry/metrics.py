@@ -30,7 +30,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
-from service.inference.timings import StageTimings
+from service.inference.queue import StageTimings
 from service.telemetry.request_record import VERSION, ModelNames, RequestRecord
 
 OPEN_METRICS: Final = "application/openmetrics-text"

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 from starlette.requests import HTTPConnection
 
-from service.inference.timings import StageTimings
+from service.inference.queue import StageTimings
 
 KEY: Final = "alexnet.record"  # in a scope
 

@@ -24,7 +24,7 @@ from service.cgroups import cpu_quota
 from service.http.middleware import access_log
 from service.http.routes import health
 from service.inference.decoding_pool import DecodingPool
-from service.inference.timings import StageTimings
+from service.inference.queue import StageTimings
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_record import ModelNames, RequestRecord

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from service.errors import DeadlineExceeded, NotReady, Overloaded
 from service.inference import batching
 from service.inference.batching import Batcher
-from service.inference.timings import StageTimings
+from service.inference.queue import StageTimings
 from tests.support.servers import PATIENCE
 
 Pixels = NDArray[np.uint8]

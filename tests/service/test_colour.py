@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from service.inference import colour
-from service.inference.colour import CACHED, conversion
+from service.inference.appearance import CACHED, conversion
 from service.inference.image import decode
 from service.inference.limits import PROFILE_BYTES, DecodeLimits
 from tests.support import profiles, traps

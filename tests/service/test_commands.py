@@ -22,8 +22,7 @@ import service
 from service import app as server
 from service.batch import job
 from service.cli.application import SHELLS
-from service.cli.options import MEANINGS, Status
-from service.cli.settings_options import GROUPS
+from service.cli.options import GROUPS, MEANINGS, Status
 from service.errors import NotReady, ServiceError
 from service.http.middleware.errors import STATUSES
 from service.loadtest import generator

@@ -28,7 +28,7 @@ from service.evaluation.report import FEW
 from service.inference.classifier import Classifier
 from service.inference.engine import Engine
 from service.inference.predictions import Prediction
-from service.loadtest.synthetic_images import photographs
+from service.loadtest.generator import photographs
 from service.settings import Settings, limits
 from tests.support.classifying import classify_many
 from tests.support.models import OWN, altered

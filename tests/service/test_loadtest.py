@@ -15,9 +15,8 @@ from PIL import Image
 from service.inference.image import decode
 from service.inference.limits import DecodeLimits
 from service.loadtest import generator, statistics
-from service.loadtest.generator import Request
+from service.loadtest.generator import Request, photographs
 from service.loadtest.statistics import Figures, LoadStatistics, Record
-from service.loadtest.synthetic_images import photographs
 from tests.support.clocks import Clock
 from tests.support.commands import alexnet
 from tests.support.images import IMAGES as PHOTOGRAPHS

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as families
 from service.app import create_app
 from service.cgroups import memory_limit
 from service.inference.engine import Engine
-from service.inference.timings import StageTimings
+from service.inference.queue import StageTimings
 from service.settings import load_settings
 from service.telemetry.metrics import Metrics, Snapshot
 from service.telemetry.request_record import ModelNames, RequestRecord

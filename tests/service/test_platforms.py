@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from service.errors import SettingsInvalid
-from service.http.routes.json_cost import MOST_COST
+from service.http.routes.json_base64 import MOST_COST
 from service.settings import load_settings
 from tests.support.admission import full, refused_without_a_body
 from tests.support.images import IMAGES, image

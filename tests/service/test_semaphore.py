@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from service.inference.semaphore import WeightedSemaphore
+from service.inference.concurrency import WeightedSemaphore
 from tests.support.servers import PATIENCE
 
 

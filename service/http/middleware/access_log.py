@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.inference.timings import StageTimings
+from service.inference.queue import StageTimings
 from service.telemetry.logs import ABOUT
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_record import KEY, RequestRecord

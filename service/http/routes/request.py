@@ -33,8 +33,7 @@ from service.http.routes.compression import codings, unpacked
 from service.http.state import ServiceState, state_of
 from service.inference.engine import Engine
 from service.inference.predictions import Detail, Result
-from service.inference.queue import Pixels
-from service.inference.timings import StageTimings
+from service.inference.queue import Pixels, StageTimings
 from service.settings import Settings
 from service.telemetry.request_record import record_of
 

@@ -18,7 +18,6 @@ from service.http.middleware.errors import STATUSES, documented, refusal
 from service.http.routes.compression import OFFERED
 from service.http.routes.details import ClassAnswer, Extra, Heatmap, ViewAnswer, extra
 from service.http.routes.details import classes as classes_of
-from service.http.routes.forms import Upload
 from service.http.routes.parameters import (
     CLASSES_PARAMETER,
     DETAILS_PARAMETER,
@@ -33,7 +32,7 @@ from service.http.routes.parameters import (
     details_in,
 )
 from service.http.routes.request import accept, write_answer
-from service.http.routes.uploads import uploads
+from service.http.routes.uploads import Upload, uploads
 from service.inference.engine import Engine
 from service.inference.predictions import (
     Detail,

@@ -1,9 +1,8 @@
 """
 The Open Inference Protocol, version 2, over REST, as Triton's clients speak it.
 
-    infer               POST /v2/models/{model}/infer, in these steps:
-      infer_request       the body to its images: JSON, or JSON and bytes, which `tensors` reads
-      infer_response      probabilities to JSON, or JSON and bytes
+    infer               POST /v2/models/{model}/infer, and its answer: JSON, or JSON and bytes
+    infer_request       the body to its images: JSON, or JSON and bytes
     metadata            GET /v2 and below: the server, the models, their statistics
     served_models       the two models, as the protocol and Triton describe them
     schema              requests and answers, as OpenAPI describes them

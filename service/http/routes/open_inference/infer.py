@@ -2,22 +2,46 @@
 POST /v2/models/{model}/infer: images in, probabilities or classes out.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Final
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 from fastapi import APIRouter, Request, Response
+from pydantic_core import to_json
 
 from service.errors import ServiceError
 from service.http.middleware.admission import INFERENCE_HEADER
 from service.http.middleware.errors import STATUSES, documented, refusal
 from service.http.routes import compression
-from service.http.routes.open_inference import infer_request, infer_response, served_models
+from service.http.routes.open_inference import served_models
+from service.http.routes.open_inference.infer_request import BINARY_SIZE, Query, read
 from service.http.routes.open_inference.schema import ANSWER, REQUEST_BODY
 from service.http.routes.open_inference.served_models import Served
 from service.http.routes.request import AcceptedRequest, Chunks, accept, write_answer
+from service.inference.model_file import Label
+from service.inference.predictions import Probabilities, top_k
 from service.telemetry.request_record import VERSION, ModelNames
 
 VERSIONS: Final = ("", f"/versions/{VERSION}")
+JSON: Final = "application/json"
+BINARY: Final = "application/octet-stream"
+
+
+class Output(NamedTuple):
+    """One tensor: its values row by row, or their bytes, as it was asked for."""
+
+    datatype: str
+    shape: list[int]
+    data: list[Any] | bytes
+
+
+class Answer(NamedTuple):
+    """A body, and the length of the JSON before its bytes, if there are any."""
+
+    body: bytes
+    media_type: str
+    header: int | None
 
 
 def paths(name: str) -> tuple[str, ...]:
@@ -63,7 +87,7 @@ def _handler(served: Served) -> Callable[[Request], Awaitable[Response]]:
             rows.append(result.probabilities)
         labels = accepted.engine.model.labels
         size = len(rows) * (query.classes or len(labels))
-        answer = await write_answer(size, lambda: infer_response.write(served, query, rows, labels))
+        answer = await write_answer(size, lambda: write(served, query, rows, labels))
         return await _response(request, answer)
 
     infer.__doc__ = (
@@ -75,13 +99,13 @@ def _handler(served: Served) -> Callable[[Request], Awaitable[Response]]:
 
 async def _query(
     request: Request, chunks: Chunks, served: Served, accepted: AcceptedRequest
-) -> infer_request.Query:
+) -> Query:
     body = b"".join([chunk async for chunk in chunks])
     header = request.headers.get(INFERENCE_HEADER)
-    return infer_request.read(body, header, served, served_models.max_rows(accepted.settings))
+    return read(body, header, served, served_models.max_rows(accepted.settings))
 
 
-async def _response(request: Request, answer: infer_response.Answer) -> Response:
+async def _response(request: Request, answer: Answer) -> Response:
     headers = {"Vary": "Accept-Encoding"}
     if answer.header is not None:
         headers[INFERENCE_HEADER] = str(answer.header)
@@ -91,3 +115,54 @@ async def _response(request: Request, answer: infer_response.Answer) -> Response
         headers["Content-Encoding"] = encoding
         body = await compression.packed(body, encoding)
     return Response(body, media_type=answer.media_type, headers=headers)
+
+
+def write(
+    served: Served, query: Query, rows: Sequence[Probabilities], labels: Sequence[Label]
+) -> Answer:
+    """Answer a query whose rows are float32 `(classes,)` each, in their order."""
+    classes = query.classes or served.default_classes
+    if classes is None:
+        output = _probabilities(rows, query.binary)
+    else:
+        output = _classes(rows, labels, classes, query.binary)
+    tensor: dict[str, Any] = {
+        "name": served.output,
+        "datatype": output.datatype,
+        "shape": output.shape,
+    }
+    if isinstance(output.data, bytes):
+        tensor["parameters"] = {BINARY_SIZE: len(output.data)}
+    else:
+        tensor["data"] = output.data
+    answer: dict[str, Any] = {"model_name": served.name, "model_version": VERSION}
+    if query.id:
+        answer["id"] = query.id
+    head = to_json(answer | {"outputs": [tensor]}, inf_nan_mode="null")
+    if isinstance(output.data, bytes):
+        return Answer(head + output.data, BINARY, len(head))
+    return Answer(head, JSON, None)
+
+
+def _probabilities(rows: Sequence[Probabilities], binary: bool) -> Output:
+    values = np.stack(rows).astype("<f4", copy=False)
+    data = values.tobytes() if binary else values.ravel().tolist()
+    return Output("FP32", list(values.shape), data)
+
+
+def _classes(
+    rows: Sequence[Probabilities], labels: Sequence[Label], classes: int, binary: bool
+) -> Output:
+    """The classification extension's strings, the most probable first."""
+    count = min(classes, len(labels))
+    strings = [
+        # Clients split them at the colons.
+        f"{its.probability:f}:{its.index}:{its.label.replace(':', ';')}"
+        for row in rows
+        for its in top_k(row, labels, count)
+    ]
+    shape = [len(rows), count]
+    if not binary:
+        return Output("BYTES", shape, strings)
+    elements = (struct.pack("<I", len(text)) + text for text in map(str.encode, strings))
+    return Output("BYTES", shape, b"".join(elements))

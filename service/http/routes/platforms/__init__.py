@@ -1,8 +1,7 @@
 """
 The contracts of model platforms that send encoded images: one table, one parser.
 
-    contracts           which platform sends what, where, and what it reads
-    json_images         a body to its images: JSON with base64 in it, or the image itself
+    contracts           which platform sends what, where, and what it reads; a body to its images
     endpoints           the routes of the table, and the platforms' checks
 
 Refusals have the service's shape, `{"error": sentence, "code": word}`, which is theirs too: KServe,

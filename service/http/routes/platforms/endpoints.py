@@ -12,8 +12,13 @@ from service.errors import ServiceError, SettingsInvalid
 from service.http.middleware.errors import STATUSES, documented, methods_of, refusal
 from service.http.routes.health import StatusAnswer, check, report
 from service.http.routes.parameters import Crops, Top
-from service.http.routes.platforms import json_images
-from service.http.routes.platforms.contracts import Contract, PredictionsAnswer, by_path
+from service.http.routes.platforms.contracts import (
+    Contract,
+    PredictionsAnswer,
+    Query,
+    by_path,
+    read,
+)
 from service.http.routes.request import AcceptedRequest, Chunks, accept, write_answer
 from service.http.state import ServiceState, state_of
 from service.inference.predictions import top_k
@@ -78,10 +83,10 @@ def _handler(contract: Contract) -> Callable[..., Awaitable[Response]]:
 
 async def _query(
     request: Request, chunks: Chunks, contract: Contract, accepted: AcceptedRequest, top: int
-) -> json_images.Query:
+) -> Query:
     body = b"".join([chunk async for chunk in chunks])
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return json_images.read(
+    return read(
         body,
         contract,
         accepted.settings.max_files,

@@ -1,16 +1,22 @@
 """
-Embedded colour profiles: pixels -> sRGB, which the networks were trained on and browsers show.
+How an image is to be seen, by what its file says beside the pixels: its colours, which way is up.
 
+Embedded colour profiles: pixels -> sRGB, which the networks were trained on and browsers show.
 LittleCMS converts, with perceptual intent; its transforms are cached.  What converts to the same
 numbers is left alone, so that an sRGB profile costs nothing whatever it is called.  A profile that
 is broken, larger than `PROFILE_BYTES` or made for other channels counts as none.
+
+The orientation is the camera's, out of EXIF data.  It is read here and not by Pillow, which copies
+every entry's value: entries may all claim the same megabytes.  XMP's orientation does not count, as
+in browsers, ImageMagick and libvips.
 """
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from io import BytesIO
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -25,6 +31,10 @@ MOST_TAGS: Final = 100  # LittleCMS reads no more
 # Tags of any number of calculations for each colour, which LittleCMS prefers to all others.  No
 # browser reads them, and a profile of 1 MB could take half a minute.
 CALCULATIONS: Final = (b"D2B0", b"D2B1", b"D2B2", b"D2B3")
+
+EXIF_START: Final = b"Exif\0\0"
+EXIF_ORIENTATION: Final = 0x0112
+EXIF_FORMATS: Final = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT and LONG, as `struct` has them
 
 
 @dataclass(frozen=True)
@@ -92,3 +102,44 @@ def _sample(mode: str) -> Image.Image:
     levels = np.arange(0, 256, 17, dtype=np.uint8)
     colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(64, 64, 3)
     return Image.fromarray(colours)
+
+
+class Turn(NamedTuple):
+    """How a stored image becomes upright, and which of its stored axes that reverses."""
+
+    transpose: Image.Transpose
+    mirrors_x: bool
+    mirrors_y: bool
+
+
+TURNS: Final = {
+    2: Turn(Image.Transpose.FLIP_LEFT_RIGHT, True, False),
+    3: Turn(Image.Transpose.ROTATE_180, True, True),
+    4: Turn(Image.Transpose.FLIP_TOP_BOTTOM, False, True),
+    5: Turn(Image.Transpose.TRANSPOSE, False, False),
+    6: Turn(Image.Transpose.ROTATE_270, False, True),
+    7: Turn(Image.Transpose.TRANSVERSE, True, True),
+    8: Turn(Image.Transpose.ROTATE_90, True, False),
+}
+
+
+def turn_of(info: Mapping[Any, Any]) -> Turn | None:
+    """The turn that Pillow's `Image.info` asks for; None for none and for damaged EXIF data."""
+    try:
+        return TURNS.get(_orientation(info))
+    except (ValueError, struct.error):
+        return None
+
+
+def _orientation(info: Mapping[Any, Any]) -> int:
+    """The orientation as the EXIF standard numbers it; 1 if there is none."""
+    tiff = info.get("exif", b"").removeprefix(EXIF_START).removeprefix(EXIF_START)
+    if order := {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4]):
+        (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (entries,) = struct.unpack_from(f"{order}H", tiff, directory)
+        for offset in range(directory + 2, directory + 2 + 12 * entries, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", tiff, offset)
+            if tag == EXIF_ORIENTATION and kind in EXIF_FORMATS:
+                (value,) = struct.unpack_from(order + EXIF_FORMATS[kind], tiff, offset + 8)
+                return int(value)
+    return 1
