@@ -12,11 +12,10 @@ in browsers, ImageMagick and libvips.
 """
 
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from io import BytesIO
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -49,9 +48,9 @@ class Conversion:
         return self._transform.apply(image if image.mode == self.mode else image.convert(self.mode))
 
 
-def conversion(profile: bytes | None, mode: str) -> Conversion | None:
+def conversion(profile: bytes, mode: str) -> Conversion | None:
     """What an image of this mode of Pillow's, with this profile, needs; None for nothing."""
-    if not profile or len(profile) > PROFILE_BYTES:
+    if len(profile) > PROFILE_BYTES:
         return None
     channels = "CMYK" if mode == "CMYK" else "L" if mode[0] in "1LI" else "RGB"
     return _conversion(profile, channels)
@@ -123,17 +122,17 @@ TURNS: Final = {
 }
 
 
-def turn_of(info: Mapping[Any, Any]) -> Turn | None:
-    """The turn that Pillow's `Image.info` asks for; None for none and for damaged EXIF data."""
+def turn_of(exif: bytes) -> Turn | None:
+    """The turn that EXIF data ask for; None for none and for damaged ones."""
     try:
-        return TURNS.get(_orientation(info))
+        return TURNS.get(_orientation(exif))
     except (ValueError, struct.error):
         return None
 
 
-def _orientation(info: Mapping[Any, Any]) -> int:
+def _orientation(exif: bytes) -> int:
     """The orientation as the EXIF standard numbers it; 1 if there is none."""
-    tiff = info.get("exif", b"").removeprefix(EXIF_START).removeprefix(EXIF_START)
+    tiff = exif.removeprefix(EXIF_START).removeprefix(EXIF_START)
     if order := {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4]):
         (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
         (entries,) = struct.unpack_from(f"{order}H", tiff, directory)

@@ -194,9 +194,10 @@ class EncodedImage:
                 file.resume()
                 image.load()
                 profile = image.info.get("icc_profile") if self._colour_profiles else None
-                to_srgb = conversion(profile, image.mode)
+                to_srgb = conversion(profile, image.mode) if profile else None
                 opaque = _opaque(image, file.look, keep=to_srgb.mode if to_srgb else None)
-                square = _square(opaque, self._extent, turn_of(image.info))
+                exif = image.info.get("exif")
+                square = _square(opaque, self._extent, turn_of(exif) if exif else None)
                 if to_srgb:
                     square = to_srgb(square)
                 return np.asarray(square if square.mode == "RGB" else square.convert("RGB"))

@@ -74,9 +74,10 @@ class AcceptedRequest:
 
         They are the body before its Content-Encoding, whose bytes count too.
         """
-        applied = codings(self._request.headers.getlist("content-encoding"))
         limit = self.settings.max_body
-        chunks = unpacked(limited(self._request, limit, self.hold), applied, limit, self.hold)
+        chunks = limited(self._request, limit, self.hold)
+        if packed := self._request.headers.getlist("content-encoding"):
+            chunks = unpacked(chunks, codings(packed), limit, self.hold)
         parsed = await _in_time(parse(chunks), self.settings)
         self._record.read = time.monotonic()
         return parsed
