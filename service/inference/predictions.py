@@ -2,7 +2,7 @@
 
 from collections import ChainMap
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -128,7 +128,7 @@ def entry(filename: str | None, outcome: Outcome) -> dict[str, Any]:
     """An image's part of the answer: its best classes, or why it has none."""
     if isinstance(outcome, ServiceError):
         return {"filename": filename, "error": str(outcome), "code": outcome.code}
-    return {"filename": filename, "classes": [asdict(prediction) for prediction in outcome]}
+    return {"filename": filename, "classes": [vars(prediction) for prediction in outcome]}
 
 
 def answer(model: Model, crops: str, predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:

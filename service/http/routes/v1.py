@@ -12,12 +12,12 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import to_json
 
 from service import errors
 from service.http.middleware.errors import STATUSES, documented, refusal
 from service.http.routes.compression import OFFERED
-from service.http.routes.details import ClassAnswer, Extra, Heatmap, ViewAnswer, extra
-from service.http.routes.details import classes as classes_of
+from service.http.routes.details import ClassAnswer, Heatmap, ViewAnswer, extra
 from service.http.routes.parameters import (
     CLASSES_PARAMETER,
     DETAILS_PARAMETER,
@@ -33,13 +33,13 @@ from service.http.routes.parameters import (
 )
 from service.http.routes.request import accept, write_answer
 from service.http.routes.uploads import Upload, uploads
-from service.inference.engine import Engine
 from service.inference.predictions import (
     Detail,
-    Prediction,
     Result,
     Selection,
+    answer,
     class_indices,
+    entry,
     select_of_each,
 )
 from service.telemetry.request_record import record_of
@@ -190,14 +190,16 @@ async def predict(
         return refused
     engine = accepted.engine
 
-    def body() -> str:
-        names = [file.filename for file in files]
+    def body() -> bytes:
         best = select_of_each(results, labels, selection)
-        extras = [
-            Extra() if isinstance(result, errors.ServiceError) else extra(engine, result, selection)
-            for result in results
+        predictions = [
+            entry(file.filename, outcome) for file, outcome in zip(files, best, strict=True)
         ]
-        return answer_for(engine, crops, names, best, extras).model_dump_json()
+        if chosen:
+            for prediction, result in zip(predictions, results, strict=True):
+                if isinstance(result, Result):
+                    prediction.update(extra(engine, result, selection))
+        return to_json(answer(engine.model, crops, predictions), inf_nan_mode="null")
 
     return Response(await write_answer(size, body), media_type="application/json")
 
@@ -212,34 +214,6 @@ def _size(images: int, top: int, details: Collection[Detail]) -> int:
             "images in a request, or ask for a lower top"
         )
     return size
-
-
-def answer_for(
-    engine: Engine,
-    crops: str,
-    filenames: Sequence[str | None],
-    outcomes: Sequence[list[Prediction] | errors.ServiceError],
-    extras: Sequence[Extra] = (),
-) -> PredictAnswer:
-    """The answer's JSON shape; the command `alexnet predict --json` prints the same."""
-    model = engine.model
-    return PredictAnswer(
-        model=ModelAnswer(
-            name=model.name,
-            variant=model.variant,
-            precision=model.precision,
-            version=model.version,
-        ),
-        crops=crops,
-        predictions=[
-            FileRefusal(filename=name, error=str(outcome), code=outcome.code)
-            if isinstance(outcome, errors.ServiceError)
-            else FileAnswer(filename=name, classes=classes_of(outcome), **more)
-            for name, outcome, more in zip(
-                filenames, outcomes, extras or [Extra()] * len(outcomes), strict=True
-            )
-        ],
-    )
 
 
 def _all_refused(
