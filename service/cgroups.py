@@ -1,16 +1,19 @@
 """
-What this process's control groups allow: a container's CPU quota and memory limit, not its host's.
+What this process may take of its machine: a container's CPU quota and memory limit, not its host's.
 
 `cgroups` is where the control groups are mounted, `own` the file that names this process's in them.
 """
 
 import math
 import os
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
+MEMORY = Path("/proc/meminfo")
 UNLIMITED = 2**60  # bytes; version 1 writes nearly 2**63 for no limit
 
 
@@ -28,6 +31,14 @@ def memory_limit(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int | None
     return min(
         (limit for limit in _memory_limits(cgroups, own) if 0 < limit < UNLIMITED), default=None
     )
+
+
+def free_memory() -> int | None:
+    """Bytes that this machine has for programs; None if it does not say."""
+    with suppress(OSError, KeyError):  # not on Linux
+        fields = dict(re.findall(r"(\w+): +(\d+) kB", MEMORY.read_text()))
+        return int(fields["MemAvailable"]) * 1024
+    return None
 
 
 def _memory_limits(cgroups: Path, own: Path) -> Iterator[int]:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
+WIDEST: Final = 10_000  # columns, where there is no terminal
 LINE_EVERY: Final = 10.0  # seconds
 DRAW_EVERY: Final = 0.1
 MINUTES: Final = 100.0  # seconds from which on minutes are easier to read
@@ -47,6 +49,17 @@ def say(line: str) -> None:
     """A line for people, if anybody reads; names in it may hold commands for their terminal."""
     with suppress(OSError):
         print(clean(line), file=sys.stderr, flush=True)
+
+
+def print_rows(table: "Table", screen: "Console") -> None:
+    """A table as wide as the terminal; elsewhere a line of it is a line, however long."""
+    if screen.is_terminal:
+        screen.print(table)
+        return
+    screen.width = WIDEST
+    with screen.capture() as drawn:
+        screen.print(table)
+    print("\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
 
 class Progress:

@@ -473,6 +473,24 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsInvalid(_sentence(error, told), settings=_at_fault(error)) from error
 
 
+def usable_settings(flags: Mapping[str, str | None]) -> tuple[Settings, list[str]]:
+    """
+    The settings, and what is wrong with them: each that is named there has its default instead.
+
+    For the doctor; what is wrong is taken out of this process's environment.
+    """
+    left, faults = dict(flags), list[str]()
+    while True:
+        try:
+            return load_settings(**left), faults
+        except SettingsInvalid as error:
+            faults.append(str(error))
+            variables = {f"{PREFIX}{name.upper()}" for name in error.settings}
+            for variable in [name for name in os.environ if name.upper() in variables]:
+                del os.environ[variable]
+            left = {name: value for name, value in left.items() if name not in error.settings}
+
+
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Variables that look like settings and are not: misspelt ones, as a rule."""
     return sorted(

@@ -9,25 +9,21 @@ one that is missing ends only the checks that need it.
 
 import json
 import logging
-import math
 import os
 import platform
-import re
 import resource
 import ssl
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from importlib.metadata import requires
 from logging.handlers import BufferingHandler
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import typer
 from rich.filesize import decimal
 
-from service.cgroups import cpu_quota, memory_limit
+from service.cgroups import cpu_quota, free_memory, memory_limit
 from service.cli.options import (
     DISTRIBUTION,
     AsJson,
@@ -38,16 +34,10 @@ from service.cli.options import (
     unknown_settings,
 )
 from service.cli.serve import listener, open_to_all
-from service.console import clean, console
-from service.errors import (
-    ProviderUnusable,
-    ServiceError,
-    SettingsInvalid,
-    StartError,
-)
-from service.http.access import Keys
+from service.console import clean, console, print_rows
+from service.errors import ProviderUnusable, ServiceError, StartError
 from service.inference.providers import CPU, PROVIDERS, load_runtime, runtimes
-from service.settings import PREFIX, Settings, load_engine, load_settings, spelled
+from service.settings import PREFIX, Settings, load_engine, spelled, usable_settings
 
 if TYPE_CHECKING:
     from service.inference.engine import Engine
@@ -64,14 +54,11 @@ EPILOG: Final = epilog(
     done="it would start, and be usable; there may be warnings",
     failed="it would not, or could not be used; each problem says what to do",
 )
-WIDEST: Final = 10_000  # columns, where there is no terminal
 SIGNS: Final = {"ok": "✓+", "warning": "!!", "failed": "✗x"}  # the second where only ASCII is known
 COLOURS: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
 
 INSTALL: Final = "install it again: scripts/install run"
-RENEW: Final = "have it renewed, and send SIGHUP to a server that runs"
 SOON: Final = 14  # days until a certificate ends
-MEMORY: Final = Path("/proc/meminfo")
 SQUARE: Final = 256 * 256 * 3  # bytes of an image in the queue
 DECODING: Final = 12  # bytes a pixel, at most; WebP takes 16, and has a limit of its own
 SAMPLE: Final = 16  # images of a batch that is run to see what it takes
@@ -94,7 +81,7 @@ def doctor(as_json: bool = False, **flags: str | None) -> None:
     the next one whatever it finds. Takes the flags of alexnet serve, and the same
     variables. Prints a line for each, and below it what to do.
     """
-    findings = list(_examine(flags))
+    findings = _examine(flags)
     well = all(finding.verdict != "failed" for finding in findings)
     if as_json:
         keys = ("check", "verdict", "found", "mend")
@@ -109,48 +96,51 @@ def doctor(as_json: bool = False, **flags: str | None) -> None:
 takes_settings(doctor, as_json=AsJson)
 
 
-def _examine(flags: Mapping[str, str | None]) -> Iterator[Finding]:
+def _examine(flags: Mapping[str, str | None]) -> list[Finding]:
     """All the findings, in the order in which a server would meet them."""
     environment = dict(os.environ)
-    settings, faults = _usable_settings(flags)
-    for fault in faults:
-        remedy = "correct it, or leave it out for its default"
-        yield Finding("settings", "failed", fault.rstrip("."), remedy)
-    yield from _run("settings", _variables, environment)
-    yield from _run("python", platform.python_version)
-    yield from _run("packages", _packages)
+    settings, faults = usable_settings(flags)
+    remedy = "correct it, or leave it out for its default"
+    findings = [Finding("settings", "failed", fault.rstrip("."), remedy) for fault in faults]
+    findings += _run("settings", _variables, environment)
+    findings += _run("python", platform.python_version)
+    findings += _run("packages", _packages)
     for check in (_keys, _certificate, _tracing, _cores, _files):
-        yield from _run(check.__name__.removeprefix("_"), check, settings)
-    runtime = [*_run("runtime", _runtime)]
-    yield from runtime
+        findings += _run(check.__name__.removeprefix("_"), check, settings)
+    runtime = _run("runtime", _runtime)
+    findings += runtime
     engines: list[Engine] = []
     if runtime[0].verdict == "ok":
-        yield from _run("model", _model, settings, engines.append)
+        findings += _run("model", _model, settings, engines.append)
     for engine in engines:
-        yield from _run("provider", _provider, engine)
-        yield from _run("memory", _memory, settings, engine)
-    yield from _run("port", _port, settings)
-    yield from _run("admin port", _port, settings, "admin_")
+        findings += _run("provider", _provider, engine)
+        findings += _run("memory", _memory, settings, engine)
+    findings += _run("port", _port, settings)
+    findings += _run("admin port", _port, settings, "admin_")
+    if engines and all(finding.verdict != "failed" for finding in findings):
+        seen = {finding[2:] for finding in findings}  # such as warnings about the keys
+        further = _run("settings", _application, settings, *engines)
+        findings += [finding for finding in further if finding[2:] not in seen]
+    return findings
 
 
-def _run(name: str, check: Callable[..., str | None], *arguments: Any) -> Iterator[Finding]:
+def _run(name: str, check: Callable[..., str | None], *arguments: Any) -> list[Finding]:
     """What a check returns, raises and logs; an error, of any kind, ends this check only."""
     logged = BufferingHandler(capacity=1000)
     logged.setLevel(logging.WARNING)
     logging.getLogger().addHandler(logged)
+    verdict, message = "failed", ""
     try:
-        if result := check(*arguments):
-            yield _finding(name, "warning" if "; " in result else "ok", result)
+        if message := check(*arguments) or "":
+            verdict = "warning" if "; " in message else "ok"
     except ServiceError as error:
-        name = "provider" if isinstance(error, ProviderUnusable) else name
-        yield _finding(name, "failed", str(error).rstrip("."))
+        name, message = "provider" if isinstance(error, ProviderUnusable) else name, str(error)
     except Exception as error:  # the other checks are wanted all the same
-        result = f"this check itself has failed ({type(error).__name__}: {error}); report it"
-        yield _finding(name, "failed", result)
+        message = f"this check itself has failed ({type(error).__name__}: {error}); report it"
     finally:
         logging.getLogger().removeHandler(logged)
-    for record in logged.buffer:
-        yield _finding(name, "warning", record.getMessage())
+    findings = [_finding(name, verdict, message.rstrip("."))] if message else []
+    return findings + [_finding(name, "warning", each.getMessage()) for each in logged.buffer]
 
 
 def _finding(check: str, verdict: str, message: str) -> Finding:
@@ -158,24 +148,6 @@ def _finding(check: str, verdict: str, message: str) -> Finding:
     if verdict == "failed":
         remedy = remedy or "correct it, or leave the setting out"
     return Finding(check, verdict, result, remedy or None)
-
-
-def _usable_settings(flags: Mapping[str, str | None]) -> tuple[Settings, list[str]]:
-    """
-    The settings, and what is wrong with them: each that is named there has its default instead.
-
-    What is wrong is taken out of this process's environment.
-    """
-    left, faults = dict(flags), list[str]()
-    while True:
-        try:
-            return load_settings(**left), faults
-        except SettingsInvalid as error:
-            faults.append(str(error))
-            variables = {f"{PREFIX}{name.upper()}" for name in error.settings}
-            for variable in [name for name in os.environ if name.upper() in variables]:
-                del os.environ[variable]
-            left = {name: value for name, value in left.items() if name not in error.settings}
 
 
 def _variables(environment: Mapping[str, str]) -> str | None:
@@ -210,7 +182,9 @@ def _packages() -> str:
 
 def _keys(settings: Settings) -> str:
     """Whether the file of keys can be used, and who may send requests."""
-    if Keys([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file):
+    from service.http.middleware.auth import AccessControl
+
+    if AccessControl.from_settings(settings).keys:
         return "every request must have one"
     return open_to_all(settings) or "none, and only this machine can ask"
 
@@ -219,26 +193,9 @@ def _certificate(settings: Settings) -> str | None:
     """Whether it can be read, fits its key, is valid today, and for how long."""
     if (file := settings.ssl_certfile) is None:
         return None
-    from service.app import certificate_read
+    from service.http.server.tls import RENEW, valid_until
 
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname = False
-    # Its signer is not asked for: the question is whether it is valid today.
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    with certificate_read(settings):
-        server.load_cert_chain(file, settings.ssl_keyfile, password="")  # not to be asked for one
-        client.load_verify_locations(file)
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    asks = client.wrap_bio(to_client, to_server)
-    answers = server.wrap_bio(to_server, to_client, server_side=True)
-    try:
-        for side in (asks, answers, asks):  # a handshake in memory
-            with suppress(ssl.SSLWantReadError):
-                side.do_handshake()
-    except ssl.SSLCertVerificationError as error:
-        raise SettingsInvalid(f"{file}: {error.verify_message}; {RENEW}") from error
-    end = str((asks.getpeercert() or {})["notAfter"])
+    end = valid_until(settings)
     days = (ssl.cert_time_to_seconds(end) - time.time()) / 86400
     if days < SOON:
         return f"{file} ends in {days:.0f} days, {end}; {RENEW}"
@@ -316,24 +273,20 @@ def _memory(settings: Settings, engine: "Engine") -> str:
     # This process is one like the server's, and the doctor's own parts are small.
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     taken *= 1 if sys.platform == "darwin" else 1024
-    decoding = settings.max_decoding_pixels * DECODING
-    busy = taken + settings.max_uploads + decoding + settings.max_queue * SQUARE
-    result = (
-        f"{decimal(taken)} after a batch of {batch}, {decimal(busy)} at the very most when busy"
-    )
-    limits: list[tuple[float, str]] = []
+    images = settings.max_decoding_pixels * DECODING + settings.max_queue * SQUARE
+    busy = taken + settings.max_uploads + images
+    limits = []
     if (allowed := memory_limit()) is not None:
         limits.append((allowed, f"the container's limit is {decimal(allowed)}"))
-    with suppress(OSError, KeyError):  # not on Linux
-        fields = dict(re.findall(r"(\w+): +(\d+) kB", MEMORY.read_text()))
+    if (free := free_memory()) is not None:
         # What this process has taken is no longer free.
-        unused = int(fields["MemAvailable"]) * 1024 + taken
-        limits.append((unused, f"this machine has {decimal(unused)} free"))
-    free, limit = min(limits, default=(math.inf, "what is free is not known"))
-    result = f"{result}, and {limit}"
-    if free < taken:
+        limits.append((free + taken, f"this machine has {decimal(free + taken)} free"))
+    room, limit = min(limits, default=(busy, "what is free is not known"))
+    result = f"{decimal(taken)} after a batch of {batch}, "
+    result += f"{decimal(busy)} at the very most when busy, and {limit}"
+    if room < taken:
         raise StartError(f"{result}; give it {decimal(busy)}")
-    if free < busy:
+    if room < busy:
         names = map(spelled, ("max_decoding_pixels", "max_uploads", "max_queue"))
         result += f"; lower one of {', '.join(names)}, or give it {decimal(busy)}"
     return result
@@ -346,6 +299,13 @@ def _port(settings: Settings, prefix: str = "") -> str | None:
         return None
     listener(host, port, f"{prefix}port").close()
     return f"{host}:{port} is free" if port else "the system chooses one"
+
+
+def _application(settings: Settings, engine: "Engine") -> None:
+    """What else would keep it from being built, such as an origin that no browser sends."""
+    from service.app import create_app
+
+    create_app(settings.model_copy(update={"tracing": False}), engine)  # which has been tried
 
 
 def _print(findings: list[Finding]) -> None:
@@ -363,13 +323,7 @@ def _print(findings: list[Finding]) -> None:
         if remedy:
             text.append(f"\n-> {clean(remedy)}", style=COLOURS[verdict])
         table.add_row(Text(sign, style=COLOURS[verdict]), check, text)
-    if screen.is_terminal:
-        screen.print(table)
-    else:  # a line is a line, however long
-        screen.width = WIDEST
-        with screen.capture() as drawn:
-            screen.print(table)
-        print("\n".join(line.rstrip() for line in drawn.get().splitlines()))
+    print_rows(table, screen)
     problems, warnings = (
         sum(finding.verdict == verdict for finding in findings) for verdict in ("failed", "warning")
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from service import cgroups
 from service.cli import doctor as doctors
 from service.settings import Settings
 from tests.support.commands import alexnet, plain
@@ -40,7 +41,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
     """A machine with time and memory, whatever else runs on it."""
     free = tmp_path_factory.mktemp("proc") / "meminfo"
     free.write_text("MemAvailable:   64000000 kB\n")
-    monkeypatch.setattr(doctors, "MEMORY", free)
+    monkeypatch.setattr(cgroups, "MEMORY", free)
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +213,22 @@ def test_a_port_where_this_service_answers_already_is_told_as_by_serve(tiny_mode
     (bad,) = [check for check in checks if check["check"] == "port"]
     assert (bad["verdict"], starting.returncode) == ("failed", 1)
     assert starting.stderr.decode() == f"alexnet: {bad['found']}; {bad['mend']}\n"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"cors_origins": "example.com"}, {"predict_route": "/v1/predict"}, {"api_keys": ""}],
+    ids=["origin", "path", "keys"],
+)
+def test_what_serve_refuses_beside_that_is_told_in_its_words(
+    tiny_model: Path, wrong: dict[str, str]
+) -> None:
+    """It is found while the application is built."""
+    checks = examined(status=1, model=tiny_model, **wrong)
+    starting = alexnet("serve", model=tiny_model, port=0, **wrong)
+
+    (bad,) = [check for check in checks if check["verdict"] == "failed"]
+    assert starting.stderr.decode().rstrip(".\n") == f"alexnet: {bad['found']}; {bad['mend']}"
 
 
 def test_a_certificate_is_tried_with_its_key(

@@ -12,7 +12,7 @@ number of connections and of pipelined requests; and it answers what is not HTTP
 Nothing here waits without a deadline: one timer for what the client sends, one for what it reads.
 
 * connection_limits   what all may take together: connections, open files
-* tls                 from the accept to the end of the TLS handshake
+* tls                 from the accept to the end of the TLS handshake; the certificate
 * connection          one client: its deadlines and its end
 * parser              bytes to requests, or an error
 * pipeline            its requests in turn, their answers, reading paused, writing watched
@@ -29,7 +29,7 @@ from service.http.server.connection_limits import (
     within_file_limit,
 )
 from service.http.server.pipeline import PIPELINE
-from service.http.server.tls import accept_tls_within_limits
+from service.http.server.tls import accept_tls_within_limits, certificate_read
 
 __all__ = [
     "PIPELINE",
@@ -37,6 +37,7 @@ __all__ = [
     "Connection",
     "Limits",
     "accept_tls_within_limits",
+    "certificate_read",
     "protocol",
     "within_file_limit",
 ]

@@ -1,5 +1,6 @@
 """
-A connection from its accept to the end of the TLS handshake: counted and timed like any other.
+TLS: a connection from its accept to the end of its handshake, counted and timed like any other; and
+whether the certificate can be used.
 
 A server of the event loop that speaks TLS hides a connection until the handshake is done.  So the
 server accepts without TLS, and each connection is then given to the loop's TLS by itself.
@@ -9,13 +10,18 @@ import asyncio
 import os
 import socket
 import ssl
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, cast
 
 from uvicorn.config import Config, create_ssl_context
 
+from service.errors import SettingsInvalid
 from service.http.server.connection import Connection
+from service.settings import Settings, spelled
+
+RENEW = "have it renewed, and send SIGHUP to a server that runs"
 
 
 def accept_tls_within_limits(config: Config) -> "TlsAcceptor | None":
@@ -27,6 +33,45 @@ def accept_tls_within_limits(config: Config) -> "TlsAcceptor | None":
     config.http_protocol_class = cast(type[asyncio.Protocol], acceptor)
     config.ssl = None  # otherwise the event loop would make handshakes of its own, of up to 60 s
     return acceptor
+
+
+@contextmanager
+def certificate_read(settings: Settings) -> Iterator[None]:
+    """One sentence for what keeps a certificate or its key from being read."""
+    try:
+        yield
+    except OSError as error:  # ssl.SSLError is one
+        key = settings.ssl_keyfile or "the key is in it too"
+        raise SettingsInvalid(
+            f"{spelled('ssl_certfile')} ({settings.ssl_certfile}) and {spelled('ssl_keyfile')} "
+            f"({key}) cannot be used ({error.strerror or error}); both are PEM, and the key must "
+            "be the certificate's."
+        ) from error
+
+
+def valid_until(settings: Settings) -> str:
+    """The end of the certificate, `Jun  1 12:00:00 2030 GMT`; `SettingsInvalid` for one that cannot
+    be used or is not valid today."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    # Its signer is not asked for: the question is whether it is valid today.
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    file = settings.ssl_certfile
+    assert file is not None
+    with certificate_read(settings):
+        server.load_cert_chain(file, settings.ssl_keyfile, password="")  # not to be asked for one
+        client.load_verify_locations(file)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asks = client.wrap_bio(to_client, to_server)
+    answers = server.wrap_bio(to_server, to_client, server_side=True)
+    try:
+        for side in (asks, answers, asks):  # a handshake in memory
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    except ssl.SSLCertVerificationError as error:
+        raise SettingsInvalid(f"{file}: {error.verify_message}; {RENEW}") from error
+    return str((asks.getpeercert() or {})["notAfter"])
 
 
 class TlsAcceptor:
