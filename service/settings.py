@@ -7,8 +7,9 @@ works, a range, a unit and a reason.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -109,60 +110,99 @@ Route = Annotated[str | None, AfterValidator(_route)]
 RateLimit = Annotated[str | None, AfterValidator(_rate)]
 
 
+def _in(group: str) -> Callable[..., Any]:
+    """`Field` for the settings of a group, as `--help` and docs/settings.md show them together."""
+    return partial(Field, json_schema_extra={"group": group})
+
+
+_model = _in("Model and device")
+_address = _in("Addresses")
+_batches = _in("Batches and queue")
+_images = _in("Images")
+_requests = _in("Requests and connections")
+_access = _in("Access control")
+_logs = _in("Logs and traces")
+
+
 class Settings(BaseSettings):
     """The service's settings; a flag wins over the environment, that over the default."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    model: Path = Field(
+    model: Path = _model(
         default=BUNDLED,
         description="The model file, as alexnet-export writes it; by default the bundled one.",
     )
-    model_name: ModelName = Field(
+    model_name: ModelName = _model(
         default="alexnet",
         description="The name that clients of Triton, KServe, TorchServe and others ask for; with "
         "_image after it, the model that takes encoded images at /v2.",
     )
-    device: Device = Field(
+    device: Device = _model(
         default="auto",
         description="Where to compute: cuda refuses to start without a working GPU, auto falls "
         "back to the CPU and says so.",
     )
-    host: str = Field(
+    threads: int = _model(
+        default=0,
+        ge=0,
+        le=1024,
+        description="Threads for the network on the CPU; 0 takes all cores of our quota.",
+    )
+    gpu_memory_limit: Size = _model(
+        default=0,
+        ge=0,
+        description="Bytes of GPU memory that the runtime may take; 0 sets no limit.",
+    )
+
+    host: str = _address(
         default="127.0.0.1",
         min_length=1,
         description="The address to listen on; 0.0.0.0 opens the service to the network.",
     )
-    port: int = Field(
+    port: int = _address(
         default=8000,
         ge=0,
         le=65535,
         description="The TCP port; 0 lets the system choose one. Vertex AI's AIP_HTTP_PORT sets "
         "it too.",
     )
-    predict_route: Route = Field(
+    predict_route: Route = _address(
         default=None,
         description="A further path that classifies, as Vertex AI asks: its AIP_PREDICT_ROUTE "
         "sets it too.",
     )
-    health_route: Route = Field(
+    health_route: Route = _address(
         default=None,
         description="A further path that tells readiness, as Vertex AI asks: its "
         "AIP_HEALTH_ROUTE sets it too.",
     )
-    threads: int = Field(
-        default=0,
+    admin_port: int | None = _address(
+        default=None,
         ge=0,
-        le=1024,
-        description="Threads for the network on the CPU; 0 takes all cores of our quota.",
+        le=65535,
+        description="A second TCP port, for /docs, /metrics and the health checks alone, without "
+        "a key; none by default.",
     )
-    max_batch: int = Field(
+    admin_host: str = _address(
+        default="127.0.0.1", min_length=1, description="The address that the second port is on."
+    )
+    docs: Literal["main", "admin", "off"] = _address(
+        default="main",
+        description="Which port has /docs and /openapi.json: main, admin, or off for none.",
+    )
+    metrics: Literal["main", "admin", "off"] = _address(
+        default="main",
+        description="Which port has /metrics: main, admin, or off for none.",
+    )
+
+    max_batch: int = _batches(
         default=16,
         ge=1,
         le=1024,
         description="Images per run of the network; each may be ten crops, so memory grows fast.",
     )
-    max_delay: float = Field(
+    max_delay: float = _batches(
         default=0.0,
         ge=0.0,
         le=10.0,
@@ -170,49 +210,50 @@ class Settings(BaseSettings):
         "25 ms at most, only for images already being decoded, and for clients that usually come "
         "back at once.",
     )
-    max_queue: int = Field(
+    max_queue: int = _batches(
         default=256,
         ge=1,
         le=1_000_000,
         description="Images accepted and unanswered; beyond it we answer 503 at once, since a "
         "longer wait helps nobody.",
     )
-    max_files: int = Field(
+    max_files: int = _batches(
         default=64,
         ge=1,
         le=10_000,
         description="Images per request; they must fit into the queue together.",
     )
-    max_body: Size = Field(
-        default=20 * 2**20,
-        ge=1,
-        description="Bytes per request body, all its images together, such as 20MB or 20MiB; they "
-        "are kept in memory.",
+    heatmaps: bool = _batches(
+        default=True,
+        description="Whether a request may ask for heatmaps (details=heatmap); each runs the "
+        "network for 65 images.",
     )
-    max_uploads: Size = Field(
-        default=256 * 2**20,
-        ge=1,
-        description="Bytes of all bodies held at once; what exceeds them is refused with 503, so "
-        "that many uploads at a time cannot fill the memory.",
+    run_timeout: float = _batches(
+        default=60.0,
+        gt=0.0,
+        le=3600.0,
+        description="Seconds that one run of the network may take; beyond it counts as hung, and "
+        "the process ends with status 70, to be started again.",
     )
-    formats: Formats = Field(
+
+    formats: Formats = _images(
         default=FORMAT_NAMES,
         description="Image formats that are read, separated by commas; each format "
         "you disable removes a decoder from the attack surface.",
     )
-    max_pixels: int = Field(
+    max_pixels: int = _images(
         default=DecodeLimits.max_pixels,
         ge=1,
         description="Pixels per image, checked before decoding; each takes 4 to 12 bytes while "
         "it is decoded, in WebP, AVIF and HEIC 16.",
     )
-    max_decoding_pixels: int = Field(
+    max_decoding_pixels: int = _images(
         default=Limits.max_decoding_pixels,
         ge=1,
         description="Pixels of all large images that are decoded at once, the others wait: "
         "this bounds the memory of decoding, whatever the number of cores.",
     )
-    decode_timeout: float = Field(
+    decode_timeout: float = _images(
         default=DecodeLimits.decode_timeout,
         gt=0.0,
         le=600.0,
@@ -220,149 +261,129 @@ class Settings(BaseSettings):
         "to 15 megapixels a second of it, AVIF and HEIC to 40 or 10 MB, run-length coded BMP to 1, "
         "and progressive JPEG to 500 megapixels times scans.",
     )
-    max_aspect_ratio: float = Field(
+    max_aspect_ratio: float = _images(
         default=DecodeLimits.max_aspect_ratio,
         ge=1.0,
         le=1000.0,
         description="Long side over short side; scaling a ribbon's short side to 256 would "
         "multiply its memory.",
     )
-    scaled_decoding: bool = Field(
+    scaled_decoding: bool = _images(
         default=DecodeLimits.scaled_decoding,
         description="Let libjpeg shrink large JPEGs while it decodes them: several times as fast "
         "at 12 megapixels, but up to 11 grey levels away, which changes 1 to 3 best classes in "
         "100.",
     )
-    colour_profiles: bool = Field(
+    colour_profiles: bool = _images(
         default=DecodeLimits.colour_profiles,
         description="Convert images with an embedded colour profile to sRGB, as browsers show "
         "them; false takes their numbers as they are, as torchvision does.",
     )
-    heatmaps: bool = Field(
-        default=True,
-        description="Whether a request may ask for heatmaps (details=heatmap); each runs the "
-        "network for 65 images.",
+
+    max_body: Size = _requests(
+        default=20 * 2**20,
+        ge=1,
+        description="Bytes per request body, all its images together, such as 20MB or 20MiB; they "
+        "are kept in memory.",
     )
-    timeout: float = Field(
-        default=30.0,
-        gt=0.0,
-        le=3600.0,
-        description="Seconds from the end of a request's headers to its answer; later is 504.",
+    max_uploads: Size = _requests(
+        default=256 * 2**20,
+        ge=1,
+        description="Bytes of all bodies held at once; what exceeds them is refused with 503, so "
+        "that many uploads at a time cannot fill the memory.",
     )
-    body_timeout: float = Field(
-        default=20.0,
-        gt=0.0,
-        le=3600.0,
-        description="Seconds that a request's body may take to arrive; slower is 408.",
-    )
-    header_timeout: float = Field(
-        default=10.0,
-        gt=0.0,
-        le=3600.0,
-        description="Seconds that a request's headers may take to arrive; slower is 408.",
-    )
-    keep_alive: float = Field(
-        default=5.0,
-        gt=0.0,
-        le=3600.0,
-        description="Seconds that a connection may rest between two requests; behind a load "
-        "balancer, more than the seconds it keeps connections itself.",
-    )
-    max_headers: Size = Field(
+    max_headers: Size = _requests(
         default=32 * 2**10,
         ge=1024,
         description="Bytes of a request's first line and headers; more is 431.",
     )
-    max_connections: int = Field(
+    max_connections: int = _requests(
         default=4096,
         ge=1,
         description="Open connections of the main port, the admin port has 64 of its own; for one "
         "more the longest idle one is closed, and if none is idle, the newcomer is refused with "
         "503.",
     )
-    max_connections_per_address: int | None = Field(
+    max_connections_per_address: int | None = _requests(
         default=None,
         ge=1,
         description="Open connections of the main port that one address may hold, IPv6 by /64; "
         "beyond it is 503. None by default, since all that comes through a proxy has its address.",
     )
-    run_timeout: float = Field(
-        default=60.0,
+    timeout: float = _requests(
+        default=30.0,
         gt=0.0,
         le=3600.0,
-        description="Seconds that one run of the network may take; beyond it counts as hung, and "
-        "the process ends with status 70, to be started again.",
+        description="Seconds from the end of a request's headers to its answer; later is 504.",
     )
-    shutdown_timeout: float = Field(
+    body_timeout: float = _requests(
+        default=20.0,
+        gt=0.0,
+        le=3600.0,
+        description="Seconds that a request's body may take to arrive; slower is 408.",
+    )
+    header_timeout: float = _requests(
+        default=10.0,
+        gt=0.0,
+        le=3600.0,
+        description="Seconds that a request's headers may take to arrive; slower is 408.",
+    )
+    keep_alive: float = _requests(
+        default=5.0,
+        gt=0.0,
+        le=3600.0,
+        description="Seconds that a connection may rest between two requests; behind a load "
+        "balancer, more than the seconds it keeps connections itself.",
+    )
+    shutdown_timeout: float = _requests(
         default=30.0,
         ge=0.0,
         le=3600.0,
         description="Seconds that accepted work may take to finish after SIGTERM.",
     )
-    gpu_memory_limit: Size = Field(
-        default=0,
-        ge=0,
-        description="Bytes of GPU memory that the runtime may take; 0 sets no limit.",
+
+    api_keys_file: Path | None = _access(
+        default=None,
+        description="A file with one API key per line, # for comments; read again on SIGHUP.",
     )
-    api_keys: Keys = Field(
+    rate_limit: RateLimit = _access(
+        default=None,
+        description="Images that one API key, or without keys one address, may send, such as "
+        "100/minute; beyond it is 429.",
+    )
+    cors_origins: Names = _access(
+        default=(),
+        description="Origins whose web pages may ask, separated by commas, such as "
+        "https://example.com; none by default, * is any.",
+    )
+    ssl_certfile: Path | None = _access(
+        default=None,
+        description="The certificate chain, PEM; with it we speak TLS on both ports.",
+    )
+    ssl_keyfile: Path | None = _access(
+        default=None, description="The certificate's private key, PEM, if it is in another file."
+    )
+    api_keys: Keys = _access(
         default=(),
         description="API keys, separated by commas; without any, and without a file of them, "
         "everybody may ask. In the environment only, since flags are seen by every user of a "
         "machine.",
     )
-    api_keys_file: Path | None = Field(
-        default=None,
-        description="A file with one API key per line, # for comments; read again on SIGHUP.",
-    )
-    rate_limit: RateLimit = Field(
-        default=None,
-        description="Images that one API key, or without keys one address, may send, such as "
-        "100/minute; beyond it is 429.",
-    )
-    cors_origins: Names = Field(
-        default=(),
-        description="Origins whose web pages may ask, separated by commas, such as "
-        "https://example.com; none by default, * is any.",
-    )
-    docs: Literal["main", "admin", "off"] = Field(
-        default="main",
-        description="Which port has /docs and /openapi.json: main, admin, or off for none.",
-    )
-    metrics: Literal["main", "admin", "off"] = Field(
-        default="main",
-        description="Which port has /metrics: main, admin, or off for none.",
-    )
-    admin_port: int | None = Field(
-        default=None,
-        ge=0,
-        le=65535,
-        description="A second TCP port, for /docs, /metrics and the health checks alone, without "
-        "a key; none by default.",
-    )
-    admin_host: str = Field(
-        default="127.0.0.1", min_length=1, description="The address that the second port is on."
-    )
-    ssl_certfile: Path | None = Field(
-        default=None,
-        description="The certificate chain, PEM; with it we speak TLS on both ports.",
-    )
-    ssl_keyfile: Path | None = Field(
-        default=None, description="The certificate's private key, PEM, if it is in another file."
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
+
+    log_level: Literal["debug", "info", "warning", "error"] = _logs(
         default="info", description="The least severe message that is logged."
     )
-    access_log: Literal["all", "requests", "off"] = Field(
-        default="requests",
-        description="Which answers are lines of the log: all; requests, without health checks, "
-        "metrics and the page's files that are answered well; or off for none.",
-    )
-    log_format: Literal["auto", "text", "json"] = Field(
+    log_format: Literal["auto", "text", "json"] = _logs(
         default="auto",
         description="text for people, json for programs, one object a line; auto is text on a "
         "terminal and json elsewhere.",
     )
-    tracing: bool = Field(
+    access_log: Literal["all", "requests", "off"] = _logs(
+        default="requests",
+        description="Which answers are lines of the log: all; requests, without health checks, "
+        "metrics and the page's files that are answered well; or off for none.",
+    )
+    tracing: bool = _logs(
         default=False,
         description="Send OpenTelemetry spans of requests, decoding, queue and runs to where "
         "OTEL_EXPORTER_OTLP_ENDPOINT says.",
@@ -444,6 +465,15 @@ def load_engine(settings: Settings, current: "Engine | None" = None) -> "Engine"
     engine = Engine.load(settings.model, **arguments)
     engine.device_requested = settings.device
     return engine
+
+
+def groups() -> dict[str, list[str]]:
+    """The settings of each group, in order."""
+    grouped: dict[str, list[str]] = {}
+    for name, field in Settings.model_fields.items():
+        assert isinstance(field.json_schema_extra, dict)
+        grouped.setdefault(str(field.json_schema_extra["group"]), []).append(name)
+    return grouped
 
 
 def spelled(field: str) -> str:

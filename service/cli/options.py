@@ -16,7 +16,7 @@ from typing import Annotated, Final, get_args
 import typer
 
 from service.inference.providers import devices
-from service.settings import OF_OTHERS, PREFIX, SECRETS, Settings, unknown_variables
+from service.settings import OF_OTHERS, PREFIX, SECRETS, Settings, groups, unknown_variables
 
 DISTRIBUTION: Final = "alexnet-service"
 
@@ -27,56 +27,6 @@ OUTPUT: Final = "Output"
 CROPS: Final = ("ten", "one", "dense")
 DEVICES: Final = devices()
 
-GROUPS: Final = {
-    "Model and device": ("model", "model_name", "device", "threads", "gpu_memory_limit"),
-    "Addresses": (
-        "host",
-        "port",
-        "predict_route",
-        "health_route",
-        "admin_port",
-        "admin_host",
-        "docs",
-        "metrics",
-    ),
-    "Batches and queue": (
-        "max_batch",
-        "max_delay",
-        "max_queue",
-        "max_files",
-        "heatmaps",
-        "run_timeout",
-    ),
-    "Images": (
-        "formats",
-        "max_pixels",
-        "max_decoding_pixels",
-        "decode_timeout",
-        "max_aspect_ratio",
-        "scaled_decoding",
-        "colour_profiles",
-    ),
-    "Requests and connections": (
-        "max_body",
-        "max_uploads",
-        "max_headers",
-        "max_connections",
-        "max_connections_per_address",
-        "timeout",
-        "body_timeout",
-        "header_timeout",
-        "keep_alive",
-        "shutdown_timeout",
-    ),
-    "Access control": (
-        "api_keys_file",
-        "rate_limit",
-        "cors_origins",
-        "ssl_certfile",
-        "ssl_keyfile",
-    ),
-    "Logs and traces": ("log_level", "log_format", "access_log", "tracing"),
-}
 # The placeholder of a flag whose description does not begin with its unit.
 METAVARS: Final = {
     "threads": "COUNT",
@@ -227,7 +177,7 @@ def takes_settings(command: Callable[..., None], **switches: object) -> None:
             default=None,
             annotation=Annotated[str | None, _option(name, panel)],
         )
-        for panel, names in GROUPS.items()
+        for panel, names in groups().items()
         for name in names
         if name not in SECRETS
     ]

@@ -140,5 +140,5 @@ def test_colour_profiles_count_unless_they_are_switched_off() -> None:
 
 
 def test_all_faults_are_told_at_once() -> None:
-    with pytest.raises(SettingsInvalid, match=r"ALEXNET_PORT.*ALEXNET_THREADS"):
+    with pytest.raises(SettingsInvalid, match=r"ALEXNET_THREADS.*ALEXNET_PORT"):
         load_settings(port=-1, threads=-1)

@@ -38,24 +38,31 @@ def describe_choices(app: FastAPI, state: ServiceState) -> None:
     def openapi() -> dict[str, Any]:
         document = write()  # the same one each time; a model that was read again may differ
         for operation in (each for path in document["paths"].values() for each in path.values()):
-            for parameter in operation.get("parameters", ()):
-                if parameter["name"] == "crops":
-                    parameter["schema"]["enum"] = list(state.engine.model.crops)
-                if parameter["name"] == "details" and not state.settings.heatmaps:
-                    parameter["schema"]["items"] = {"type": "string", "enum": ["views"]}
-            content = operation.get("requestBody", {}).get("content", {})
-            for kind in (FORM, "application/json"):
-                fields = content.get(kind, {}).get("schema", {}).get("properties", {})
-                for name, field in fields.items():
-                    if name in ("file", "instances") and field.get("type") == "array":
-                        field["maxItems"] = state.settings.max_files
-                if (crops := fields.get("parameters", {}).get("properties", {}).get("crops")) and (
-                    "top" in fields["parameters"]["properties"]
-                ):
-                    crops["enum"] = list(state.engine.model.crops)
+            _describe_query(operation, state)
+            _describe_body(operation, state)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation does
+
+
+def _describe_query(operation: dict[str, Any], state: ServiceState) -> None:
+    schemas = {each["name"]: each["schema"] for each in operation.get("parameters", ())}
+    if "crops" in schemas:
+        schemas["crops"]["enum"] = list(state.engine.model.crops)
+    if "details" in schemas and not state.settings.heatmaps:
+        schemas["details"]["items"] = {"type": "string", "enum": ["views"]}
+
+
+def _describe_body(operation: dict[str, Any], state: ServiceState) -> None:
+    content = operation.get("requestBody", {}).get("content", {})
+    for kind in (FORM, "application/json"):
+        fields = content.get(kind, {}).get("schema", {}).get("properties", {})
+        for images in (fields[name] for name in ("file", "instances") if name in fields):
+            if images.get("type") == "array":
+                images["maxItems"] = state.settings.max_files
+        parameters = fields.get("parameters", {}).get("properties", {})
+        if {"top", "crops"} <= parameters.keys():
+            parameters["crops"]["enum"] = list(state.engine.model.crops)
 
 
 def operation_id(route: APIRoute) -> str:
