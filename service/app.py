@@ -136,7 +136,6 @@ class Server(uvicorn.Server):
                 server.Limits(
                     header_timeout=settings.header_timeout,
                     keep_alive=settings.keep_alive,
-                    max_headers=settings.max_headers,
                     max_connections=server.within_file_limit(settings.max_connections),
                     max_connections_per_address=settings.max_connections_per_address,
                 ),

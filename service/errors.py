@@ -129,7 +129,7 @@ class ImageTooLarge(ImageError):
 
 
 class ImageTooElongated(ImageError):
-    """The image is a ribbon: scaling its short side up would take too much memory."""
+    """The image is a ribbon, of which the central square would show next to nothing."""
 
     code = "image_too_elongated"
 

@@ -42,7 +42,6 @@ OF_THE_PROXY: Final = (
     "port",
     "header_timeout",
     "keep_alive",
-    "max_headers",
     "max_connections",
     "max_connections_per_address",
     "admin_host",

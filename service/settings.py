@@ -261,13 +261,6 @@ class Settings(BaseSettings):
         "to 15 megapixels a second of it, AVIF and HEIC to 40 or 10 MB, run-length coded BMP to 1, "
         "and progressive JPEG to 500 megapixels times scans.",
     )
-    max_aspect_ratio: float = _images(
-        default=DecodeLimits.max_aspect_ratio,
-        ge=1.0,
-        le=1000.0,
-        description="Long side over short side; scaling a ribbon's short side to 256 would "
-        "multiply its memory.",
-    )
     scaled_decoding: bool = _images(
         default=DecodeLimits.scaled_decoding,
         description="Let libjpeg shrink large JPEGs while it decodes them: several times as fast "
@@ -291,11 +284,6 @@ class Settings(BaseSettings):
         ge=1,
         description="Bytes of all bodies held at once; what exceeds them is refused with 503, so "
         "that many uploads at a time cannot fill the memory.",
-    )
-    max_headers: Size = _requests(
-        default=32 * 2**10,
-        ge=1024,
-        description="Bytes of a request's first line and headers; more is 431.",
     )
     max_connections: int = _requests(
         default=4096,

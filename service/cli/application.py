@@ -21,7 +21,7 @@ from typer.completion import get_completion_inspect_parameters
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from service.cli import bench, doctor, evaluate, inspect, predict, serve
-from service.cli.options import Status, choices, epilog, installed
+from service.cli.options import CLOSE, Status, choices, epilog, installed
 from service.errors import NotReady, ServiceError
 from service.inference.providers import runtimes
 
@@ -30,7 +30,6 @@ SHELLS: Final = ("bash", "zsh", "fish")
 # taken.  Asking for them has what the shells' scripts call answer as the scripts expect it.
 INSTALL, SHOW = get_completion_inspect_parameters()
 
-CLOSE: Final = 0.75  # similarity, 0 to 1, from which on another option is suggested
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 EPILOG: Final = epilog(

@@ -19,6 +19,7 @@ from service.inference.providers import devices
 from service.settings import OF_OTHERS, PREFIX, SECRETS, Settings, groups, unknown_variables
 
 DISTRIBUTION: Final = "alexnet-service"
+CLOSE: Final = 0.75  # similarity, 0 to 1, from which on another name is suggested
 
 QUESTION: Final = "Prediction"
 COMPUTING: Final = "Runtime"
@@ -32,7 +33,6 @@ METAVARS: Final = {
     "threads": "COUNT",
     "max_connections": "COUNT",
     "max_connections_per_address": "COUNT",
-    "max_aspect_ratio": "RATIO",
     "formats": "NAMES",
     "predict_route": "PATH",
     "health_route": "PATH",
@@ -194,7 +194,7 @@ def unknown_settings(environment: Mapping[str, str]) -> dict[str, str]:
     unknown = {}
     for name in unknown_variables(environment):
         word = name.upper().removeprefix(PREFIX).lower()
-        similar = get_close_matches(word, (*Settings.model_fields, *OF_OTHERS), 1)
+        similar = get_close_matches(word, (*Settings.model_fields, *OF_OTHERS), 1, CLOSE)
         known = f"{PREFIX}{similar[0].upper()}" if similar else ""
         unknown[name] = f"Did you mean {known}?" if known else "See alexnet serve --help."
     return unknown

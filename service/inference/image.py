@@ -298,8 +298,7 @@ def _judge(size: tuple[int, int], limits: DecodeLimits) -> None:
     if max(width, height) > limits.max_aspect_ratio * min(width, height):
         raise ImageTooElongated(
             f"The image is {width} x {height} pixels; its long side may be at most "
-            f"{limits.max_aspect_ratio:g} times its short one. Crop it, or have "
-            "ALEXNET_MAX_ASPECT_RATIO raised."
+            f"{limits.max_aspect_ratio:g} times its short one. Crop it."
         )
 
 

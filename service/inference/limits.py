@@ -1,4 +1,4 @@
-"""What inference may take; each limit is explained at the setting of the same name."""
+"""What inference may take; most limits are explained at the setting of the same name."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -14,7 +14,9 @@ class DecodeLimits:
     """What decoding one image may cost."""
 
     max_pixels: int = 2**26  # 8192 x 8192: sensors of phones have 8160 x 6144
-    max_aspect_ratio: float = 32.0  # long side over short side
+    # Long side over short side.  No setting: of a longer image the central square shows less than a
+    # 32nd, and whatever the network sees there is no answer about the image.
+    max_aspect_ratio: float = 32.0
     scaled_decoding: bool = False
     colour_profiles: bool = True
     formats: tuple[str, ...] = FORMAT_NAMES

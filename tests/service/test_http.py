@@ -33,9 +33,7 @@ JPEG = {"Content-Type": "image/jpeg"}
 @pytest.fixture(scope="module")
 def live(tiny_model: Path) -> Iterator[InThread]:
     """One server for all tests that do not harm it."""
-    with serving(
-        tiny_model, max_files=3, max_body=200_000, max_pixels=1_000_000, max_aspect_ratio=20
-    ) as server:
+    with serving(tiny_model, max_files=3, max_body=200_000, max_pixels=1_000_000) as server:
         yield server
 
 

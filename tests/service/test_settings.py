@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from service.cli.options import unknown_settings
 from service.errors import SettingsInvalid
 from service.settings import PREFIX, Settings, limits, load_settings, unknown_variables
 
@@ -43,11 +44,18 @@ def test_variables_that_are_no_settings_are_known() -> None:
     assert unknown_variables(dict.fromkeys(given, "1")) == ["ALEXNET_PROT"]
 
 
+def test_a_setting_that_is_no_more_is_unknown_and_nothing_is_suggested() -> None:
+    """What is like it by its first word alone is something else."""
+    gone = {"ALEXNET_MAX_HEADERS": "64KB", "ALEXNET_MAX_ASPECT_RATIO": "100"}
+
+    assert unknown_settings(gone) == dict.fromkeys(gone, "See alexnet serve --help.")
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("port", 65536), ("port", "http"), ("device", "tpu"), ("max_batch", 0), ("threads", -1),
-        ("max_aspect_ratio", 0.5), ("timeout", 0), ("log_level", "loud"), ("host", ""),
+        ("timeout", 0), ("log_level", "loud"), ("host", ""),
         ("max_delay", float("nan")), ("formats", "jpeg,tiff"), ("formats", ""),
         ("rate_limit", "many"), ("rate_limit", "0/second"), ("docs", "elsewhere"),
         ("run_timeout", 0), ("access_log", "some"),
@@ -77,8 +85,7 @@ def test_a_bad_variable_in_the_environment_is_named(monkeypatch: pytest.MonkeyPa
     ],
 )  # fmt: skip
 def test_sizes_are_written_as_people_write_them(written: object, size: int) -> None:
-    for field in ("max_headers", "gpu_memory_limit"):
-        assert getattr(load_settings(**{field: written}), field) == size
+    assert load_settings(gpu_memory_limit=written).gpu_memory_limit == size
     for field in ("max_body", "max_uploads"):
         settings = load_settings(**{"max_body": "1", "max_uploads": "8GiB", field: written})
         assert getattr(settings, field) == size

@@ -40,8 +40,10 @@ class Limits:
 
     header_timeout: float
     keep_alive: float
-    max_headers: int
     max_connections: int  # of the main port
+    # Bytes of a request's first line and headers.  As nginx's four buffers of 8 kB; a client of
+    # this service needs one, and what proxies and browsers add stays below.
+    max_headers: int = 32 * 2**10
     max_connections_per_address: int | None = None  # of those
     admin_connections: int = 64  # of the admin port, beside those
     linger: float = 5.0

@@ -160,7 +160,7 @@ class Requests:
         if size > self._max_headers:
             raise HeadersTooLarge(
                 f"the request line and headers, or what surrounds a body's chunks, are larger than "
-                f"{self._max_headers} bytes; send fewer, or raise ALEXNET_MAX_HEADERS on the server"
+                f"{self._max_headers} bytes; send fewer"
             )
 
     def _read_without_upgrade(self) -> None:
