@@ -32,7 +32,8 @@ from service.loadtest.statistics import Record
 from service.settings import BUNDLED
 
 from . import machine
-from .processes import ROOT, START, serving, started
+from .photographs import PACKAGED
+from .processes import START, serving, started
 
 IN_FLIGHT: Final = (1, 8, 32)
 WARM_UP: Final = 1.0  # seconds, at 8 in flight
@@ -137,7 +138,7 @@ def table(
     images: Path | None, crops: Sequence[str] | None, rounds: int, seconds: float
 ) -> Iterator[str]:
     """The table, line by line."""
-    folder = images or ROOT / "model_export" / "pictures"
+    folder = images or PACKAGED
     files = sorted(folder.rglob("*.jpg"))[:64]
     if not files:
         raise SystemExit(f"there are no .jpg files in {folder}; name a folder with --pictures")

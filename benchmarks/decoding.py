@@ -31,7 +31,8 @@ from service.inference.image import decode
 from service.inference.limits import DecodeLimits
 from tests.support import profiles
 
-IMAGES = Path(__file__).parents[1] / "model_export" / "pictures"
+from .photographs import PACKAGED
+
 TYPICAL, LARGE = (500, 375), (4000, 3000)  # pixels; LARGE is 12 megapixels
 QUALITY = 90
 DISPLAY_P3 = profiles.rgb(profiles.DISPLAY_P3, profiles.srgb_curve())
@@ -109,7 +110,7 @@ def measure(name: str, images: list[bytes], rounds: int) -> None:
 
 def main() -> None:
     """Typical images, large ones, and a large one full of edges."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else PACKAGED
     images = [Image.open(file).convert("RGB") for file in sorted(folder.glob("*.jpg"))[:64]]
     if not images:
         raise SystemExit(f"there are no JPEGs in {folder}")

@@ -50,9 +50,9 @@ from service.inference.limits import DecodeLimits
 from service.inference.providers import CPU, CUDA, gist, session_options
 
 from .machine import describe
-from .processes import ROOT, load, serving
+from .photographs import PACKAGED
+from .processes import load, serving
 
-IMAGES = ROOT / "model_export" / "pictures"
 PARTS = ("provider", "answers", "bare", "served")
 COMPUTE = re.compile("Conv|Gemm|MatMul")  # the nodes that are the work; the rest is shapes
 REFERENCES = 4  # images; how many rows of each measured batch are held against the CPU's
@@ -531,7 +531,7 @@ def main() -> int:
     parser.add_argument("--part", action="append", choices=PARTS, help="all, if none is named")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument(
-        "--pictures", dest="images", type=Path, default=IMAGES, help="a folder of JPEGs"
+        "--pictures", dest="images", type=Path, default=PACKAGED, help="a folder of JPEGs"
     )
     parser.add_argument("--max-batch", type=int, default=16, help="the service's setting")
     parser.add_argument("--quick", action="store_true", help="a trial, no measurement")

@@ -36,6 +36,7 @@ from service.inference import occlusion
 from service.inference.engine import Engine
 from service.inference.image import open_image
 from service.inference.limits import DecodeLimits
+from service.settings import BUNDLED
 
 Square = NDArray[np.uint8]  # (256, 256, 3)
 Floats = NDArray[np.float32]
@@ -48,7 +49,6 @@ MASKS: Final = CELLS * CELLS  # as many runs for each form
 STEP: Final = 8  # cells removed at a time
 BATCH: Final = 16
 GREY: Final = np.array([124, 116, 104], np.float32)  # ImageNet's mean, which the network subtracts
-BUNDLED: Final = Path(__file__).parents[1] / "service" / "bundled" / "alexnet.onnx"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from service.client import Client
@@ -62,10 +64,7 @@ def serving(
         tempfile.TemporaryFile("w+") as log,
         started(command, stderr=log) as process,
     ):
-        url = address(process)
-        while url and not ready(url) and process.poll() is None:
-            time.sleep(0.005)
-        if not url or process.poll() is not None:
+        if not (url := ready_address(process)):
             log.seek(0)
             raise SystemExit(f"the server did not start: {log.read().strip()[-1000:]}")
         yield Server(process.pid, url, time.perf_counter() - began)
@@ -144,14 +143,30 @@ def killed_after(seconds: float, process: subprocess.Popen[str]) -> Iterator[Non
         alarm.cancel()
 
 
-def address(process: subprocess.Popen[str]) -> str:
-    """What a server says that it answers at, or nothing if it ends or takes too long."""
+def ready_address(process: subprocess.Popen[str]) -> str:
+    """Where a server answers, once it is ready; nothing if it ends before, or takes too long."""
+    url = _address(process)
+    while url and not ready(url) and process.poll() is None:
+        time.sleep(0.005)
+    return url if process.poll() is None else ""
+
+
+def _address(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     with killed_after(START, process):
         for line in process.stdout:
             if match := re.search(r"answers at (http://\S+)", line):
                 return match[1]
     return ""
+
+
+def end_politely() -> None:
+    """SIGTERM as an exception, so that every process started here is ended too."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def ready(url: str) -> bool:

@@ -14,12 +14,10 @@ runtime alone, the server and the load on it are three processes, on the same co
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
@@ -30,6 +28,7 @@ from service.errors import ServiceError
 
 from . import beside as beside_naive
 from . import machine, models, photographs, summary
+from .processes import end_politely
 from .rounds import Plan, measure
 
 progress = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -126,13 +125,8 @@ def _show(results: dict[str, Any], as_markdown: bool) -> None:
             console.print(shown)
 
 
-def _end(number: int, frame: FrameType | None) -> None:
-    """SIGTERM as an exception, so that every process started here is ended too."""
-    raise SystemExit(128 + number)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)
+    end_politely()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(bench)
     try:

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from benchmarks import machine
+from benchmarks.processes import end_politely
 from service.client import AsyncClient, ClientError
 from service.loadtest.generator import (
     Client,
@@ -39,7 +40,7 @@ from service.loadtest.statistics import Record, rate_of
 from . import figures
 from .figures import Claim
 from .health_prober import Probe, probing
-from .server import ServerDied, Tried, Usage, end_politely, say, serving, watched
+from .server import ServerDied, Tried, Usage, say, serving, watched
 from .workload import REFUSED, TIMEOUT, form, offer, singles
 
 LOOK: Final = 0.5  # seconds between two looks at the server's memory

@@ -8,7 +8,6 @@ ends early is a result like any other: `alive` says so, and `status` has its exi
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Final, NamedTuple
 
 from benchmarks import processes
@@ -81,11 +79,9 @@ def serving(log: Path, arguments: Sequence[str] = ()) -> Iterator[Tried]:
     command = [sys.executable, "-m", "service", "serve", "--port", "0", *arguments]
     with log.open("w") as written:
         with processes.started(command, stderr=written) as process:
-            url = processes.address(process)
-            while url and not processes.ready(url) and process.poll() is None:
-                time.sleep(0.02)
+            url = processes.ready_address(process)
             server = Tried(url, process.pid, process, log)
-            if not url or not server.alive():
+            if not url:
                 raise SystemExit(f"the server did not start: {server.error_output()}")
             yield server
         server.status = process.returncode
@@ -126,15 +122,6 @@ def _look(pid: int | None, samples: list[Usage]) -> None:
 def say(line: str) -> None:
     """What happens now, with the time of day."""
     print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)
-
-
-def end_politely() -> None:
-    """SIGTERM as an exception, so that every process started here is ended too."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, end)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from benchmarks import machine
+from benchmarks.processes import end_politely
 from service.client import AsyncClient, ClientError
 from service.loadtest.generator import (
     Client,
@@ -38,7 +39,7 @@ from service.loadtest.statistics import Record, rate_of
 
 from . import figures
 from .figures import Claim
-from .server import ServerDied, Tried, Usage, end_politely, say, serving, watched
+from .server import ServerDied, Tried, Usage, say, serving, watched
 from .workload import CHOICES, REFUSED, TIMEOUT, WAYS, Mix, best, fault, leave, offer, singles
 
 LOOK: Final = 10.0  # seconds between two looks at the server's process; shorter in a short run

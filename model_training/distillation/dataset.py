@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model_export.export import imagenet_labels
-from model_training.distillation.networks import CLASSES, FEATURES
+from model_training.distillation.student import CLASSES, FEATURES
 from model_training.errors import TrainingError
 
 EXCLUDED = Path(__file__).with_name("excluded.txt")

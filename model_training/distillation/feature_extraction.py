@@ -28,6 +28,7 @@ from model_training.distillation.crops import random_crop
 from model_training.distillation.duplicates import thumbnails
 from model_training.distillation.image_reader import Entry, clone, contents, decode, entries
 from model_training.distillation.sources import ImageSet
+from model_training.distillation.student import CLASSES, FEATURES
 from model_training.errors import TrainingError
 
 PART = 2500  # images
@@ -143,8 +144,8 @@ def extract_part(part: Part, folder: Path) -> None:
     if crops:
         flush()
     Features(
-        features=np.concatenate([np.empty((0, networks.FEATURES), np.uint8), *features]),
-        logits=np.concatenate([np.empty((0, networks.CLASSES), np.float16), *logits]),
+        features=np.concatenate([np.empty((0, FEATURES), np.uint8), *features]),
+        logits=np.concatenate([np.empty((0, CLASSES), np.float16), *logits]),
         owner=np.array(owner, np.int32),
         paths=np.array([entry.path for entry in read], np.str_),
         blobs=np.array([entry.blob for entry in read], np.str_),

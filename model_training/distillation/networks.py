@@ -31,11 +31,10 @@ from model_export.crops import load_images, ten_crops
 from model_export.variants import IMAGENET, Normalisation
 from model_training.distillation import pretrained
 from model_training.distillation.crops import CROP_SIZE, Crops, normalised
+from model_training.distillation.student import FEATURES
 from model_training.errors import TrainingError
 
 TRUNK, TEACHER = "trunk.onnx", "teacher.onnx"
-FEATURES = 256 * 6 * 6  # features of one crop
-CLASSES = 1000
 
 
 class Networks:

@@ -84,10 +84,7 @@ class Job:
     def about(self) -> dict[str, str]:
         """What a reader of the table may want to know."""
         facts = {
-            "model": self.model.name,
-            "variant": self.model.variant,
-            "precision": self.model.precision,
-            "version": self.model.version,
+            **self.model.facts("model"),
             "crops": self.options.crops,
             "top": str(self.options.top),
             "service": __version__,

@@ -90,12 +90,8 @@ def _run(settings: Settings, *, as_json: bool) -> int:
 
 def _log_what_serves(settings: Settings, engine: "Engine") -> None:
     """The first line of a start that goes well, and a warning if everybody may ask."""
-    model = engine.model
     fields = {
-        "model": model.name,
-        "variant": model.variant,
-        "precision": model.precision,
-        "version": model.version,
+        **engine.model.facts("model"),
         "provider": engine.provider,
         "threads": settings.threads or cpu_quota(),
         "api_keys": has_keys(settings),

@@ -205,10 +205,7 @@ def _run(name: str, predictions: Predictions, metrics: Metrics, names: Sequence[
     return Run(
         name=name,
         file=str(model.path),
-        model=model.name,
-        variant=model.variant,
-        precision=model.precision,
-        version=model.version,
+        **model.facts("model"),
         number_of_classes=len(model.labels),
         crops=predictions.crops,
         metrics=metrics,

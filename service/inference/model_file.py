@@ -81,6 +81,12 @@ class Model:
         """The first 12 digits of the checksum, for answers."""
         return self.sha256[:12]
 
+    def facts(self, name: str = "name") -> dict[str, str]:
+        """What answers, metrics and logs call it: its name, under this key, and what tells it from
+        others of that name."""
+        others = {"variant": self.variant, "precision": self.precision, "version": self.version}
+        return {name: self.name, **others}
+
     def crops_number(self, choice: str) -> int:
         """The number that the graph takes for a choice of crops, or `ParameterInvalid`."""
         if choice not in self.crops:

@@ -133,5 +133,4 @@ def entry(filename: str | None, outcome: Outcome) -> dict[str, Any]:
 
 def answer(model: Model, crops: str, predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The answer of `POST /v1/predict` and of `alexnet predict --json`, of what `entry` returns."""
-    about = {name: getattr(model, name) for name in ("name", "variant", "precision", "version")}
-    return {"model": about, "crops": crops, "predictions": list(predictions)}
+    return {"model": model.facts(), "crops": crops, "predictions": list(predictions)}

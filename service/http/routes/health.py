@@ -158,10 +158,7 @@ def reading(state: ServiceState) -> Snapshot:
         facts={
             "provider": engine.provider,
             "device_requested": engine.device_requested,
-            "model": engine.model.name,
-            "variant": engine.model.variant,
-            "precision": engine.model.precision,
-            "version": engine.model.version,
+            **engine.model.facts("model"),
         },
     )
 
@@ -170,13 +167,7 @@ def _health(state: ServiceState) -> HealthAnswer:
     engine, model, batcher = state.engine, state.engine.model, state.classifier.batcher
     return HealthAnswer(
         status=state.status,
-        model=HealthModel(
-            name=model.name,
-            variant=model.variant,
-            precision=model.precision,
-            version=model.version,
-            accuracy=model.accuracy,
-        ),
+        model=HealthModel(**model.facts(), accuracy=model.accuracy),
         provider=engine.provider,
         device_requested=engine.device_requested,
         # Reasons are the runtime's own words, which may name where it is installed.

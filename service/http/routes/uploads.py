@@ -75,10 +75,9 @@ async def uploads(
 
     With `any_type` whatever is no form is an image, whatever it is called.
     """
-    content_type = headers.get("content-type", "")
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = media_type(headers)
     if kind == "multipart/form-data":
-        return await read_form(content_type, chunks, settings.max_files)
+        return await read_form(headers["content-type"], chunks, settings.max_files)
     if not (any_type or not kind or kind.startswith("image/") or kind == OCTETS):
         raise errors.MediaTypeUnsupported(
             f"Content-Type {kind} is not taken here; send the image itself with "
@@ -89,6 +88,11 @@ async def uploads(
     if not data:
         raise errors.BodyEmpty("the body is empty; send an image's bytes in it")
     return [Upload(None, data)]
+
+
+def media_type(headers: Headers) -> str:
+    """The Content-Type in small letters, without its parameters; nothing if there is none."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def read_form(

@@ -38,12 +38,11 @@ from service.errors import (
 from service.http.middleware.admission import INFERENCE_HEADER
 from service.http.routes.json_base64 import decoded, too_costly
 from service.http.routes.open_inference.served_models import Served
+from service.http.routes.request import DEFAULT_CROPS
 from service.inference.queue import Pixels
 
 LENGTH: Final = re.compile(r"[0-9]{1,10}")
 BINARY_SIZE: Final = "binary_data_size"
-DEFAULT_CROPS: Final = "ten"
-
 LONGEST_ID: Final = 1024  # characters; it is sent back
 
 BYTES: Final = "BYTES"  # the datatype; the other is UINT8

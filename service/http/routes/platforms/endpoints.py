@@ -20,6 +20,7 @@ from service.http.routes.platforms.contracts import (
     read,
 )
 from service.http.routes.request import AcceptedRequest, Chunks, accept, write_answer
+from service.http.routes.uploads import media_type
 from service.http.state import ServiceState, state_of
 from service.inference.predictions import top_k
 from service.settings import Settings, spelled
@@ -85,12 +86,11 @@ async def _query(
     request: Request, chunks: Chunks, contract: Contract, accepted: AcceptedRequest, top: int
 ) -> Query:
     body = b"".join([chunk async for chunk in chunks])
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     return read(
         body,
         contract,
         accepted.settings.max_files,
-        is_json=kind == JSON,
+        is_json=media_type(request.headers) == JSON,
         top=top,
         crops=accepted.crops,
     )
