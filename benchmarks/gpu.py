@@ -307,7 +307,9 @@ def session(
     if profile is not None:
         made.enable_profiling = True
         made.profile_file_prefix = str(profile)
-    providers = [(CUDA.name, CUDA.options(0) | options), CPU.name] if bench.cuda else [CPU.name]
+    providers = (
+        [(CUDA.name, CUDA.options(0, None) | options), CPU.name] if bench.cuda else [CPU.name]
+    )
     troubles = io.StringIO()  # the runtime prints why it falls back
     with redirect_stdout(troubles):
         provider.prepare(onnxruntime)

@@ -157,9 +157,14 @@ def within(settings: Settings, given: Mapping[str, float]) -> Settings:
 
     Where the operator has not chosen, `threads` are its CPUs, and `device` is the first that
     computes on a GPU if it has one, else the CPU.  Raises `SettingsInvalid` for such a device
-    without a GPU.
+    without a GPU, and for a GPU's number.
     """
     cpus, gpus = given.get("CPU", 0), given.get("GPU", 0)
+    if settings.gpu is not None:
+        raise SettingsInvalid(
+            f"{spelled('gpu')} is {settings.gpu}, but Ray chooses the GPU of each replica; leave "
+            "it out, and set num_gpus in ray_actor_options."
+        )
     if needs_gpu(settings.device) and not gpus:
         raise SettingsInvalid(
             f"{spelled('device')} is {settings.device!r}, but Ray has given the replica no GPU; "

@@ -29,7 +29,7 @@ from service.errors import SettingsInvalid
 from service.http.access import parse_rate
 from service.inference.formats import FORMAT_NAMES
 from service.inference.limits import DecodeLimits, Limits
-from service.inference.providers import CPU, devices
+from service.inference.providers import CPU, candidates, devices
 
 if TYPE_CHECKING:
     from service.inference.engine import Engine
@@ -148,6 +148,12 @@ class Settings(BaseSettings):
         ge=0,
         le=1024,
         description="Threads for the network on the CPU; 0 takes all cores of our quota.",
+    )
+    gpu: int | None = _model(
+        default=None,
+        ge=0,
+        description="The GPU's number, from 0, where there are several; by default the first. "
+        "With it, auto refuses to start without a working GPU, too.",
     )
     gpu_memory_limit: Size = _model(
         default=0,
@@ -378,6 +384,15 @@ class Settings(BaseSettings):
     )
 
     @model_validator(mode="after")
+    def _a_gpus_number_is_for_a_gpu(self) -> Self:
+        if self.gpu is not None and not candidates(self.device, self.gpu):
+            raise ValueError(
+                f"{spelled('gpu')} is {self.gpu}, but {spelled('device')} is {self.device!r}; "
+                "choose another device, or leave the number out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_full_request_fits_into_the_queue(self) -> Self:
         if self.max_queue < self.max_files:
             raise ValueError(
@@ -436,7 +451,9 @@ def limits(settings: Settings) -> Limits:
 
 def engine_arguments(settings: Settings) -> dict[str, Any]:
     """What `Engine.load` takes beside the model file, as plain values."""
-    return settings.model_dump(include={"device", "threads", "max_batch", "gpu_memory_limit"})
+    return settings.model_dump(
+        include={"device", "threads", "max_batch", "gpu", "gpu_memory_limit"}
+    )
 
 
 def load_engine(settings: Settings, current: "Engine | None" = None) -> "Engine":

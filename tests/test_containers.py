@@ -232,7 +232,8 @@ def test_composes_limits_leave_room_for_the_services_own(name: str) -> None:
 def test_compose_gives_the_gpu_to_the_gpu_service_alone() -> None:
     (device,) = COMPOSE["services"]["gpu"]["deploy"]["resources"]["reservations"]["devices"]
 
-    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    chosen = ["${ALEXNET_GPU:-0}"]
+    assert device == {"driver": "nvidia", "device_ids": chosen, "capabilities": ["gpu"]}
     assert "deploy" not in COMPOSE["services"]["cpu"]
 
 
@@ -249,19 +250,40 @@ def docker_compose() -> list[str]:
 @pytest.mark.external
 @pytest.mark.parametrize("profiles", [["cpu"], ["gpu"], ["cpu", "monitoring"]], ids="+".join)
 def test_docker_compose_reads_the_file_as_it_is_meant(profiles: list[str]) -> None:
-    chosen = [f"--profile={name}" for name in profiles]
-    command = [*docker_compose(), "-f", str(DOCKER / "compose.yaml"), *chosen, "config"]
+    services = composed(profiles)
 
-    done = subprocess.run(
-        [*command, "--format", "json"], capture_output=True, text=True, timeout=60
-    )
-
-    assert done.returncode == 0, done.stderr
-    services: dict[str, Any] = json.loads(done.stdout)["services"]
     assert {name for its in services.values() for name in its["profiles"]} == set(profiles)
     for its in services.values():
         assert its["read_only"]
         assert all(port["host_ip"] == "127.0.0.1" for port in its["ports"])
+
+
+@pytest.mark.external
+def test_compose_starts_one_container_for_each_gpu() -> None:
+    first = composed(["gpu"])["gpu"]
+    second = composed(["gpu"], ALEXNET_GPU="1", ALEXNET_PORT="8001")["gpu"]
+
+    assert [its["ports"][0]["published"] for its in (first, second)] == ["8000", "8001"]
+    devices = [its["deploy"]["resources"]["reservations"]["devices"] for its in (first, second)]
+    assert [[device["device_ids"] for device in each] for each in devices] == [[["0"]], [["1"]]]
+
+
+def composed(profiles: list[str], **variables: str) -> dict[str, Any]:
+    """The services of these profiles, as Docker Compose understands the file."""
+    chosen = [f"--profile={name}" for name in profiles]
+    command = [*docker_compose(), "-f", str(DOCKER / "compose.yaml"), *chosen, "config"]
+
+    done = subprocess.run(
+        [*command, "--format", "json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment() | variables,
+    )
+
+    assert done.returncode == 0, done.stderr
+    services: dict[str, Any] = json.loads(done.stdout)["services"]
+    return services
 
 
 def health_check(**settings: object) -> int:

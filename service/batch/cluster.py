@@ -138,6 +138,10 @@ def on_the_cluster(
 def _needs(engine: Mapping[str, Any], machines: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """What an actor needs, in Ray's words; `ClusterFailed` for what no machine has or may have."""
     threads, device = engine["threads"], engine["device"]
+    if engine["gpu"] is not None:
+        raise ClusterFailed(
+            f"ALEXNET_GPU is {engine['gpu']}, but Ray chooses the GPU of each engine; leave it out"
+        )
     without = {"CPU": max(1, threads)}
     with_gpu = without | {"GPU": 1}
     gpu = device == "auto" and any(_room(node, with_gpu) for node in machines)

@@ -113,7 +113,7 @@ def _examine(flags: Mapping[str, str | None]) -> list[Finding]:
     if runtime[0].verdict == "ok":
         findings += _run("model", _model, settings, engines.append)
     for engine in engines:
-        findings += _run("provider", _provider, engine)
+        findings += _run("provider", _provider, settings, engine)
         findings += _run("memory", _memory, settings, engine)
     findings += _run("port", _port, settings)
     findings += _run("admin port", _port, settings, "admin_")
@@ -252,9 +252,10 @@ def _model(settings: Settings, on_load: "Callable[[Engine], None]") -> str:
     )
 
 
-def _provider(engine: "Engine") -> str | None:
+def _provider(settings: Settings, engine: "Engine") -> str | None:
     """What computes, and if it is the CPU, why."""
-    name = f"{engine.provider} (device {engine.device_requested})"
+    number = "" if settings.gpu is None else f", GPU {settings.gpu}"
+    name = f"{engine.provider} (device {engine.device_requested}{number})"
     if engine.warning:
         log.warning("%s: %s", name, engine.warning)
         return None

@@ -31,6 +31,7 @@ DEVICES: Final = devices()
 # The placeholder of a flag whose description does not begin with its unit.
 METAVARS: Final = {
     "threads": "COUNT",
+    "gpu": "NUMBER",
     "max_connections": "COUNT",
     "max_connections_per_address": "COUNT",
     "formats": "NAMES",

@@ -86,22 +86,25 @@ class Engine:
         threads: int = 0,
         max_batch: int = MAX_BATCH,
         gpu_memory_limit: int = 0,
+        gpu: int | None = None,
     ) -> Self:
         """
         Load a model file, and prove that it answers right on the first of the device's providers
         that works.
 
         `threads` 0 takes all usable cores of the CPU.  For a GPU are `max_batch`, the maximum of
-        images in one run (more are split), and `gpu_memory_limit` in bytes, 0 for none.  Raises
-        `RuntimeMissing`, `ModelUnusable` or `ProviderUnusable`.
+        images in one run (more are split), `gpu_memory_limit` in bytes, 0 for none, and `gpu`, its
+        number, with which no CPU will do.  Raises `RuntimeMissing`, `ModelUnusable` or
+        `ProviderUnusable`.
         """
         with model_file.unchanged(path):
             sha256 = model_file.checksum(path)
             runtime = load_runtime()
             warning = None
-            for provider in candidates(device):
+            for provider in candidates(device, gpu):
+                options = provider.options(gpu_memory_limit, gpu)
                 try:
-                    session = _session(runtime, provider, path, threads, gpu_memory_limit)
+                    session = _session(runtime, provider, path, threads, options)
                     model = _model(path, sha256, session)
                     cores = _cores(provider, path, threads)
                     engine = cls(
@@ -111,12 +114,12 @@ class Engine:
                         device=device,
                         failures=failures(runtime),
                         sizes=batch_sizes(max_batch) if provider.fixed_sizes else (),
-                        one_core=_session(runtime, CPU, path, 1, 0) if cores > 1 else None,
+                        one_core=_session(runtime, CPU, path, 1, {}) if cores > 1 else None,
                         cores=cores,
                     )
                     engine.prove()
                 except ProviderUnusable as error:
-                    if device != "auto":
+                    if device != "auto" or gpu is not None:
                         raise
                     # Without its driver and its runtime nobody expects the provider.
                     if provider.has_driver or provider.name in runtime.get_available_providers():
@@ -253,11 +256,11 @@ def padded(images: NDArray[np.uint8], sizes: Sequence[int]) -> NDArray[np.uint8]
 
 
 def _session(
-    runtime: ModuleType, provider: Provider, path: Path, threads: int, memory_limit: int
+    runtime: ModuleType, provider: Provider, path: Path, threads: int, options: dict[str, str]
 ) -> Any:
     if provider == CPU:
         return _cpu_session(runtime, path, session_options(runtime, CPU, threads))
-    return create_session(runtime, provider, path, threads, memory_limit)
+    return create_session(runtime, provider, path, threads, options)
 
 
 def _cores(provider: Provider, path: Path, threads: int) -> int:

@@ -51,13 +51,15 @@ class Provider:
     fixed_sizes: bool = False
     driver: Path | None = None  # exists where the driver is loaded
     driver_maker: str = ""
-    # From the limit of its memory, in bytes, 0 for none, to the provider's options.
-    options: Callable[[int], dict[str, str]] = lambda memory_limit: {}
+    # From the limit of its memory, in bytes, 0 for none, and the GPU's number, None for the first,
+    # to the provider's options.
+    options: Callable[[int, int | None], dict[str, str]] = lambda memory_limit, gpu: {}
     prepare: Callable[[ModuleType], object] = lambda runtime: None  # before a session is created
     # Why a session is not on it though the runtime printed nothing.
     fallback_reason: Callable[[], str] = lambda: "the runtime fell back to the CPU"
     failure: re.Pattern[str] | None = None  # the part that matters of a message of the runtime
     out_of_memory: re.Pattern[str] | None = None  # in such a message; no exception class shows it
+    no_such_gpu: re.Pattern[str] | None = None  # in such a message
     remedy: str = ""  # what to check after any other failure
 
     @property
@@ -85,19 +87,26 @@ class Provider:
                 "--gpu-memory-limit (0 is no limit) where other programs leave room, or choose "
                 "--device cpu."
             )
+        if self.no_such_gpu and self.no_such_gpu.search(str(reason)):
+            return ProviderUnusable(
+                f"{self.label} is not in use: {step} failed ({gist(reason)}); choose another "
+                "number with ALEXNET_GPU / --gpu (they begin at 0, and CUDA_VISIBLE_DEVICES leaves "
+                "GPUs out), or leave it out for the first."
+            )
         return ProviderUnusable(
             f"{self.label} is not in use: {step} failed ({gist(reason)}); {self.remedy}, or "
             "choose --device cpu."
         )
 
 
-def _cuda_options(memory_limit: int) -> dict[str, str]:
+def _cuda_options(memory_limit: int, gpu: int | None) -> dict[str, str]:
     """DEFAULT is slow at searching convolutions, EXHAUSTIVE searches for every batch size again."""
     options = {
         "cudnn_conv_algo_search": "HEURISTIC",
         "arena_extend_strategy": "kSameAsRequested",
     }
-    return options | ({"gpu_mem_limit": str(memory_limit)} if memory_limit else {})
+    chosen = {"gpu_mem_limit": memory_limit or None, "device_id": gpu}
+    return options | {name: str(value) for name, value in chosen.items() if value is not None}
 
 
 def _cuda_fallback_reason() -> str:
@@ -125,13 +134,14 @@ CUDA: Final = Provider(
     prepare=lambda runtime: runtime.preload_dlls(),
     fallback_reason=_cuda_fallback_reason,
     # In a line of a thousand characters of C++.
-    failure=re.compile(r"(CUDA|CUDNN|CUBLAS) failure \d+: [^;\n]+"),
+    failure=re.compile(r"(CUDA|CUDNN|CUBLAS) failure \d+: [^;\n]+|Invalid device ID: [^.\n]+"),
     # The words of the runtime's arena, CUDA, cuDNN and cuBLAS.
     out_of_memory=re.compile(
         r"failed to allocate memory|smaller than requested bytes|out of memory|alloc_failed"
         r"|memoryallocation",
         re.IGNORECASE,
     ),
+    no_such_gpu=re.compile("invalid device (id|ordinal)", re.IGNORECASE),
     remedy="check that nvidia-smi answers with driver 580 or later, and that the extra gpu is "
     "wholly installed (DEVICE=gpu scripts/install run)",
 )
@@ -154,9 +164,13 @@ def devices() -> tuple[str, ...]:
     return "auto", *(provider.device for provider in PROVIDERS)
 
 
-def candidates(device: str) -> tuple[Provider, ...]:
-    """The providers to try for a device's word, in this order."""
-    return tuple(provider for provider in PROVIDERS if device in ("auto", provider.device))
+def candidates(device: str, gpu: int | None = None) -> tuple[Provider, ...]:
+    """The providers to try for a device's word, in this order; with a GPU's number, no other."""
+    return tuple(
+        provider
+        for provider in PROVIDERS
+        if device in ("auto", provider.device) and (gpu is None or provider.gpu)
+    )
 
 
 def needs_gpu(device: str) -> bool:
@@ -212,12 +226,16 @@ def session_options(runtime: ModuleType, provider: Provider = CPU, threads: int 
 
 
 def create_session(
-    runtime: ModuleType, provider: Provider, path: Path, threads: int, memory_limit: int
+    runtime: ModuleType,
+    provider: Provider,
+    path: Path,
+    threads: int,
+    provider_options: dict[str, str],
 ) -> Any:
     """
     A session that is on `provider` first, its fallback switched off.
 
-    `memory_limit` is in bytes, 0 for none.  `ProviderUnusable` names the step that failed.
+    `ProviderUnusable` names the step that failed.
     """
     if provider.name not in runtime.get_available_providers():
         raise provider.not_built_in()
@@ -225,7 +243,7 @@ def create_session(
     # The runtime prints and logs an error in many lines, and raises it too: one line is enough.
     options.log_severity_level = FATAL_ONLY
     runtime.set_default_logger_severity(FATAL_ONLY)
-    order = [(provider.name, provider.options(memory_limit)), CPU.name]
+    order = [(provider.name, provider_options), CPU.name]
     printed = io.StringIO()
     try:
         with redirect_stdout(printed):

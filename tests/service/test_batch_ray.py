@@ -139,17 +139,22 @@ def test_a_folder_that_the_machines_do_not_have_is_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("settings", "word"), [({"device": "cuda"}, "1 CPU and 1 GPU"), ({"threads": 4}, "4 CPU")]
+    ("settings", "words"),
+    [
+        ({"device": "cuda"}, "no machine of the cluster has 1 CPU and 1 GPU"),
+        ({"threads": 4}, "no machine of the cluster has 4 CPU"),
+        ({"device": "cuda", "gpu": 1}, "ALEXNET_GPU is 1, but Ray chooses the GPU"),
+    ],
 )
 def test_what_no_machine_has_is_one_sentence(
-    cluster: "Cluster", tiny_model: Path, crowd: Path, settings: dict[str, Any], word: str
+    cluster: "Cluster", tiny_model: Path, crowd: Path, settings: dict[str, Any], words: str
 ) -> None:
     """At once: Ray would wait for such a machine."""
     output = crowd.parent / "none.csv"
     done = predict(crowd, "-o", output, "--ray", cluster.address, model=tiny_model, **settings)
 
     assert done.returncode == 1, done.stderr.decode()
-    assert f"no machine of the cluster has {word}" in done.stderr.decode()
+    assert words in done.stderr.decode()
     assert not output.exists()
 
 

@@ -164,6 +164,13 @@ def test_cuda_without_a_gpu_is_a_problem() -> None:
     assert "CUDA" in bad["found"]
 
 
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there may be a GPU here")
+def test_a_numbered_gpu_without_one_is_a_problem_and_not_the_cpu() -> None:
+    bad = only(examined("--gpu", "1", status=1), "provider", "failed")
+
+    assert bad["found"].startswith("CUDA is not in use")
+
+
 @pytest.mark.parametrize(
     ("installed", "words"), [(0, "not installed"), (2, "overwrite each other")]
 )

@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from service.errors import ProviderUnusable
 from service.inference.engine import Engine
 from service.inference.providers import CPU, CUDA, NVIDIA_DRIVER, Provider, gist
-from service.settings import Settings, load_engine
+from service.settings import Settings, load_engine, load_settings
 from tests.support.engines import Counted
 from tests.support.servers import serving
 
 
 def test_cuda_gets_the_heuristic_search_and_the_memory_limit() -> None:
-    options = CUDA.options(2**30)
+    options = CUDA.options(2**30, None)
 
     assert options["cudnn_conv_algo_search"] == "HEURISTIC"
     assert options["arena_extend_strategy"] == "kSameAsRequested"
     assert options["gpu_mem_limit"] == str(2**30)
-    assert "gpu_mem_limit" not in CUDA.options(0)
+    assert not {"gpu_mem_limit", "device_id"} & CUDA.options(0, None).keys()
 
 
 @pytest.mark.skipif(NVIDIA_DRIVER.exists(), reason="this machine has an NVIDIA driver")
@@ -80,13 +80,16 @@ def gpu_runtime(
     monkeypatch: pytest.MonkeyPatch,
     wrap: Callable[[onnxruntime.InferenceSession], Any],
     provider: Provider = CUDA,
+    asked: list[Any] | None = None,
 ) -> list[Any]:
     """Let the runtime look as if built with a provider, whose sessions are wrapped; all sessions
-    that it creates."""
+    that it creates.  `asked` gets the providers of each."""
     runtime, sessions = ModuleType("onnxruntime"), []
     vars(runtime).update(vars(onnxruntime))
 
     def create(path: Path, options: Any, *, providers: list[Any]) -> Any:
+        if asked is not None:
+            asked.append(providers)
         session = onnxruntime.InferenceSession(path, options, providers=[CPU.name])
         sessions.append(session if providers == [CPU.name] else wrap(session))
         return sessions[-1]
@@ -113,6 +116,57 @@ def test_cuda_is_warmed_up_and_then_checked_with_its_fallback_off(
     assert (engine.provider, engine.sizes) == (CUDA.name, (1, 2, 3))
     assert session.fallback_off_after == 0
     assert session.runs == [*warm_up, (1, 10)]
+
+
+@pytest.mark.parametrize("gpu", [0, 3])
+def test_the_session_of_a_numbered_gpu_is_on_that_one_even_after_a_reload(
+    gpu: int, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    gpu_runtime(monkeypatch, OnCuda, asked=asked)
+    monkeypatch.setenv("ALEXNET_GPU", str(gpu))
+    settings = load_settings(model=tiny_model, max_batch=1)
+
+    load_engine(settings, load_engine(settings))
+
+    assert [(name, options["device_id"]) for ((name, options), _) in asked] == [
+        (CUDA.name, str(gpu))
+    ] * 2
+
+
+# What onnxruntime's CUDA provider says of a number that no GPU has, shortened in its middle.
+NO_SUCH_GPU = """*************** EP Error ***************
+EP Error /onnxruntime_src/onnxruntime/core/providers/cuda/cuda_execution_provider_info.cc:46 \
+0 <= info.device_id && info.device_id < num_devices was false. Invalid device ID: 7, must be \
+between 0 (inclusive) and 2 (exclusive).
+ when using [('CUDAExecutionProvider', {'device_id': '7'}), 'CPUExecutionProvider']
+****************************************"""
+
+
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_a_number_that_no_gpu_has_never_falls_back_to_the_cpu(
+    device: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fall_back(session: onnxruntime.InferenceSession) -> onnxruntime.InferenceSession:
+        print(NO_SUCH_GPU)
+        return session
+
+    gpu_runtime(monkeypatch, fall_back)
+
+    with pytest.raises(ProviderUnusable) as caught:
+        Engine.load(tiny_model, device=device, gpu=7)
+
+    message = str(caught.value)
+    assert "(Invalid device ID: 7, must be between 0 (inclusive) and 2 (exclusive))" in message
+    assert "choose another number with ALEXNET_GPU / --gpu" in message
+
+
+def test_a_numbered_gpu_without_the_runtime_for_it_says_what_to_install(tiny_model: Path) -> None:
+    if CUDA.name in onnxruntime.get_available_providers():
+        pytest.skip("this runtime is built for CUDA")
+
+    with pytest.raises(ProviderUnusable, match=r"built without it; install the extra gpu"):
+        Engine.load(tiny_model, device="auto", gpu=0)
 
 
 def test_what_the_runtime_prints_before_it_falls_back_becomes_one_sentence(

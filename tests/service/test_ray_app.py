@@ -78,6 +78,11 @@ def test_cuda_without_a_gpu_from_ray_is_refused() -> None:
         _ray_app().within(Settings(device="cuda"), {"CPU": 2.0})
 
 
+def test_the_number_of_a_gpu_is_refused_since_ray_chooses_it() -> None:
+    with pytest.raises(SettingsInvalid, match="Ray chooses the GPU of each replica"):
+        _ray_app().within(Settings(gpu=0), {"GPU": 1.0})
+
+
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_ray_knows_every_word_of_a_serve_config(config: Path) -> None:
     ray_app = _ray_app()

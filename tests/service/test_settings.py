@@ -102,6 +102,12 @@ def test_what_is_no_size_is_told_what_one_is(written: str) -> None:
     )
 
 
+def test_the_number_of_a_gpu_is_refused_where_no_gpu_is_meant() -> None:
+    assert [load_settings(device=word, gpu="1").gpu for word in ("auto", "cuda")] == [1, 1]
+    with pytest.raises(SettingsInvalid, match=r"ALEXNET_GPU / --gpu is 1, but .* is 'cpu'; choose"):
+        load_settings(device="cpu", gpu=1)
+
+
 def test_a_queue_that_could_never_hold_a_full_request_is_refused() -> None:
     with pytest.raises(SettingsInvalid, match=r"ALEXNET_MAX_QUEUE.*10.*ALEXNET_MAX_FILES.*64"):
         load_settings(max_queue=10)
