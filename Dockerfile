@@ -1,7 +1,7 @@
 # The service in an image: no torch, no compiler, no pip, a numeric user without rights. docs/containers.md
 #
-#   docker build -t alexnet-service:gpu .                               CUDA 13 runtime (also runs on a CPU)
-#   docker build -t alexnet-service:cpu --build-arg RUNTIME=cpu .       the small one
+#   docker build -t alexnet-service:cpu .                               for CPUs
+#   docker build -t alexnet-service:gpu --build-arg RUNTIME=gpu .       CUDA 13 runtime (also runs on a CPU): 2.9 GB
 # and its model:
 #   docker run -v /path/my.onnx:/model/alexnet.onnx:ro ...              mounted over the one inside
 #   docker build --build-arg MODEL=my.onnx ...                          one's own, inside the context
@@ -22,7 +22,7 @@ RUN python3 -m venv /opt/build \
 
 # The image's environment without the project, so that this layer lasts until its lock changes.
 FROM build AS wheels
-ARG RUNTIME=gpu
+ARG RUNTIME=cpu
 COPY requirements/${RUNTIME}.txt requirements/
 RUN python3 -m venv --without-pip /opt/venv \
     && /opt/build/bin/python -m pip --python /opt/venv/bin/python \

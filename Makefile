@@ -40,8 +40,8 @@ overload: ## several times the load that the service can take; 10 minutes
 soak: ## 90% of the load that the service can take; half an hour
 	@scripts/soak
 
-RUNTIME ?= gpu
-image: ## build the container image: make image RUNTIME=cpu
+RUNTIME ?= cpu
+image: ## build the container image: make image, or RUNTIME=gpu with CUDA
 	docker build --build-arg RUNTIME=$(RUNTIME) --build-arg REVISION=$$(git rev-parse HEAD) \
 	    -t alexnet-service:$(RUNTIME) .
 

@@ -156,6 +156,13 @@ def test_only_the_image_that_is_exported_needs_torch() -> None:
     assert needed("exported") - needed("") == {"exported", "export", "exporter"}
 
 
+def test_without_arguments_the_image_is_the_small_one_and_the_first_lines_tell_the_other() -> None:
+    assert stages()["wheels"].arguments("ARG") == ["RUNTIME=cpu"]
+    assert "RUNTIME ?= cpu\n" in (ROOT / "Makefile").read_text("utf-8")
+    beginning = (ROOT / "Dockerfile").read_text("utf-8").splitlines()[:6]
+    assert any("docker build" in line and "RUNTIME=gpu" in line for line in beginning)
+
+
 def test_the_image_runs_as_a_numeric_user_and_handles_its_own_signals() -> None:
     """Kubernetes' runAsNonRoot asks for a number; a shell would keep SIGTERM to itself."""
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", told("USER")[0])

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import onnx
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from onnx import TensorProto, helper
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -135,11 +137,16 @@ def advisories(*vulnerable: str) -> Iterator[str]:
             thread.join()
 
 
-def audit(address: str) -> "subprocess.CompletedProcess[str]":
+def with_our_python(**variables: str) -> dict[str, str]:
+    """This process's environment, in which the scripts find the tests' packages."""
     here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": here, **variables}
+
+
+def audit(address: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [ROOT / "scripts" / "audit"],
-        env=os.environ | {"PATH": here, "OSV_URL": address, "no_proxy": "*"},
+        env=with_our_python(OSV_URL=address, no_proxy="*"),
         capture_output=True,
         text=True,
         timeout=10 * PATIENCE,  # it asks for each of some hundred packages
@@ -172,6 +179,42 @@ def test_the_audit_says_that_it_was_skipped_when_nobody_answers() -> None:
     assert done.returncode == 0
     assert done.stdout.startswith("audit skipped: ")
     assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("runtime", ["cpu", "gpu"])
+def test_the_document_of_an_image_names_the_packages_and_the_model_in_it(runtime: str) -> None:
+    done = subprocess.run(
+        [ROOT / "scripts" / "sbom", runtime],
+        env=with_our_python(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(done.stdout) is None
+    document = json.loads(done.stdout)
+    components = {component["name"]: component for component in document["components"]}
+    model = components.pop("alexnet.onnx")
+    linux = {"sys_platform": "linux", "python_full_version": "3.12.0"}
+    assert {name: component["version"] for name, component in components.items()} == {
+        entry.name: version(entry)
+        for entry in LOCKS[runtime].values()
+        if entry.marker is None or entry.marker.evaluate(linux)
+    }
+    assert components.keys() >= {
+        "uvloop",
+        {"cpu": "onnxruntime", "gpu": "onnxruntime-gpu"}[runtime],
+    }
+    assert "colorama" in LOCKS[runtime].keys() - components.keys()  # it is Windows's
+    for name, component in components.items():
+        assert component["purl"] == f"pkg:pypi/{name}@{component['version']}"
+    content = (ROOT / "service/bundled/alexnet.onnx").read_bytes()
+    assert model["hashes"] == [{"alg": "SHA-256", "content": hashlib.sha256(content).hexdigest()}]
+    project = document["metadata"]["component"]
+    assert (project["name"], project["version"]) == (
+        f"{PYPROJECT['project']['name']}:{runtime}",
+        PYPROJECT["project"]["version"],
+    )
 
 
 def with_external_data(model: Path, path: Path, location: str) -> Path:
