@@ -33,6 +33,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY service service
 COPY model_export model_export
 COPY model_training model_training
+COPY client client
 RUN /opt/build/bin/python -m pip wheel --no-deps --no-index --no-build-isolation -w /dist .
 
 # A prefix of its own, to be laid over the environment as a thin layer. The image holds the model once,

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.client import Client
+from alexnet_client import Client
 from service.inference import occlusion
 from service.inference.engine import Engine
 from service.inference.image import open_image

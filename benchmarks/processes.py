@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from service.client import Client
+from alexnet_client import Client
 
 ROOT = Path(__file__).parents[1]
 START = 120.0  # seconds that a process may take until it is ready, and to end

@@ -12,7 +12,7 @@ from __future__ import annotations
 import statistics
 import sys
 
-from service.client import Client
+from alexnet_client import Client
 
 from .processes import ROOT, serving
 

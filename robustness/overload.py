@@ -23,9 +23,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from alexnet_client import AsyncClient, ClientError
 from benchmarks import machine
 from benchmarks.processes import end_politely
-from service.client import AsyncClient, ClientError
 from service.loadtest.generator import (
     Client,
     LoadImpossible,

@@ -47,7 +47,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.client import AsyncClient, ClientError, Refused, Unauthorized
+from alexnet_client import AsyncClient, ClientError, Refused, Unauthorized
 from service.errors import ServiceError
 from service.loadtest.statistics import Figures, LoadStatistics, Record
 

@@ -14,7 +14,7 @@ export function showCode(picture, { crops, details, keyed }) {
   const curl = [`curl --data-binary ${quoted(`@${name}`)} -H 'Content-Type: ${type}' ${key}'${address(crops, details)}'`];
   if (picture?.sample) curl.unshift(`curl -O '${new URL(picture.sample, document.baseURI)}'`);
   write(find("curl"), curl.join("\n"));
-  const python = ["from service.client import Client", ""];
+  const python = ["from alexnet_client import Client", ""];
   if (picture?.sample) {
     python.unshift("from urllib.request import urlretrieve", "");
     python.push(`urlretrieve("${new URL(picture.sample, document.baseURI)}", ${JSON.stringify(name)})`);

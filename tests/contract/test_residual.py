@@ -18,12 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
+from alexnet_client import ClassProbability
 from model_export import checkpoints, verify
 from model_export.alexnet import AlexNet
 from model_export.crops import Floats, Pixels, load_images
 from model_export.precision import PRECISIONS
 from model_export.variants import VARIANTS
-from service.client import ClassProbability
 from tests.model_export.conftest import one_registry as one_registry
 from tests.support.commands import here
 from tests.support.pytorch import one_thread as one_thread

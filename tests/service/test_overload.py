@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from service.client import Client
+from alexnet_client import Client
 from tests.support.images import image
 from tests.support.servers import LATER, PATIENCE, InThread, serving, until
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families as families
 
-import service.client
+import alexnet_client
 from tests.support.commands import here
 from tests.support.images import image
 from tests.support.models import TINY
@@ -116,7 +116,7 @@ REQUESTS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
 def documents() -> dict[str, str]:
     """Every file of tests/golden, by its path below that folder."""
     found = {f"help/{name}.txt": text for name, text in _help()}
-    found["client.txt"] = "".join(f"{name}\n" for name in sorted(service.client.__all__))
+    found["client.txt"] = "".join(f"{name}\n" for name in sorted(alexnet_client.__all__))
     with serving(TINY, log_format="json", access_log="all") as server:
         found["openapi.json"] = _json(server.client.get("/openapi.json").json())
         for name, (method, path, sent) in REQUESTS.items():

@@ -29,9 +29,9 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
+from alexnet_client import Client
 from service import app as application
 from service.cli.serve import in_url, listener
-from service.client import Client
 from service.http.server.connection import Connection
 from service.http.state import ServiceState
 from service.inference.engine import Engine

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Final, TypeVar
 
 import httpx2
 
-from service.client import requests, transport
-from service.client.errors import (
+from alexnet_client import requests, transport
+from alexnet_client.errors import (
     ClientError,
     DeadlineExceeded,
     ImageRefused,
@@ -23,9 +23,10 @@ from service.client.errors import (
     ServerFailed,
     TimedOut,
 )
-from service.client.requests import Entry, Request, Upload
-from service.client.responses import Health, Outcome, Prediction, Response
-from service.client.transport import Deadline
+from alexnet_client.images import Entry, Reader, Upload
+from alexnet_client.requests import Options, Request
+from alexnet_client.responses import Health, Outcome, Prediction, Response
+from alexnet_client.transport import Deadline
 
 T = TypeVar("T")
 
@@ -90,6 +91,7 @@ class BaseClient:
             raise ValueError(f"retries={retries}: must be at least 0")
         self._url = str(address).rstrip("/")
         self._timeout, self._retries = timeout, retries
+        self._reader = Reader(timeout)
         self._http = self._connect(**transport.options(address, api_key, verify))
 
     def __repr__(self) -> str:
@@ -98,10 +100,8 @@ class BaseClient:
     def _answer(self, request: Request[T]) -> Operation[T]:
         return _sent(Send(request, Deadline(self._url, self._timeout), self._retries))
 
-    def _classify(
-        self, upload: Upload, top: int, crops: str, details: Sequence[str]
-    ) -> Operation[Prediction]:
-        (outcome,) = yield from self._answer(requests.predict([upload], top, crops, details))
+    def _classify(self, upload: Upload, options: Options) -> Operation[Prediction]:
+        (outcome,) = yield from self._answer(requests.predict([upload], options))
         if isinstance(outcome, ClientError):
             raise outcome
         return outcome
@@ -124,15 +124,13 @@ class BaseClient:
 class Batches:
     """Gathers images into batches, each an operation to run; a too large image is one by itself."""
 
-    def __init__(
-        self, client: BaseClient, top: int, crops: str, details: Sequence[str], limit: int | None
-    ) -> None:
+    def __init__(self, client: BaseClient, options: Options, limit: int | None) -> None:
         """`limit` is how many images a batch has at most; None is as many as are fitting."""
         if limit is None:
-            limit = MAX_IMAGES_WITH_HEATMAP if "heatmap" in details else MAX_IMAGES
+            limit = MAX_IMAGES_WITH_HEATMAP if options.heatmap else MAX_IMAGES
         if limit < 1:
             raise ValueError(f"batch={limit}: must be at least 1")
-        self._client, self._options, self._limit = client, (top, crops, details), limit
+        self._client, self._options, self._limit = client, options, limit
         self._entries: list[Entry] = []
         self._bytes = 0
 
@@ -163,7 +161,7 @@ class Batches:
         while parts:
             part = parts.pop()
             try:
-                outcomes += yield from self._client._answer(requests.predict(part, *self._options))
+                outcomes += yield from self._client._answer(requests.predict(part, self._options))
             except Refused as refused:
                 if not _fewer_may_do(refused):
                     raise

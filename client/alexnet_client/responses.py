@@ -1,22 +1,22 @@
 """
 What the server answers, as plain frozen values or as the error that it is.
 
-pydantic checks an answer against the dataclasses; unknown fields are ignored, since a later server
-may add some.  Sequences are tuples, so that a prediction can be kept, compared and hashed.
+An answer is checked against the dataclasses; unknown fields are ignored, since a later server may
+add some.  Sequences are tuples, so that a prediction can be kept, compared and hashed.
 """
 
 import email.utils
+import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import cache
-from typing import Any, Final, NamedTuple, TypeVar
+from types import UnionType
+from typing import Any, Final, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
-
-from service.client.errors import AnswerUnreadable, ClientError, NotReady, refusal_of
+from alexnet_client.errors import AnswerUnreadable, ClientError, NotReady, refusal_of
 
 T = TypeVar("T")
 
@@ -100,7 +100,9 @@ class Prediction:
 
     @property
     def best(self) -> ClassProbability:
-        """The most probable class."""
+        """The most probable class; `IndexError` if `threshold` has left none."""
+        if not self.classes:
+            raise IndexError("no class is as probable as the threshold; lower it, or look first")
         return self.classes[0]
 
 
@@ -161,9 +163,6 @@ class _Body:
     predictions: tuple[_Classified | _Refusal, ...]
 
 
-_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
-
-
 def outcomes(response: Response, filenames: Sequence[str | None]) -> list[Outcome]:
     """What became of each image, in order."""
     if response.status != 200:
@@ -210,10 +209,37 @@ def readiness(response: Response) -> None:
 def _parsed(kind: type[T], response: Response) -> T:
     """The body as this kind of value; raises `AnswerUnreadable`."""
     try:
-        value: T = _adapter(kind).validate_json(response.body)
-    except ValidationError as error:
+        return cast(T, _checked(kind, json.loads(response.body)))
+    except (TypeError, ValueError, RecursionError) as error:
         raise _unreadable(response) from error
+
+
+def _checked(kind: Any, value: Any) -> Any:
+    """JSON's value as a `kind`, with its dataclasses and tuples; `TypeError` if it is not one."""
+    if isinstance(kind, UnionType):
+        return _first_of(get_args(kind), value)
+    if get_origin(kind) is tuple and isinstance(value, list):
+        of_each = get_args(kind)[0]
+        return tuple(_checked(of_each, each) for each in value)
+    if is_dataclass(kind) and isinstance(value, dict):
+        fields = {name: each for name, each in _fields(kind).items() if name in value}
+        # What has no default and is missing is a `TypeError` too.
+        return cast(Any, kind)(**{name: _checked(fields[name], value[name]) for name in fields})
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:  # True is not 1
+        raise TypeError(f"{value!r} is no {kind}")
     return value
+
+
+def _first_of(kinds: Sequence[Any], value: Any) -> Any:
+    for kind in kinds:
+        with suppress(TypeError):
+            return _checked(kind, value)
+    raise TypeError(f"{value!r} is none of {kinds}")
+
+
+_fields: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 
 
 def _refused(response: Response, filename: str | None = None) -> ClientError:

@@ -11,6 +11,7 @@ more, so that not all clients come back at once; without it, a random one below 
 with each try.  A pause that would not end in time is not begun: the error is raised.
 """
 
+import asyncio
 import ipaddress
 import itertools
 import logging
@@ -28,8 +29,8 @@ from typing import Any, Final
 import httpx2
 import stamina
 
-from service import __version__
-from service.client.errors import CertificateRefused, ClientError, ConnectionFailed, TimedOut
+from alexnet_client.errors import CertificateRefused, ClientError, ConnectionFailed, TimedOut
+from alexnet_client.version import __version__
 
 AGENT: Final = (
     f"alexnet-client/{__version__} httpx2/{httpx2.__version__} Python/{platform.python_version()}"
@@ -153,7 +154,7 @@ def translated(deadline: Deadline) -> Iterator[None]:
         raise ConnectionFailed(
             f"nothing answers at {deadline.url}: no connection within {CONNECT:g} s"
         ) from error
-    except (httpx2.TimeoutException, TimeoutError) as error:
+    except (httpx2.TimeoutException, asyncio.TimeoutError) as error:
         raise deadline.passed() from error
     except httpx2.RequestError as error:
         raise _failed(deadline.url, error) from error

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from email.utils import formatdate
 from importlib.resources import files
 from itertools import count
@@ -20,15 +21,15 @@ from typing import Any
 import pytest
 import stamina
 
-from service import client as package
-from service import errors as of_the_server
-from service.client import (
+import alexnet_client as package
+from alexnet_client import (
     AnswerUnreadable,
     AsyncClient,
     CertificateRefused,
     Client,
     ClientError,
     ConnectionFailed,
+    DownloadFailed,
     FileUnreadable,
     ImageInput,
     ImageRefused,
@@ -43,9 +44,10 @@ from service.client import (
     TimedOut,
     Unauthorized,
 )
-from service.client.core import BaseClient, Pause, Send
-from service.client.errors import REFUSALS, STATUSES
-from service.client.responses import seconds_until
+from alexnet_client.core import BaseClient, Pause, Send
+from alexnet_client.errors import REFUSALS, STATUSES
+from alexnet_client.responses import seconds_until
+from service import errors as of_the_server
 from service.http.middleware import errors as at_the_edge
 from tests.support.images import image
 from tests.support.scripted import (
@@ -169,6 +171,46 @@ def test_a_prediction_is_what_the_server_answered(live: Live, either: Either) ->
     assert vars_of(prediction.views) == expected["views"]
     assert vars_of(prediction.heatmap) == expected["heatmap"]
     assert prediction.best == prediction.classes[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "query"),
+    [
+        ({"threshold": 0.2}, {"threshold": "0.2"}),
+        ({"classes": [281, "n02124075"], "top": 1}, {"classes": ["281", "n02124075"], "top": "1"}),
+        ({"classes": "0,1", "renormalise": True}, {"classes": "0,1", "renormalise": "true"}),
+        ({"classes": [0], "threshold": 1.0}, {"classes": ["0"], "threshold": "1.0"}),
+    ],
+    ids=["threshold", "ids", "renormalised", "none"],
+)
+def test_classes_are_chosen_as_the_server_chooses_them(
+    live: Live, either: Either, options: dict[str, Any], query: dict[str, Any]
+) -> None:
+    """One image, and each of many."""
+    raw = live.client.post("/v1/predict", params=query, content=CAT.read_bytes()).json()
+    expected = raw["predictions"][0]["classes"]
+
+    prediction = either(live.url, "classify", CAT, **options)
+    many = either(live.url, "classify_many", [CAT, CAT], **options)
+
+    assert vars_of(prediction.classes) == expected
+    assert [best_of(it) for it in many] == [best_of(prediction)] * 2
+
+
+def test_what_is_not_asked_for_is_not_sent() -> None:
+    """A server that is older than the parameters refuses their names."""
+    with scripted(classifies) as server, Client(server.url) as client:
+        client.classify(b"x")
+
+    assert server.asked[0].path == "/v1/predict?top=5&crops=ten"
+
+
+def test_no_class_above_the_threshold_is_an_empty_answer(live: Live, either: Either) -> None:
+    prediction = either(live.url, "classify", CAT, threshold=1.0)
+
+    assert prediction.classes == ()
+    with pytest.raises(IndexError, match="threshold"):
+        print(prediction.best)
 
 
 def vars_of(value: Any) -> Any:
@@ -349,6 +391,87 @@ def test_a_file_that_fails_while_it_is_read_is_an_error_in_its_place(
         *("file_unreadable", "the file cannot be read: Input/output error"),
     )
     assert isinstance(good, Prediction)
+
+
+def test_an_image_is_fetched_from_its_address_by_the_client(live: Live, either: Either) -> None:
+    """Without the key, which is the server's alone; redirects are followed."""
+    with scripted(
+        says(302, b"", Location="/images/a%20cat.jpg"), says(200, CAT.read_bytes())
+    ) as site:
+        url = f"{site.url}/old.jpg?size=large"
+        prediction = either(live.url, "classify", url, client={"api_key": KEY})
+
+    assert best_of(prediction) == best_of(either(live.url, "classify", CAT))
+    assert prediction.filename == "old.jpg"
+    assert [asked.path for asked in site.asked] == ["/old.jpg?size=large", "/images/a%20cat.jpg"]
+    assert all("Authorization" not in asked.headers for asked in site.asked)
+    assert site.asked[0].headers["User-Agent"].startswith("alexnet-client/")
+
+
+def test_addresses_among_many_have_their_answers_in_their_places(
+    live: Live, either: Either
+) -> None:
+    with scripted(says(200, CAT.read_bytes()), says(404)) as site:
+        good, bad, path = either(
+            live.url, "classify_many", [f"{site.url}/a.jpg", f"{site.url}/b.jpg", CAT]
+        )
+
+    assert best_of(good) == best_of(path)
+    assert (type(bad), bad.code, bad.filename) == (DownloadFailed, "download_failed", "b.jpg")
+
+
+ENDLESS = b"x" * 2**20
+
+
+def endless(handler: Any, asked: Any) -> None:
+    """An answer that does not end, until its reader has had enough."""
+    handler.send_response(200)
+    handler.end_headers()
+    with suppress(OSError):
+        while True:
+            handler.wfile.write(ENDLESS)
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (says(404), "the answer is 404 Not Found; correct the address, or give the image's bytes"),
+        (endless, "it is larger than 20 MiB; give the bytes of a smaller one"),
+        (says(302, b"", Location="/again"), "more than 5 redirects; correct the address"),
+        (says(302, b"", Location="file:///etc/passwd"), "protocol"),
+        (says(302, b"", Location="ftp://127.0.0.1/"), "protocol"),
+        (hangs_up, "without sending a response; correct the address"),
+    ],
+    ids=["404", "large", "loop", "file", "ftp", "gone"],
+)
+def test_an_address_that_gives_no_image_is_told_and_nothing_is_sent(
+    either: Either, act: Act, words: str
+) -> None:
+    """Neither a password nor a signature in it is shown."""
+    with scripted(act) as site:
+        secret = site.url.replace("http://", "HTTP://me:secret@") + "/a.jpg?signature=secret"
+        error = either.error(NOTHING, "classify", secret)
+
+    assert type(error) is DownloadFailed
+    assert str(error).startswith(f"{site.url}/a.jpg cannot be fetched: ")
+    assert words in str(error)
+    assert "secret" not in str(error)
+
+
+def test_a_download_has_the_time_of_a_call(either: Either) -> None:
+    def waits(handler: Any, asked: Any) -> None:
+        site.over.wait(PATIENCE)
+
+    with scripted(waits) as site:
+        error = either.error(NOTHING, "classify", site.url, client={"timeout": 0.3})
+
+    assert type(error) is DownloadFailed
+    assert "it did not come in time; allow more with timeout=" in str(error)
+
+
+@pytest.mark.parametrize("url", ["http://", "https://a b/c.jpg", "http://h:x/c.jpg"])
+def test_what_is_no_address_of_an_image_is_told(either: Either, url: str) -> None:
+    assert type(either.error(NOTHING, "classify", url)) is DownloadFailed
 
 
 @pytest.mark.parametrize("timeout", [0, -1, math.inf, 1e10, math.nan])
@@ -887,7 +1010,7 @@ def test_a_key_is_not_shown() -> None:
 def test_importing_the_client_loads_nothing_of_the_server_and_it_is_quiet() -> None:
     """Neither the runtime nor the framework; retries write nothing to a plain program's errors."""
     program = (
-        "import sys; from service.client import *\n"
+        "import sys; from alexnet_client import *\n"
         "try: Client('http://127.0.0.1:1', retries=1).classify(b'x')\n"
         "except ConnectionFailed: print(*sys.modules)"
     )
@@ -900,16 +1023,15 @@ def test_importing_the_client_loads_nothing_of_the_server_and_it_is_quiet() -> N
 
     assert (done.returncode, done.stderr) == (0, "")
     loaded = done.stdout.split()
-    ours = {name for name in loaded if name.startswith(("service", "model_"))}
-    assert ours == {name for name in ours if name == "service" or name.startswith("service.client")}
-    assert not {"numpy", "PIL", "onnxruntime", "fastapi", "uvicorn", "torch"} & set(loaded)
+    assert not {name for name in loaded if name.startswith(("service", "model_"))}
+    assert not {"numpy", "PIL", "onnxruntime", "fastapi", "pydantic", "torch"} & set(loaded)
 
 
 def test_the_package_is_typed_and_lists_what_is_there() -> None:
     """`py.typed`, `__all__`, and every error, which the guide has too."""
     errors = {name for name in vars(package.errors) if name in package.__all__}
 
-    assert (files("service") / "py.typed").is_file()
+    assert (files("alexnet_client") / "py.typed").is_file()
     assert all(hasattr(package, name) for name in package.__all__)
     assert errors == {kind.__name__ for kind in everything_under(ClientError)}
     assert all(f"`{name}`" in GUIDE for name in errors)

@@ -41,6 +41,12 @@ class FileUnreadable(ClientError):
     code = "file_unreadable"
 
 
+class DownloadFailed(FileUnreadable):
+    """An image's address did not give it; nothing was sent to the server."""
+
+    code = "download_failed"
+
+
 class ConnectionFailed(ClientError):
     """Nothing answers there, or the connection was lost before the answer was complete."""
 

@@ -3,6 +3,8 @@
 asyncio, with several batches on their way.  Only here is anything sent.
 """
 
+from __future__ import annotations
+
 import asyncio
 import time
 from collections import deque
@@ -15,15 +17,19 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx2
 
-from service.client.core import BaseClient, Batches, Operation, Pause, Send, T
-from service.client.errors import ClientError
-from service.client.requests import ImageInput, read, read_or_error
-from service.client.responses import Health, Model, Outcome, Prediction
-from service.client.transport import attempts, translated
+from alexnet_client.core import BaseClient, Batches, Operation, Pause, Send, T
+from alexnet_client.errors import ClientError
+from alexnet_client.images import Entry, ImageInput
+from alexnet_client.requests import Names, Options
+from alexnet_client.responses import Health, Model, Outcome, Prediction
+from alexnet_client.transport import attempts, translated
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 Images = Iterable[ImageInput] | AsyncIterable[ImageInput]
 
@@ -36,6 +42,9 @@ class Client(BaseClient):
     and the pauses between them, in seconds; None sets no limit.  Lost connections, 429, 502 and 503
     are tried `retries` times again, when Retry-After says or after a pause that grows.  `verify` is
     for https: a context with other authorities, or False to trust any server.
+
+    A string that begins with http:// or https:// is an image's address: it is fetched from here,
+    not by the server, without the key, within `timeout` again, and up to 20 MiB.
 
     Every method raises `ClientError`; a bad argument is a `ValueError` or `TypeError`.
     """
@@ -52,16 +61,29 @@ class Client(BaseClient):
     def close(self) -> None:
         """Close the connections; no request can be sent afterwards."""
         self._http.close()
+        self._reader.close()
 
     def classify(
-        self, image: ImageInput, *, top: int = 5, crops: str = "ten", details: Sequence[str] = ()
+        self,
+        image: ImageInput,
+        *,
+        top: int = 5,
+        crops: str = "ten",
+        details: Names = (),
+        threshold: float = 0.0,
+        classes: str | Sequence[str | int] = (),
+        renormalise: bool = False,
     ) -> Prediction:
         """
-        The `top` best classes of one image: a path, bytes, or a file opened in binary mode.
+        The `top` best classes of one image: a path, an address, bytes, or a file opened in binary
+        mode.
 
-        `crops` is ten, one or dense; `details` are views, heatmap or both.
+        `crops` is ten, one or dense; `details` are views, heatmap or both.  Left out are classes
+        less probable than `threshold`, and with `classes` (WordNet ids, indices, labels or names in
+        them) all others; with `renormalise` the probabilities of those are divided by their sum.
         """
-        return self._run(self._classify(read(image), top, crops, details))
+        options = Options(top, crops, details, threshold, classes, renormalise)
+        return self._run(self._classify(self._reader.read(image), options))
 
     def classify_many(
         self,
@@ -69,7 +91,10 @@ class Client(BaseClient):
         *,
         top: int = 5,
         crops: str = "ten",
-        details: Sequence[str] = (),
+        details: Names = (),
+        threshold: float = 0.0,
+        classes: str | Sequence[str | int] = (),
+        renormalise: bool = False,
         batch: int | None = None,
     ) -> Iterator[Outcome]:
         """
@@ -78,7 +103,8 @@ class Client(BaseClient):
         Lazy: `batch` images at most, 32 by default and 1 with a heatmap, are read and sent
         together.  What every image would meet, such as a wrong key, is raised.
         """
-        return self._many(images, Batches(self, top, crops, details, batch))
+        options = Options(top, crops, details, threshold, classes, renormalise)
+        return self._many(images, Batches(self, options, batch))
 
     def health(self) -> Health:
         """What runs there; that it is not ready is an answer, not an error."""
@@ -98,7 +124,7 @@ class Client(BaseClient):
 
     def _many(self, images: Iterable[ImageInput], batches: Batches) -> Iterator[Outcome]:
         for image in images:
-            if operation := batches.add(read_or_error(image)):
+            if operation := batches.add(self._reader.read_or_error(image)):
                 yield from self._run(operation)
         yield from self._run(batches.rest())
 
@@ -139,13 +165,23 @@ class AsyncClient(BaseClient):
     async def aclose(self) -> None:
         """Close the connections; no request can be sent afterwards."""
         await self._http.aclose()
+        self._reader.close()
 
     async def classify(
-        self, image: ImageInput, *, top: int = 5, crops: str = "ten", details: Sequence[str] = ()
+        self,
+        image: ImageInput,
+        *,
+        top: int = 5,
+        crops: str = "ten",
+        details: Names = (),
+        threshold: float = 0.0,
+        classes: str | Sequence[str | int] = (),
+        renormalise: bool = False,
     ) -> Prediction:
         """As `Client.classify`."""
-        upload = await asyncio.to_thread(read, image)
-        return await self._run(self._classify(upload, top, crops, details))
+        options = Options(top, crops, details, threshold, classes, renormalise)
+        upload = await asyncio.to_thread(self._reader.read, image)
+        return await self._run(self._classify(upload, options))
 
     def classify_many(
         self,
@@ -153,14 +189,18 @@ class AsyncClient(BaseClient):
         *,
         top: int = 5,
         crops: str = "ten",
-        details: Sequence[str] = (),
+        details: Names = (),
+        threshold: float = 0.0,
+        classes: str | Sequence[str | int] = (),
+        renormalise: bool = False,
         batch: int | None = None,
         in_flight: int = 2,
     ) -> AsyncIterator[Outcome]:
         """As `Client.classify_many`, with `in_flight` batches on their way at a time."""
         if in_flight < 1:
             raise ValueError(f"in_flight={in_flight}: must be at least 1")
-        batches = Batches(self, top, crops, details, batch)
+        options = Options(top, crops, details, threshold, classes, renormalise)
+        batches = Batches(self, options, batch)
         return self._many(images, batches, in_flight)
 
     async def health(self) -> Health:
@@ -186,7 +226,7 @@ class AsyncClient(BaseClient):
         try:
             async with aclosing(_each(images)) as source:
                 async for image in source:
-                    if operation := batches.add(await asyncio.to_thread(read_or_error, image)):
+                    if operation := batches.add(await self._read(image)):
                         under_way.append(asyncio.create_task(self._run(operation)))
                     if len(under_way) >= in_flight:
                         for outcome in await under_way.popleft():
@@ -199,6 +239,9 @@ class AsyncClient(BaseClient):
             for task in under_way:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _read(self, image: ImageInput) -> Entry:
+        return await asyncio.to_thread(self._reader.read_or_error, image)
 
     async def _run(self, operation: Operation[T]) -> T:
         answer = None
@@ -214,8 +257,8 @@ class AsyncClient(BaseClient):
         try:
             async for attempt in attempts(step.deadline, step.retries):
                 with attempt, translated(step.deadline):
-                    async with asyncio.timeout(step.deadline.left()):
-                        response = await self._http.request(**step.arguments())
+                    arguments, left = step.arguments(), step.deadline.left()
+                    response = await asyncio.wait_for(self._http.request(**arguments), left)
                     return step.read(response, response.content)
         except ClientError as error:
             return error

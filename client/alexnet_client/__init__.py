@@ -1,27 +1,29 @@
 """
 A client of the service: images in, predictions out, from another process or machine.
 
-    from service.client import Client
+    from alexnet_client import Client
 
     with Client("http://127.0.0.1:8000") as client:
         print(client.classify("cat.jpg").best.label)
 
-It needs httpx2, pydantic and stamina, and nothing of the server.
+It needs httpx2 and stamina, and nothing of the server.
 
     clients                Client and AsyncClient: what each takes and returns; they send
     core                   what both do, step by step
+    images                 images as callers have them, files and addresses, to bytes
     requests, responses    what is sent; what its answer means
     transport              a server's address, deadlines, tries, what goes wrong on the way
     errors                 everything that can go wrong
 """
 
-from service.client.clients import AsyncClient, Client
-from service.client.errors import (
+from alexnet_client.clients import AsyncClient, Client
+from alexnet_client.errors import (
     AnswerUnreadable,
     CertificateRefused,
     ClientError,
     ConnectionFailed,
     DeadlineExceeded,
+    DownloadFailed,
     FileUnreadable,
     ImageRefused,
     NotReady,
@@ -34,8 +36,8 @@ from service.client.errors import (
     Unauthorized,
     Unavailable,
 )
-from service.client.requests import ImageInput
-from service.client.responses import (
+from alexnet_client.images import ImageInput
+from alexnet_client.responses import (
     Box,
     ClassHeatmap,
     ClassProbability,
@@ -47,6 +49,7 @@ from service.client.responses import (
     Queue,
     View,
 )
+from alexnet_client.version import __version__
 
 __all__ = [
     "AnswerUnreadable",
@@ -59,6 +62,7 @@ __all__ = [
     "ClientError",
     "ConnectionFailed",
     "DeadlineExceeded",
+    "DownloadFailed",
     "FileUnreadable",
     "Health",
     "Heatmap",
@@ -78,4 +82,5 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "View",
+    "__version__",
 ]
