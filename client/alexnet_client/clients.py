@@ -24,7 +24,7 @@ import httpx2
 from alexnet_client.core import BaseClient, Batches, Operation, Pause, Send, T
 from alexnet_client.errors import ClientError
 from alexnet_client.images import Entry, ImageInput
-from alexnet_client.requests import Names, Options
+from alexnet_client.requests import Options
 from alexnet_client.responses import Health, Model, Outcome, Prediction
 from alexnet_client.transport import attempts, translated
 
@@ -69,9 +69,9 @@ class Client(BaseClient):
         *,
         top: int = 5,
         crops: str = "ten",
-        details: Names = (),
+        details: Sequence[str] = (),
         threshold: float = 0.0,
-        classes: str | Sequence[str | int] = (),
+        classes: Sequence[str | int] = (),
         renormalise: bool = False,
     ) -> Prediction:
         """
@@ -91,9 +91,9 @@ class Client(BaseClient):
         *,
         top: int = 5,
         crops: str = "ten",
-        details: Names = (),
+        details: Sequence[str] = (),
         threshold: float = 0.0,
-        classes: str | Sequence[str | int] = (),
+        classes: Sequence[str | int] = (),
         renormalise: bool = False,
         batch: int | None = None,
     ) -> Iterator[Outcome]:
@@ -173,9 +173,9 @@ class AsyncClient(BaseClient):
         *,
         top: int = 5,
         crops: str = "ten",
-        details: Names = (),
+        details: Sequence[str] = (),
         threshold: float = 0.0,
-        classes: str | Sequence[str | int] = (),
+        classes: Sequence[str | int] = (),
         renormalise: bool = False,
     ) -> Prediction:
         """As `Client.classify`."""
@@ -189,9 +189,9 @@ class AsyncClient(BaseClient):
         *,
         top: int = 5,
         crops: str = "ten",
-        details: Names = (),
+        details: Sequence[str] = (),
         threshold: float = 0.0,
-        classes: str | Sequence[str | int] = (),
+        classes: Sequence[str | int] = (),
         renormalise: bool = False,
         batch: int | None = None,
         in_flight: int = 2,

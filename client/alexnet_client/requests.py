@@ -15,18 +15,20 @@ T = TypeVar("T")
 OCTETS: Final = "application/octet-stream"  # the server looks at the bytes themselves
 UNNAMED: Final = "picture"  # a part of a form without a name would be no file
 
-Names = str | Sequence[str]  # one, or several; several in one string have commas between them
-
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked of each image, in the words of `Client.classify`."""
+    """
+    What is asked of each image, in the words of `Client.classify`.
+
+    `details` and `classes` may be one string, with commas between several.
+    """
 
     top: int
     crops: str
-    details: Names
+    details: Sequence[str]
     threshold: float
-    classes: str | Sequence[str | int]
+    classes: Sequence[str | int]
     renormalise: bool
 
     @property

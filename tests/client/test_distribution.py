@@ -65,9 +65,10 @@ def live(tiny_model: Path) -> Iterator[Live]:
         yield server
 
 
-def test_it_needs_two_packages_and_has_the_version_of_the_server() -> None:
+def test_it_needs_two_packages_and_has_the_version_and_the_licence_of_the_server() -> None:
     assert {Requirement(line).name for line in CLIENT["dependencies"]} == {"httpx2", "stamina"}
     assert alexnet_client.__version__ == SERVER["version"]
+    assert (ROOT / "client" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
 def test_its_wheel_works_beside_nothing_but_what_it_asks_for(
