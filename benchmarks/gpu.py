@@ -82,7 +82,7 @@ QUICK = Extent((1, 2), 1, 3, 0.0, (2,), 0.5, 8)
 # What differs from the options that the service itself sets.
 SETTINGS: dict[str, dict[str, str]] = {
     "as served": {},
-    "TF32 off": {"use_tf32": "0"},
+    "TF32": {"use_tf32": "1"},
     "NHWC": {"prefer_nhwc": "1"},
     "EXHAUSTIVE": {"cudnn_conv_algo_search": "EXHAUSTIVE"},
     "NHWC, EXHAUSTIVE": {"prefer_nhwc": "1", "cudnn_conv_algo_search": "EXHAUSTIVE"},
@@ -259,7 +259,7 @@ def bare(bench: Bench, path: Path) -> Iterator[Row]:
 
     settings = SETTINGS if bench.cuda else {"as served": SETTINGS["as served"]}
     for name, options in settings.items():
-        if name == "TF32 off" and model.precision == "fp16":
+        if name == "TF32" and model.precision == "fp16":
             continue  # it concerns fp32 alone
         with reported(bench, f"{path.name}, {name}"):
             made = session(bench, path, options)

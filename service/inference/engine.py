@@ -1,16 +1,14 @@
 """
 uint8 images -> float32 probabilities, in ONNX Runtime, on the device that the operator chose.
 
-Some execution providers run only batches of a few sizes, padded up to them (`fixed_sizes` in
-providers.py).  All sizes run once at load, the largest first, so that what does not fit into the
-memory is known before the service is ready.
+Some execution providers run only batches of one size, padded up to it (`fixed_size` in
+providers.py).  It runs once at load, so that what does not fit into the memory is known before the
+service is ready.
 
 On a CPU there are two sessions on the same file: one whose runs take all cores, and one whose runs
 take the core that calls, so that each core can run a batch of its own.
 """
 
-from bisect import bisect_left
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
@@ -30,11 +28,12 @@ from service.inference.providers import (
     devices,
     failures,
     gist,
+    layers_on_cpu,
     load_runtime,
     session_options,
 )
 
-__all__ = ["Engine", "Label", "Model", "batch_sizes", "inspect", "padded"]
+__all__ = ["Engine", "Label", "Model", "inspect", "padded"]
 
 MAX_BATCH = 16  # images; the service's own default
 # Bytes of a model file that two sessions may hold, each with weights of its own.
@@ -52,7 +51,7 @@ class Engine:
         *,
         device: str,
         failures: tuple[type[Exception], ...],
-        sizes: Sequence[int] = (),
+        fixed_size: int = 0,
         one_core: Any = None,
         cores: int = 1,
     ) -> None:
@@ -60,17 +59,19 @@ class Engine:
         `device` is the operator's choice, `failures` are the runtime's own exceptions; `one_core`
         is a second session whose runs take one core, of which `cores` may be under way at once.
 
-        `sizes`, rising, are the only batches that will run; without any, each runs as it comes.
+        `fixed_size` is the only batch that will run, in images; with 0, each runs as it comes.
         """
         self._session = session
         self._one_core = one_core or session
         self._failures = failures
         self.cores = cores
-        self.sizes = tuple(sizes)
+        self.fixed_size = fixed_size
         self.model = model
         self.device_requested = device
         self.execution_provider = provider
-        self.warning: str | None = None  # why `auto` chose another provider than people expect
+        self.warning: str | None = (
+            None  # why another provider computes than people expect, or slowly
+        )
 
     @property
     def provider(self) -> str:
@@ -106,6 +107,7 @@ class Engine:
                 try:
                     session = _session(runtime, provider, path, threads, options)
                     model = _model(path, sha256, session)
+                    slow = _placement(provider, session, model)
                     cores = _cores(provider, path, threads)
                     engine = cls(
                         session,
@@ -113,7 +115,7 @@ class Engine:
                         provider,
                         device=device,
                         failures=failures(runtime),
-                        sizes=batch_sizes(max_batch) if provider.fixed_sizes else (),
+                        fixed_size=max_batch if provider.fixed_size else 0,
                         one_core=_session(runtime, CPU, path, 1, {}) if cores > 1 else None,
                         cores=cores,
                     )
@@ -125,7 +127,7 @@ class Engine:
                     if provider.has_driver or provider.name in runtime.get_available_providers():
                         warning = warning or str(error)
                 else:
-                    engine.warning = warning
+                    engine.warning = warning or slow
                     return engine
         raise ValueError(f"device {device!r} is not one of {', '.join(devices())}")
 
@@ -148,16 +150,15 @@ class Engine:
     def _outputs(
         self, images: NDArray[np.uint8], crops: int, names: list[str], one_core: bool
     ) -> list[NDArray[np.float32]]:
-        """The outputs of these names, from several runs if there are more images than the largest
-        of `sizes`."""
-        if not self.sizes:
+        """The outputs of these names, from several runs if there are more images than
+        `fixed_size`."""
+        if not (step := self.fixed_size):
             return self._run(images, crops, names, one_core)
-        step = self.sizes[-1]
         parts = [images[i : i + step] for i in range(0, max(1, len(images)), step)]
         runs = [
             [
                 output[: len(part)]
-                for output in self._run(padded(part, self.sizes), crops, names, one_core)
+                for output in self._run(padded(part, step), crops, names, one_core)
             ]
             for part in parts
         ]
@@ -188,15 +189,16 @@ class Engine:
             raise self.execution_provider.failed("the start-up image", error) from error
 
     def warm(self) -> None:
-        """Run each size with each choice of crops, the largest first, or `ProviderUnusable`."""
+        """Run `fixed_size` with each choice of crops, most crops first, or `ProviderUnusable`."""
+        if not (size := self.fixed_size):
+            return
         shape = self.model.golden_image().shape[1:]
-        for size in reversed(self.sizes):
-            for views in sorted(self.model.crops.values(), reverse=True):
-                try:
-                    self.run(np.zeros((size, *shape), np.uint8), views)
-                except self._failures as error:
-                    step = f"warming up a batch of {size}"
-                    raise self.execution_provider.failed(step, error) from error
+        for views in sorted(self.model.crops.values(), reverse=True):
+            try:
+                self.run(np.zeros((size, *shape), np.uint8), views)
+            except self._failures as error:
+                step = f"warming up a batch of {size}"
+                raise self.execution_provider.failed(step, error) from error
 
     def check(self) -> None:
         """Compare the start-up image's answer with the one in the file, or `ModelUnusable`."""
@@ -239,15 +241,9 @@ def inspect(path: Path) -> Model:
     return _model(path, sha256, _cpu_session(runtime, path, options))
 
 
-def batch_sizes(max_batch: int) -> tuple[int, ...]:
-    """1, 2, 4, 8, ... and `max_batch` itself, rising."""
-    return *(2**power for power in range((max_batch - 1).bit_length())), max_batch
-
-
-def padded(images: NDArray[np.uint8], sizes: Sequence[int]) -> NDArray[np.uint8]:
-    """`(N, 256, 256, 3)` with black images added up to the next of `sizes`, which rise; a copy,
-    unless N is one of them."""
-    size = sizes[bisect_left(sizes, len(images))]
+def padded(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """`(N, 256, 256, 3)`, N at most `size`, with black images added up to it; a copy, unless N is
+    `size`."""
     if len(images) == size:
         return images
     filled = np.zeros((size, *images.shape[1:]), images.dtype)
@@ -261,6 +257,26 @@ def _session(
     if provider == CPU:
         return _cpu_session(runtime, path, session_options(runtime, CPU, threads))
     return create_session(runtime, provider, path, threads, options)
+
+
+def _placement(provider: Provider, session: Any, model: Model) -> str | None:
+    """`ProviderUnusable` where the CPU would compute a layer for a GPU; of an int8 file, which no
+    GPU has 8-bit kernels for, a warning."""
+    if not provider.gpu:
+        return None
+    if model.precision == "int8":
+        return (
+            f"{model.path} is int8, which is for CPUs: {provider.label} computes it in float, with "
+            f"copies to the CPU and back. Make an fp16 file of it: alexnet-export --variant "
+            f"{model.variant} --weights {model.path} --precision fp16 -o alexnet-fp16.onnx"
+        )
+    if left := layers_on_cpu(session):
+        layers = ", ".join(f"{number} {operator}" for operator, number in sorted(left.items()))
+        raise ProviderUnusable(
+            f"{provider.label} is not in use: the CPU would compute {layers} of the network's "
+            "layers; export the model again, or choose --device cpu."
+        )
+    return None
 
 
 def _cores(provider: Provider, path: Path, threads: int) -> int:

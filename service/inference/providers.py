@@ -2,10 +2,11 @@
 ONNX Runtime's execution providers that the service knows, one row of `PROVIDERS` each.
 
 A session that silently computes on the CPU is the trap here: the runtime lists CUDA, accepts it,
-and falls back without an error, while loading or as late as in the first run.  So a session counts
-as a provider's only after four steps: the runtime offers the provider; the session is created; the
-provider is its first; with fallback switched off, a real image gives the answer stored in the model
-file.  `create_session` takes the first three, `Engine.load` the fourth.
+and falls back without an error, while loading or as late as in the first run, or for a few layers
+alone.  So a session counts as a provider's only after five steps: the runtime offers the provider;
+the session is created; the provider is its first; it has all layers of the network; with fallback
+switched off, a real image gives the answer stored in the model file.  `create_session` takes the
+first three, `Engine.load` the others.
 
 The settings and flags, `alexnet doctor`, the page and Ray read the table, and `--help` reads the
 settings: so nothing heavy is imported here before it is used.
@@ -14,6 +15,7 @@ settings: so nothing heavy is imported here before it is used.
 import io
 import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from ctypes import CDLL
@@ -29,6 +31,8 @@ from service.errors import ProviderUnusable, RuntimeMissing
 
 ERRORS_ONLY: Final = 3  # ONNX Runtime's severity; its warning about an input's default is expected
 FATAL_ONLY: Final = 4
+# What a GPU is there for: each that the CPU computes costs copies of its feature maps both ways.
+LAYERS: Final = frozenset({"Conv", "Gemm", "LRN", "MatMul", "MaxPool"})
 NVIDIA_DRIVER: Final = Path("/proc/driver/nvidia/version")
 
 
@@ -47,8 +51,8 @@ class Provider:
     extra: str  # this project's extra that installs the package
 
     gpu: bool = False  # computes on a GPU: one thread feeds it, and Ray must have assigned it
-    # Runs only batches of a few sizes, padded up to them, because each new shape is expensive.
-    fixed_sizes: bool = False
+    # Runs only batches of one size, padded up to it, because each change of shape is expensive.
+    fixed_size: bool = False
     driver: Path | None = None  # exists where the driver is loaded
     driver_maker: str = ""
     # From the limit of its memory, in bytes, 0 for none, and the GPU's number, None for the first,
@@ -100,9 +104,12 @@ class Provider:
 
 
 def _cuda_options(memory_limit: int, gpu: int | None) -> dict[str, str]:
-    """DEFAULT is slow at searching convolutions, EXHAUSTIVE searches for every batch size again."""
+    """cuDNN's newer heuristics, which HEURISTIC has named since ONNX Runtime 1.20; DEFAULT is its
+    fallback.  TF32 is off: simulated, it moves the start-up image of a `caffe` network by 1.2e-3,
+    where 1e-3 is allowed."""
     options = {
         "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0",
         "arena_extend_strategy": "kSameAsRequested",
     }
     chosen = {"gpu_mem_limit": memory_limit or None, "device_id": gpu}
@@ -126,8 +133,9 @@ CUDA: Final = Provider(
     built_for="for NVIDIA GPUs and CPUs",
     extra="gpu",
     gpu=True,
-    # Each new shape costs a search for convolutions, and the memory arena grows and never shrinks.
-    fixed_sizes=True,
+    # The runtime keeps one cuDNN plan for each convolution (its issue 23006): each change of the
+    # batch builds all of them anew, some 20 ms, which is more than the largest batch takes.
+    fixed_size=True,
     driver=NVIDIA_DRIVER,
     driver_maker="NVIDIA",
     options=_cuda_options,
@@ -242,6 +250,7 @@ def create_session(
     options = session_options(runtime, provider, threads)
     # The runtime prints and logs an error in many lines, and raises it too: one line is enough.
     options.log_severity_level = FATAL_ONLY
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     runtime.set_default_logger_severity(FATAL_ONLY)
     order = [(provider.name, provider_options), CPU.name]
     printed = io.StringIO()
@@ -258,6 +267,18 @@ def create_session(
         raise provider.failed(f"loading {provider.label}", reason)
     session.disable_fallback()
     return session
+
+
+def layers_on_cpu(session: Any) -> Counter[str]:
+    """How many layers of the network a session of `create_session` leaves to the CPU, by operator;
+    those of both branches where the graph has some."""
+    return Counter(
+        node.op_type
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name == CPU.name
+        for node in part.get_nodes()
+        if node.op_type in LAYERS
+    )
 
 
 def gist(reason: object) -> str:

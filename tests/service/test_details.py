@@ -428,7 +428,7 @@ def test_views_and_mean_come_out_of_one_run(
 def test_padding_to_a_fixed_size_changes_no_view(tiny_model: Path) -> None:
     """As on CUDA: seven images in runs of four, the second filled up."""
     engine = Engine.load(tiny_model, device="cpu", threads=1)
-    padded, session = fixed(engine, tiny_model, 1, 2, 4)
+    padded, session = fixed(engine, tiny_model, 4)
     images = np.random.default_rng(3).integers(0, 256, (7, 256, 256, 3), np.uint8)
 
     answers = padded.run_views(images, 10)

@@ -16,7 +16,7 @@ import pytest
 
 from service.errors import ModelUnusable
 from service.inference import engine as inference_engine
-from service.inference.engine import Engine, batch_sizes, inspect, padded
+from service.inference.engine import Engine, inspect, padded
 from service.inference.model_file import CENTRE, MARK
 from service.inference.providers import CPU
 from tests.support.engines import fixed
@@ -55,76 +55,64 @@ def test_several_threads_may_run_at_once(engine: Engine) -> None:
         np.testing.assert_allclose(answer, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("max_batch", "sizes"),
-    [(1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (16, (1, 2, 4, 8, 16)), (20, (1, 2, 4, 8, 16, 20))],
-)
-def test_the_sizes_are_the_powers_of_two_and_the_largest_batch(
-    max_batch: int, sizes: tuple[int, ...]
-) -> None:
-    assert batch_sizes(max_batch) == sizes
+@pytest.mark.parametrize("count", [0, 1, 5, 6])
+def test_a_batch_is_padded_to_the_size_behind_its_images(count: int) -> None:
+    filled = padded(IMAGES[:count], 6)
 
-
-@pytest.mark.parametrize(("count", "size"), [(0, 1), (1, 1), (2, 2), (3, 4), (4, 4), (5, 6)])
-def test_a_batch_is_padded_to_the_next_size_behind_its_images(count: int, size: int) -> None:
-    filled = padded(IMAGES[:count], (1, 2, 4, 6))
-
-    assert filled.shape == (size, 256, 256, 3)
+    assert filled.shape == (6, 256, 256, 3)
     assert filled.dtype == np.uint8
     np.testing.assert_array_equal(filled[:count], IMAGES[:count])
     assert not filled[count:].any()
 
 
-@pytest.mark.parametrize(
-    ("count", "runs"), [(1, [1]), (2, [2]), (3, [3]), (4, [3, 1]), (5, [3, 2])]
-)
-def test_an_engine_of_fixed_sizes_runs_only_those_and_answers_alike(
-    engine: Engine, tiny_model: Path, count: int, runs: list[int]
+@pytest.mark.parametrize(("count", "runs"), [(1, 1), (3, 1), (4, 2), (5, 2)])
+def test_an_engine_of_one_size_runs_only_that_and_answers_alike(
+    engine: Engine, tiny_model: Path, count: int, runs: int
 ) -> None:
-    of_sizes, session = fixed(engine, tiny_model, 1, 2, 3)
+    of_three, session = fixed(engine, tiny_model, 3)
 
     for crops in engine.model.crops.values():
         session.runs.clear()
-        probabilities = of_sizes.run(IMAGES[:count], crops)
+        probabilities = of_three.run(IMAGES[:count], crops)
 
-        assert session.runs == [(size, crops) for size in runs]
+        assert session.runs == [(3, crops)] * runs
         assert probabilities.shape == (count, len(engine.model.labels))
         np.testing.assert_allclose(probabilities, engine.run(IMAGES[:count], crops), atol=1e-6)
 
 
 def test_padding_never_reaches_an_answer(engine: Engine, tiny_model: Path) -> None:
-    of_sizes, session = fixed(engine, tiny_model, 8)
+    of_eight, session = fixed(engine, tiny_model, 8)
 
-    probabilities = of_sizes.run(IMAGES, 10)
+    probabilities = of_eight.run(IMAGES, 10)
 
     assert session.runs == [(8, 10)]
     np.testing.assert_allclose(probabilities, engine.run(IMAGES, 10), atol=1e-6)
 
 
-def test_several_threads_may_run_an_engine_of_fixed_sizes(engine: Engine, tiny_model: Path) -> None:
-    of_sizes, _ = fixed(engine, tiny_model, 1, 2, 4)
+def test_several_threads_may_run_an_engine_of_one_size(engine: Engine, tiny_model: Path) -> None:
+    of_four, _ = fixed(engine, tiny_model, 4)
     expected = engine.run(IMAGES, 10)
 
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda n: of_sizes.run(IMAGES[: n % 6], 10), range(12)))
+        answers = list(pool.map(lambda n: of_four.run(IMAGES[: n % 6], 10), range(12)))
 
     for n, answer in enumerate(answers):
         np.testing.assert_allclose(answer, expected[: n % 6], atol=1e-6)
 
 
-def test_the_warm_up_runs_every_size_with_every_choice_the_largest_first(
+def test_the_warm_up_runs_the_size_with_every_choice_the_largest_first(
     engine: Engine, tiny_model: Path
 ) -> None:
-    of_sizes, session = fixed(engine, tiny_model, 1, 2, 4)
+    of_four, session = fixed(engine, tiny_model, 4)
     choices = sorted(engine.model.crops.values(), reverse=True)
 
-    of_sizes.warm()
+    of_four.warm()
 
-    assert session.runs == [(size, views) for size in (4, 2, 1) for views in choices]
+    assert session.runs == [(4, views) for views in choices]
 
 
 def test_an_engine_on_the_cpu_does_not_pad(engine: Engine) -> None:
-    assert engine.sizes == ()
+    assert engine.fixed_size == 0
 
 
 def test_a_memory_limit_too_small_for_the_warm_up_names_the_settings(tiny_model: Path) -> None:
@@ -141,9 +129,9 @@ def test_a_memory_limit_too_small_for_the_warm_up_names_the_settings(tiny_model:
         "path = Path(sys.argv[1]); options = session_options(ort, CUDA)\n"
         "options.add_session_config_entry('session.use_env_allocators', '1')\n"
         "session = ort.InferenceSession(path, options, providers=[CPU.name])\n"
-        "for sizes in (1,), (1, 64):\n"
+        "for size in 1, 64:\n"
         "    try: Engine(session, inspect(path), CUDA, device='cuda', failures=failures(ort),\n"
-        "                sizes=sizes).warm(); print('fits')\n"
+        "                fixed_size=size).warm(); print('fits')\n"
         "    except ProviderUnusable as error: print(error)"
     )
 

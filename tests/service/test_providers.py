@@ -5,8 +5,9 @@ The table of execution providers: how each proves that it computes, and that one
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ def test_cuda_gets_the_heuristic_search_and_the_memory_limit() -> None:
     options = CUDA.options(2**30, None)
 
     assert options["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert options["use_tf32"] == "0"
     assert options["arena_extend_strategy"] == "kSameAsRequested"
     assert options["gpu_mem_limit"] == str(2**30)
     assert not {"gpu_mem_limit", "device_id"} & CUDA.options(0, None).keys()
@@ -58,7 +60,21 @@ class OnCuda(Counted):
     """A session that claims to be on CUDA, and notes when its fallback was switched off."""
 
     provider = CUDA
+    left_to_the_cpu: str | None = None  # an operator
     fallback_off_after: int | None = None  # runs
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        """The runtime's own record, of a session that is on the CPU, with the names exchanged."""
+        parts = [part.get_nodes() for part in self.session.get_provider_graph_assignment_info()]
+        return [
+            SimpleNamespace(
+                ep_name=CPU.name
+                if nodes[0].op_type == self.left_to_the_cpu
+                else self.provider.name,
+                get_nodes=partial(list, nodes),
+            )
+            for nodes in parts
+        ]
 
     def get_providers(self) -> list[str]:
         return [self.provider.name, CPU.name]
@@ -112,10 +128,46 @@ def test_cuda_is_warmed_up_and_then_checked_with_its_fallback_off(
 
     (session,) = sessions
     choices = sorted(engine.model.crops.values(), reverse=True)
-    warm_up = [(size, views) for size in (3, 2, 1) for views in choices]
-    assert (engine.provider, engine.sizes) == (CUDA.name, (1, 2, 3))
+    assert (engine.provider, engine.fixed_size) == (CUDA.name, 3)
     assert session.fallback_off_after == 0
-    assert session.runs == [*warm_up, (1, 10)]
+    assert session.runs == [*((3, views) for views in choices), (3, 10)]
+
+
+def test_a_layer_that_the_cpu_would_compute_is_not_cuda(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OnCuda, "left_to_the_cpu", "MaxPool")
+    gpu_runtime(monkeypatch, OnCuda)
+
+    with pytest.raises(ProviderUnusable, match="the CPU would compute 1 MaxPool") as caught:
+        Engine.load(tiny_model, device="cuda")
+    engine = Engine.load(tiny_model, device="auto")
+
+    assert "export the model again" in str(caught.value)
+    assert (engine.provider, engine.warning) == (CPU.name, str(caught.value))
+
+
+def test_arithmetic_on_shapes_may_stay_on_the_cpu(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OnCuda, "left_to_the_cpu", "Shape")
+    gpu_runtime(monkeypatch, OnCuda)
+
+    engine = Engine.load(tiny_model, device="cuda", max_batch=1)
+
+    assert (engine.provider, engine.warning) == (CUDA.name, None)
+
+
+def test_8_bit_on_cuda_is_warned_of_with_the_command_that_makes_16(
+    bundled_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OnCuda, "left_to_the_cpu", "MaxPool")
+    gpu_runtime(monkeypatch, OnCuda)
+
+    engine = Engine.load(bundled_model, device="cuda", max_batch=1)
+
+    assert engine.provider == CUDA.name
+    assert f"--variant owt --weights {bundled_model} --precision fp16" in str(engine.warning)
 
 
 @pytest.mark.parametrize("gpu", [0, 3])
@@ -183,7 +235,8 @@ def test_what_the_runtime_prints_before_it_falls_back_becomes_one_sentence(
     engine = Engine.load(tiny_model, device="auto")
 
     assert "(CUDA failure 100: no CUDA-capable device is detected)" in str(caught.value)
-    assert (engine.provider, engine.sizes, engine.warning) == (CPU.name, (), str(caught.value))
+    assert (engine.provider, engine.fixed_size) == (CPU.name, 0)
+    assert engine.warning == str(caught.value)
     assert capsys.readouterr().out == ""
 
 

@@ -25,8 +25,8 @@ class Counted:
         return getattr(self.session, name)
 
 
-def fixed(engine: Engine, path: Path, *sizes: int) -> tuple[Engine, Counted]:
-    """An engine of fixed sizes, as on CUDA, but computing here; and what its session was given."""
+def fixed(engine: Engine, path: Path, size: int) -> tuple[Engine, Counted]:
+    """An engine of one size, as on CUDA, but computing here; and what its session was given."""
     options = session_options(onnxruntime, threads=1)
     session = Counted(onnxruntime.InferenceSession(path, options, providers=[CPU.name]))
-    return Engine(session, engine.model, CPU, device="cpu", failures=(), sizes=sizes), session
+    return Engine(session, engine.model, CPU, device="cpu", failures=(), fixed_size=size), session
