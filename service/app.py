@@ -12,8 +12,8 @@ import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import uvicorn
@@ -31,7 +31,7 @@ from service.http.server.reload import Reloader
 from service.http.state import ServiceState
 from service.inference.classifier import Classifier
 from service.inference.engine import Engine
-from service.settings import Settings, limits
+from service.settings import Settings, limits, spelled
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_record import ModelNames
 
@@ -145,7 +145,7 @@ class Server(uvicorn.Server):
             ssl_certfile=settings.ssl_certfile,
             ssl_keyfile=settings.ssl_keyfile,
         )
-        with server.certificate_read(settings):
+        with certificate_read(settings):
             config.load()
         self._tls = server.accept_tls_within_limits(config)
         super().__init__(config)
@@ -178,8 +178,7 @@ class Server(uvicorn.Server):
         if self._state.settings.api_keys_file is not None:
             renewable["key file"] = self._keys.reload
         if self._tls is not None:
-            certificate_read = server.certificate_read(self._state.settings)
-            renewable["certificate"] = certificate_read(self._tls.renew)
+            renewable["certificate"] = certificate_read(self._state.settings)(self._tls.renew)
         return renewable
 
     async def on_tick(self, counter: int) -> bool:
@@ -208,6 +207,20 @@ class Server(uvicorn.Server):
         # To write the last answers out.
         self.config.timeout_graceful_shutdown = 1
         await super().shutdown(sockets)
+
+
+@contextmanager
+def certificate_read(settings: Settings) -> Iterator[None]:
+    """One sentence for what keeps a certificate or its key from being read."""
+    try:
+        yield
+    except OSError as error:  # ssl.SSLError is one
+        key = settings.ssl_keyfile or "the key is in it too"
+        raise SettingsInvalid(
+            f"{spelled('ssl_certfile')} ({settings.ssl_certfile}) and {spelled('ssl_keyfile')} "
+            f"({key}) cannot be used ({error.strerror or error}); both are PEM, and the key must "
+            "be the certificate's."
+        ) from error
 
 
 def _is_terminal() -> bool:

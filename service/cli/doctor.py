@@ -193,9 +193,11 @@ def _certificate(settings: Settings) -> str | None:
     """Whether it can be read, fits its key, is valid today, and for how long."""
     if (file := settings.ssl_certfile) is None:
         return None
+    from service.app import certificate_read
     from service.http.server.tls import RENEW, valid_until
 
-    end = valid_until(settings)
+    with certificate_read(settings):
+        end = valid_until(file, settings.ssl_keyfile)
     days = (ssl.cert_time_to_seconds(end) - time.time()) / 86400
     if days < SOON:
         return f"{file} ends in {days:.0f} days, {end}; {RENEW}"

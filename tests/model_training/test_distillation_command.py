@@ -31,8 +31,9 @@ from model_training.distillation import distil, networks, pretrained
 from model_training.distillation.__main__ import app, main
 from model_training.distillation.dataset import read_dataset
 from model_training.distillation.feature_extraction import Features, Part, extract_features, parts
-from model_training.distillation.networks import CLASSES, FEATURES, TEACHER, TRUNK
+from model_training.distillation.networks import TEACHER, TRUNK
 from model_training.distillation.sources import read_manifest
+from model_training.distillation.student import CLASSES, FEATURES
 from model_training.distillation.train import Recipe
 from model_training.errors import TrainingError
 from tests.support.commands import here

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from service.inference import colour
+from service.inference import appearance
 from service.inference.appearance import CACHED, conversion
 from service.inference.image import decode
 from service.inference.limits import PROFILE_BYTES, DecodeLimits
@@ -170,7 +170,7 @@ def test_conversions_are_kept_for_the_images_that_come_next_but_not_too_many() -
     for exponent in range(CACHED):
         conversion(profiles.rgb(profiles.ADOBE, profiles.gamma(1 + exponent / 16)), "RGB")
     assert conversion(PROFILES["Display P3"], "RGB") is not first
-    assert colour._conversion.cache_info().currsize <= CACHED
+    assert appearance._conversion.cache_info().currsize <= CACHED
 
 
 def test_a_profile_of_endless_calculations_is_taken_without_them() -> None:

@@ -228,7 +228,7 @@ def test_a_port_where_this_service_answers_already_is_told_as_by_serve(tiny_mode
     ids=["origin", "path", "keys"],
 )
 def test_what_serve_refuses_beside_that_is_told_in_its_words(
-    tiny_model: Path, wrong: dict[str, str]
+    tiny_model: Path, wrong: dict[str, Any]
 ) -> None:
     """It is found while the application is built."""
     checks = examined(status=1, model=tiny_model, **wrong)

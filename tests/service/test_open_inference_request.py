@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from service.errors import BodyTooLarge, RequestError, RequestMalformed
 from service.http.middleware.errors import STATUSES
-from service.http.routes.open_inference import infer_request, tensors
+from service.http.routes.open_inference import infer_request
 from service.http.routes.open_inference.served_models import models
 from tests.support.images import image
 from tests.support.servers import Live, serving
@@ -365,7 +365,7 @@ def test_pixels_are_views_of_the_body() -> None:
 
 def test_the_datatype_of_bytes_has_its_name_in_one_place() -> None:
     """The wire's branches are about it."""
-    assert {its.input.datatype for its in MODELS.values()} == {"UINT8", tensors.BYTES}
+    assert {its.input.datatype for its in MODELS.values()} == {"UINT8", infer_request.BYTES}
 
 
 def test_binary_is_answered_to_those_who_ask_for_it(live: Live) -> None:

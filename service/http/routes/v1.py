@@ -61,10 +61,6 @@ class ModelAnswer(BaseModel):
     version: str
 
 
-def _absent(value: object) -> bool:
-    return value is None
-
-
 class FileAnswer(BaseModel):
     """The best classes of one image, the most probable first."""
 
@@ -72,10 +68,10 @@ class FileAnswer(BaseModel):
     classes: list[ClassAnswer]
     # Left out, not null: who asks for no details reads none.
     views: list[ViewAnswer] | SkipJsonSchema[None] = Field(
-        default=None, exclude_if=_absent, description="With details=views."
+        default=None, description="With details=views."
     )
     heatmap: Heatmap | SkipJsonSchema[None] = Field(
-        default=None, exclude_if=_absent, description="With details=heatmap."
+        default=None, description="With details=heatmap."
     )
 
 

@@ -29,7 +29,7 @@ from service.http.server.connection_limits import (
     within_file_limit,
 )
 from service.http.server.pipeline import PIPELINE
-from service.http.server.tls import accept_tls_within_limits, certificate_read
+from service.http.server.tls import accept_tls_within_limits
 
 __all__ = [
     "PIPELINE",
@@ -37,7 +37,6 @@ __all__ = [
     "Connection",
     "Limits",
     "accept_tls_within_limits",
-    "certificate_read",
     "protocol",
     "within_file_limit",
 ]

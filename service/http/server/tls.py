@@ -10,16 +10,15 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from uvicorn.config import Config, create_ssl_context
 
 from service.errors import SettingsInvalid
 from service.http.server.connection import Connection
-from service.settings import Settings, spelled
 
 RENEW = "have it renewed, and send SIGHUP to a server that runs"
 
@@ -35,33 +34,16 @@ def accept_tls_within_limits(config: Config) -> "TlsAcceptor | None":
     return acceptor
 
 
-@contextmanager
-def certificate_read(settings: Settings) -> Iterator[None]:
-    """One sentence for what keeps a certificate or its key from being read."""
-    try:
-        yield
-    except OSError as error:  # ssl.SSLError is one
-        key = settings.ssl_keyfile or "the key is in it too"
-        raise SettingsInvalid(
-            f"{spelled('ssl_certfile')} ({settings.ssl_certfile}) and {spelled('ssl_keyfile')} "
-            f"({key}) cannot be used ({error.strerror or error}); both are PEM, and the key must "
-            "be the certificate's."
-        ) from error
-
-
-def valid_until(settings: Settings) -> str:
-    """The end of the certificate, `Jun  1 12:00:00 2030 GMT`; `SettingsInvalid` for one that cannot
-    be used or is not valid today."""
+def valid_until(file: Path, key: Path | None) -> str:
+    """The end of a certificate, `Jun  1 12:00:00 2030 GMT`; `SettingsInvalid` for one that is not
+    valid today, `OSError`, `ssl.SSLError` among them, for one that cannot be used."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     # Its signer is not asked for: the question is whether it is valid today.
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    file = settings.ssl_certfile
-    assert file is not None
-    with certificate_read(settings):
-        server.load_cert_chain(file, settings.ssl_keyfile, password="")  # not to be asked for one
-        client.load_verify_locations(file)
+    server.load_cert_chain(file, key, password="")  # not to be asked for one
+    client.load_verify_locations(file)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     asks = client.wrap_bio(to_client, to_server)
     answers = server.wrap_bio(to_server, to_client, server_side=True)
