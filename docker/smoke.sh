@@ -23,7 +23,7 @@ case ${1:-} in
 *) printf 'usage: docker/smoke.sh [--export]\n' >&2; exit 2 ;;
 esac
 
-image=tests/pictures/cat.jpg
+photograph=tests/pictures/cat.jpg
 bundled=service/bundled/alexnet.onnx
 tag=$$
 image=localhost/alexnet-smoke:$tag
@@ -41,7 +41,7 @@ die() {
 now() { date +%s%3N; }
 get() { curl --noproxy '*' --silent --max-time 10 "$@"; }
 
-[[ -f $image ]] || die "there is no $image"
+[[ -f $photograph ]] || die "there is no $photograph"
 command -v curl >/dev/null || die "curl is needed"
 if docker info >/dev/null 2>&1; then
     tool=docker
@@ -224,7 +224,7 @@ check_promises() {
 
 check_prediction() {
     local answer labels
-    answer=$(get --fail-with-body --data-binary "@$image" -H 'Content-Type: image/jpeg' "http://$address/v1/predict") ||
+    answer=$(get --fail-with-body --data-binary "@$photograph" -H 'Content-Type: image/jpeg' "http://$address/v1/predict") ||
         die "the image was refused: $answer"
     labels=$(grep -oE '"label": ?"[^"]*"' <<<"$answer" || true)
     [[ $(grep -c . <<<"$labels") == 5 ]] || die "not five classes: $answer"

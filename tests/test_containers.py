@@ -374,6 +374,20 @@ def test_the_health_check_believes_a_certificate_of_any_name(
         assert health_check(port=port) == 1
 
 
+def test_without_an_engine_the_smoke_test_says_what_is_missing(tmp_path: Path) -> None:
+    """It gets that far: what it sends is there."""
+    for tool in ("bash", "cat", "dirname", "mktemp", "rm", "true"):
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+    (tmp_path / "curl").symlink_to(tmp_path / "true")
+
+    done = subprocess.run(
+        [DOCKER / "smoke.sh"], capture_output=True, text=True, env={"PATH": str(tmp_path)}
+    )
+
+    assert done.returncode == 1
+    assert "neither a Docker engine nor buildah and crun here" in done.stderr
+
+
 @pytest.mark.external
 @pytest.mark.skipif(
     os.environ.get(ASKED) != "1",

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from email.utils import formatdate
 from importlib.resources import files
 from itertools import count
@@ -420,23 +419,14 @@ def test_addresses_among_many_have_their_answers_in_their_places(
     assert (type(bad), bad.code, bad.filename) == (DownloadFailed, "download_failed", "b.jpg")
 
 
-ENDLESS = b"x" * 2**20
-
-
-def endless(handler: Any, asked: Any) -> None:
-    """An answer that does not end, until its reader has had enough."""
-    handler.send_response(200)
-    handler.end_headers()
-    with suppress(OSError):
-        while True:
-            handler.wfile.write(ENDLESS)
-
-
 @pytest.mark.parametrize(
     ("act", "words"),
     [
         (says(404), "the answer is 404 Not Found; correct the address, or give the image's bytes"),
-        (endless, "it is larger than 20 MiB; give the bytes of a smaller one"),
+        (
+            says(200, bytes(20 * 2**20 + 1)),
+            "it is larger than 20 MiB; give the bytes of a smaller one",
+        ),
         (says(302, b"", Location="/again"), "more than 5 redirects; correct the address"),
         (says(302, b"", Location="file:///etc/passwd"), "protocol"),
         (says(302, b"", Location="ftp://127.0.0.1/"), "protocol"),
@@ -741,10 +731,14 @@ def test_a_server_that_trickles_is_not_waited_for(either: Either) -> None:
         says(200, b"<h1>It works</h1>"),
         says(200, {"hello": "world"}),
         says(200, answer(2)),
-        says(200, answer() | {"predictions": [{"filename": None, "classes": [{"index": "x"}]}]}),
+        *(
+            says(200, answer() | {"predictions": [{"classes": [CLASSES[0] | {"index": index}]}]})
+            for index in ("281", True, 281.5, None)
+        ),
+        says(200, answer() | {"predictions": [{"classes": [{"index": 281}]}]}),
         says(204),
     ],
-    ids=["page", "json", "two for one", "types", "nothing"],
+    ids=["page", "json", "two for one", "text", "truth", "fraction", "null", "less", "nothing"],
 )
 def test_an_answer_that_is_not_our_servers_is_not_believed(either: Either, act: Act) -> None:
     """It says what came and from where."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import alexnet_client
 from tests.support.servers import PATIENCE, ROOT, Live, environment, serving
@@ -81,7 +82,7 @@ def test_its_wheel_works_beside_nothing_but_what_it_asks_for(
     for needed in needed_for(CLIENT["dependencies"]):
         for name in {file.parts[0] for file in needed.files or ()} - {"..", "__pycache__"}:
             (packages / name).symlink_to(str(needed.locate_file(name)))
-    pip = [sys.executable, "-m", "pip", "--python", python, "install"]
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install"]
     subprocess.run([*pip, "--no-deps", "--no-index", wheel], check=True, capture_output=True)
 
     works(python, live)
@@ -96,8 +97,9 @@ def test_it_works_with_each_python_and_what_the_index_has_for_it(
         pytest.skip(f"needs python{version}")
     subprocess.run([interpreter, "-m", "venv", tmp_path], check=True, capture_output=True)
     python = tmp_path / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "-q", wheel]
-    installed = subprocess.run(pip, capture_output=True, text=True)
+    installed = subprocess.run(
+        [python, "-m", "pip", "install", "-q", wheel], capture_output=True, text=True
+    )
     if "(from versions: none)" in installed.stderr and "different python" not in installed.stderr:
         pytest.skip("needs a package index")
     assert installed.returncode == 0, installed.stderr
@@ -111,10 +113,11 @@ def needed_for(requirements: Iterable[str]) -> list[Distribution]:
     waiting = [Requirement(line) for line in requirements]
     while waiting:
         requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
         wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if wanted and requirement.name not in found:
-            found[requirement.name] = distribution(requirement.name)
-            waiting += map(Requirement, found[requirement.name].requires or ())
+        if wanted and name not in found:
+            found[name] = distribution(name)
+            waiting += map(Requirement, found[name].requires or ())
     return [*found.values()]
 
 

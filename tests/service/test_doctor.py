@@ -166,7 +166,7 @@ def test_cuda_without_a_gpu_is_a_problem() -> None:
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there may be a GPU here")
 def test_a_numbered_gpu_without_one_is_a_problem_and_not_the_cpu() -> None:
-    bad = only(examined("--gpu", "1", status=1), "provider", "failed")
+    bad = only(examined("--gpu", "1", device="auto", status=1), "provider", "failed")
 
     assert bad["found"].startswith("CUDA is not in use")
 
