@@ -55,11 +55,11 @@ def test_several_threads_may_run_at_once(engine: Engine) -> None:
         np.testing.assert_allclose(answer, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("count", [0, 1, 5, 6])
-def test_a_batch_is_padded_to_the_size_behind_its_images(count: int) -> None:
-    filled = padded(IMAGES[:count], 6)
+@pytest.mark.parametrize(("count", "size"), [(0, 1), (1, 6), (5, 6), (5, 5)])
+def test_a_batch_is_padded_to_the_size_behind_its_images(count: int, size: int) -> None:
+    filled = padded(IMAGES[:count], size)
 
-    assert filled.shape == (6, 256, 256, 3)
+    assert filled.shape == (size, 256, 256, 3)
     assert filled.dtype == np.uint8
     np.testing.assert_array_equal(filled[:count], IMAGES[:count])
     assert not filled[count:].any()

@@ -1445,7 +1445,7 @@ def test_tls_connections_have_the_same_limits(
         with limited(server, header_timeout=AT_ONCE), Client(port) as silent:  # no TLS handshake
             assert silent.closed()
         with Client(port, context) as client:
-            answer = client.asked(get("/livez", "X-A: " + "a" * 5000))
+            answer = client.asked(get("/livez", "X-A: " + "a" * 33_000))
             assert (answer.status, answer.code) == (431, "headers_too_large")
         with Client(port, context) as client:
             assert client.asked(LIVEZ).status == 200
