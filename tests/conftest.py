@@ -17,6 +17,8 @@ settings.register_profile(
 )
 settings.load_profile("tests")
 
+LONG = ("test_ray_serve.py", "test_batch_ray.py", "weights.md", "add-a-variant.md", "commands.md")
+
 # Where the tests were started by `&`, they and all that they start would ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -37,6 +39,12 @@ def other_model() -> Path:
 def bundled_model() -> Path:
     """The model that ships with the package."""
     return Path(__file__).parents[1] / "service" / "bundled" / "alexnet.onnx"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes begins first, so that nothing long is left for the end."""
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONG))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -79,7 +79,8 @@ def test_a_closed_row_holds_both_sides_and_their_ratio(rows: list[dict[str, Any]
         if row["kind"] in ("closed", "mixed"):
             assert row["ratio"] == pytest.approx(row["rate"] / row["raw"])
             assert row["engine"] > 0
-            assert 0 < row["p50"] <= row["p95"] <= row["p99"]
+            assert (row["p50"] > 0) == (row["rate"] > 0)  # a slow machine may answer none in time
+            assert row["p50"] <= row["p95"] <= row["p99"]
             assert row["lost"] == 0
             assert row["batch"] == min(row["amount"], 16)
             assert row["cpu"] > 0
@@ -89,10 +90,12 @@ def test_a_closed_row_holds_both_sides_and_their_ratio(rows: list[dict[str, Any]
 def test_an_open_row_is_a_share_of_the_best_closed_one(rows: list[dict[str, Any]]) -> None:
     """Of the same round."""
     best = max(row["rate"] for row in rows if row["kind"] == "closed")
+    assert best > 0
     for row in rows:
         if row["kind"] == "open":
             assert row["offered"] == pytest.approx(best * row["amount"] / 100)
-            assert 0 < row["p50"] <= row["p95"] <= row["p99"]
+            assert (row["p50"] > 0) == (row["rate"] > 0)
+            assert row["p50"] <= row["p95"] <= row["p99"]
 
 
 @pytest.mark.external

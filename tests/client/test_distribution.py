@@ -93,7 +93,12 @@ def test_its_wheel_works_beside_nothing_but_what_it_asks_for(
 def test_it_works_with_each_python_and_what_the_index_has_for_it(
     version: str, wheel: Path, live: Live, tmp_path: Path
 ) -> None:
-    if (interpreter := shutil.which(f"python{version}")) is None:
+    interpreter = shutil.which(f"python{version}")
+    # pyenv has commands on the path of versions that are not switched on.
+    if (
+        interpreter is None
+        or subprocess.run([interpreter, "-c", ""], capture_output=True).returncode
+    ):
         pytest.skip(f"needs python{version}")
     subprocess.run([interpreter, "-m", "venv", tmp_path], check=True, capture_output=True)
     python = tmp_path / "bin" / "python"
