@@ -7,7 +7,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from service.http.routes.page import STATIC, UNSURE
+from service.http.routes.page import STATIC, UNSURE, links
 from service.inference import model_file
 from tests.support.models import altered
 from tests.support.servers import Live, serving
@@ -35,6 +35,8 @@ def reached(live: Live) -> set[str]:
             if address.startswith(("#", "data:")):
                 continue
             assert not address.startswith("/"), f"{path} refers to {address}: not relative"
+            if address in links().values():
+                continue
             assert "://" not in address, f"{path} refers to {address}: not ours"
             if (next_one := urljoin(path, address)) not in found:
                 found.add(next_one)
@@ -129,3 +131,46 @@ def test_the_interface_is_linked_where_it_is(tiny_model: Path, where: str, linke
     """No link to what is on another port, or nowhere."""
     with serving(tiny_model, docs=where) as live:
         assert ('href="docs"' in live.client.get("/").text) is linked
+
+
+METADATA = """\
+Metadata-Version: 2.4
+Name: alexnet-service
+Version: 0.1.0
+"""
+ADDRESSES = """\
+Project-URL: Changelog, https://example.org/changes
+Project-URL: Source, https://example.org/alexnet
+Project-URL: Documentation, https://example.org/docs/?a=1&b=2
+"""
+
+
+@pytest.mark.parametrize(
+    ("addresses", "linked"),
+    [
+        ("", []),
+        (
+            ADDRESSES,
+            [
+                ("https://example.org/docs/?a=1&amp;b=2", "Documentation"),
+                ("https://example.org/alexnet", "Source code"),
+            ],
+        ),
+    ],
+)
+def test_documentation_and_source_are_linked_where_the_distribution_names_them(
+    live: Live,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    addresses: str,
+    linked: list[tuple[str, str]],
+) -> None:
+    """By `[project.urls]`, as it is installed; there is no place to guess."""
+    installed = tmp_path / "alexnet_service-0.1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text(METADATA + addresses)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    footer = live.client.get("/").text.partition("<footer>")[2]
+
+    assert re.findall(r'<a href="([^"]*)"[^>]*>([^<]*)</a>', footer) == linked

@@ -8,6 +8,7 @@ or only to be refused.
 """
 
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -69,6 +70,9 @@ SAMPLES: Final = (
     Sample("rocket.jpg", "Rocket"),
 )
 
+# What `[project.urls]` in pyproject.toml may name -> what the page calls it.
+LINKS: Final = {"Documentation": "Documentation", "Source": "Source code"}
+
 IMAGENET_CLASSES: Final = 1000
 
 # Of the best class's probability, below which the page says "Not sure".  Of the 209 photographs of
@@ -119,6 +123,7 @@ def facts(state: ServiceState) -> dict[str, Any]:
         "accuracy": accuracy(model),
         "samples": SAMPLES if of_imagenet else (),
         "docs": settings.docs == "main",
+        "links": links(),
         "unsure": UNSURE,
         "heatmaps": settings.heatmaps,
         "windows": occlusion.WINDOWS,
@@ -126,6 +131,15 @@ def facts(state: ServiceState) -> dict[str, Any]:
         "keyed": bool(settings.api_keys or settings.api_keys_file),
         "max_body": settings.max_body,
     }
+
+
+def links() -> dict[str, str]:
+    """Where documentation and source are, by name, as far as the installed distribution says."""
+    with suppress(PackageNotFoundError):  # a checkout that was never installed
+        named = metadata("alexnet-service").get_all("Project-URL", [])
+        addresses = dict(line.split(", ", 1) for line in named)
+        return {LINKS[label]: addresses[label] for label in LINKS if label in addresses}
+    return {}
 
 
 def knows_imagenet(model: Model) -> bool:
