@@ -9,6 +9,7 @@ import { find, tell, write } from "./elements.js";
 import { showFiles, watchFiles } from "./files.js";
 import { watchGifts } from "./giving.js";
 import { heating, stopHeating, watchHeating } from "./heating.js";
+import { watchLabels } from "./labels.js";
 import { Line } from "./line.js";
 import { showOutcome, showPlace } from "./outcome.js";
 import { Picture } from "./picture.js";
@@ -199,6 +200,7 @@ watchDoor(() => {
   else example?.click();
 });
 watchCopies();
+watchLabels();
 find("again").addEventListener("click", () => {
   for (const picture of [...given, ...samples.values()]) picture.forget(({ again }) => again);
   show();

@@ -227,6 +227,25 @@ def test_seventy_pictures_are_found_again(browser: "Browser", live: Live) -> Non
         expect(page.locator("#files")).to_be_hidden()
 
 
+def test_the_models_classes_are_listed_and_found(page: "Page", live: Live) -> None:
+    """Under their indices, by a part of the name, by index and by WordNet id, with a count."""
+    rows, count = page.locator("#labellist li"), page.locator("#labelcount")
+    page.get_by_text("List of 1000 classes").press("Enter")
+    expect(rows.filter(visible=True)).to_have_count(1000)
+    expect(count).to_be_empty()
+    page.get_by_label("Filter by name, index or WordNet id").press_sequentially("TABBY")
+
+    expect(rows.filter(visible=True)).to_have_text("tabby, tabby cat n02123045")
+    expect(count).to_have_text("1 of 1000")
+    assert rows.filter(visible=True).evaluate("row => row.value") == 281
+    for wanted in ("n02123045", "281"):
+        page.get_by_label("Filter by name, index or WordNet id").fill(wanted)
+        expect(rows.nth(281)).to_be_visible()
+        expect(rows.nth(0)).to_be_hidden()
+    page.get_by_label("Filter by name, index or WordNet id").fill("no such class")
+    expect(count).to_have_text("0 of 1000")
+
+
 def refused(live: Live, data: bytes) -> str:
     """The API's words on what it cannot read."""
     kind = {"Content-Type": "application/octet-stream"}

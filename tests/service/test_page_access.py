@@ -113,6 +113,8 @@ def test_axe_finds_nothing_and_nothing_is_too_wide(
         page.locator("[data-view='6'] input").check()
         page.locator("#rows tr").nth(1).click()
         expect(page.locator("#wrong")).to_be_visible()
+        page.get_by_text("List of 1000 classes").click()
+        page.get_by_label("Filter by name, index or WordNet id").fill("terrier 12")
         sound(page)
 
 
@@ -134,7 +136,7 @@ def test_the_page_is_used_by_keyboard_alone(browser: "Browser", long_named: Live
             *("Model", "Code", "API", "Health", "file"),
             *("Cat", "Panda", "Coffee", "Guitar", "Okapi", "Rocket"),
             *("heatswitch", "Crops and timing: ten crops", "crops", "compare", "view"),
-            *("Copy the curl line", "Copy the Python line", "Show JSON"),
+            *("Copy the curl line", "Copy the Python line", "Show JSON", "List of 1000 classes"),
         ]
 
         with page.expect_file_chooser() as asked:

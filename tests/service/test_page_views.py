@@ -417,6 +417,8 @@ def test_a_model_of_ones_own_looks_right(browser: "Browser", own_model: Path) ->
         expect(page.locator("#whose")).to_contain_text("bottom right")
         expect(page.locator("#box")).to_be_hidden()
         expect(page.locator("#model")).to_contain_text("records no accuracy")
+        page.get_by_text("List of 3 classes").click()
+        expect(page.locator("#labellist li")).to_have_text(["apple", "pear", "quince"])
         assert "None" not in page.locator("body").inner_text()
 
 
