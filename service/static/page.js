@@ -15,6 +15,7 @@ import { showOutcome, showPlace } from "./outcome.js";
 import { Picture } from "./picture.js";
 import { showSamples, watchSamples } from "./samples.js";
 import { chooseAll, watchViews } from "./views.js";
+import { watchWebcam } from "./webcam.js";
 
 const MOST = 100; // pictures kept, of 1.8 MB of memory each; older ones make room
 const CALM = 250; // ms; a shorter wait is not worth a word
@@ -179,7 +180,9 @@ async function findHeat(picture, crops) {
   }
 }
 
-watchGifts(give, (trouble) => write(find("note"), trouble));
+const say = (trouble) => write(find("note"), trouble);
+watchGifts(give, say);
+watchWebcam((file) => give([file]), say);
 watchCrops(show);
 watchCompare(() => {
   compared = selected;

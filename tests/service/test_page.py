@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from service.http.middleware.auth import AccessControl
 from tests.support.images import IMAGES, image
 from tests.support.models import CAFFE
 from tests.support.pages import (
+    DESK,
+    ELSEWHERE,
     KEY,
     REFUSED,
     a_browser,
@@ -141,6 +144,57 @@ def test_a_photograph_can_be_taken(page: "Page") -> None:
     camera.set_input_files({"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": image()})
 
     shows(page, "photo.jpg")
+
+
+LIGHT = """() => [document.querySelector("#preview").srcObject?.active ?? false,
+    globalThis.track?.readyState]"""
+
+
+@pytest.mark.parametrize("closed_by", ["picture", "Close", "Escape"])
+def test_the_webcam_is_on_only_while_its_window_is_open(
+    browser: "Browser", live: Live, closed_by: str
+) -> None:
+    """It is asked for by its button; the picture that is taken is answered."""
+    with opened(browser, live, size=DESK, permissions=["camera"]) as page:
+        shows(page, "Cat")
+        assert page.evaluate(LIGHT) == [False, None]
+        page.get_by_role("button", name="Use webcam").click()
+        expect(page.get_by_role("button", name="Take picture")).to_be_focused()
+        page.evaluate(
+            "globalThis.track = document.querySelector('#preview').srcObject.getTracks()[0]"
+        )
+        assert page.evaluate(LIGHT) == [True, "live"]
+
+        if closed_by == "Escape":
+            page.keyboard.press("Escape")
+        else:
+            page.get_by_role("dialog").get_by_role("button", name=closed_by).click()
+
+        expect(page.get_by_role("dialog")).to_be_hidden()
+        page.wait_for_function("track.readyState === 'ended'")
+        assert page.evaluate(LIGHT) == [False, "ended"]
+        shows(page, "webcam-1.jpg" if closed_by == "picture" else "Cat")
+        ratio = page.locator("#picture").evaluate("canvas => canvas.width / canvas.height")
+        assert ratio == pytest.approx(4 / 3, abs=0.3)
+
+
+def test_a_webcam_that_may_not_be_used_is_told(page: "Page") -> None:
+    """And what to do; the page goes on."""
+    page.set_viewport_size({"width": DESK[0], "height": DESK[1]})
+
+    page.get_by_role("button", name="Use webcam").click()
+
+    expect(page.locator("#note")).to_contain_text("Allow it in the browser")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_no_webcam_is_offered_where_browsers_give_none(browser: "Browser", live: Live) -> None:
+    """To pages without TLS; phones have their own button."""
+    elsewhere = replace(live, url=live.url.replace("127.0.0.1", ELSEWHERE))
+    for server, touch in ((elsewhere, False), (live, True)):
+        with opened(browser, server, touch=touch) as page:
+            shows(page, "Cat")
+            expect(page.get_by_text("Use webcam")).to_be_hidden()
 
 
 def test_of_several_images_a_broken_one_spoils_nothing(page: "Page", live: Live) -> None:

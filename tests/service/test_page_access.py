@@ -133,7 +133,7 @@ def test_the_page_is_used_by_keyboard_alone(browser: "Browser", long_named: Live
             seen.append(focused["id"] or focused["name"] or focused["text"].partition(",")[0])
 
         assert seen == [
-            *("Model", "Code", "API", "Health", "file"),
+            *("Model", "Code", "API", "Health", "file", "webcam"),
             *("Cat", "Panda", "Coffee", "Guitar", "Okapi", "Rocket"),
             *("heatswitch", "Crops and timing: ten crops", "crops", "compare", "view"),
             *("Copy the curl line", "Copy the Python line", "Show JSON", "List of 1000 classes"),

@@ -26,6 +26,7 @@ expect = sync_api.expect
 expect.set_options(timeout=1000 * PATIENCE)
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+ELSEWHERE = "elsewhere.test"  # this machine by a name that browsers do not take for it
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -33,6 +34,8 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
+    "--use-fake-device-for-media-stream",  # a webcam that shows a pattern
+    f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
 ]
 KEY = "alice-0123456789"
 REFUSED = "Failed to load resource"  # a refusal's status, which the browser itself writes
