@@ -63,7 +63,7 @@ async function send(file, url, { key, signal }) {
   const limit = Number(document.body.dataset.maxBody);
   if (file.size > limit) {
     const [size, most] = [file.size, limit].map((bytes) => (bytes / 2 ** 20).toFixed(1));
-    throw new Refusal(`The file has ${size} MiB, and this server takes ${most} MiB. Send it scaled down.`);
+    throw new Refusal(`The file has ${size} MiB, and this server takes ${most} MiB. Send it scaled down.`, { status: 413 });
   }
   const headers = { "Content-Type": mediaType(file) };
   if (key) headers.Authorization = `Bearer ${key}`;

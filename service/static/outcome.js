@@ -2,7 +2,7 @@
 
 import { showBars } from "./bars.js";
 import { find, write } from "./elements.js";
-import { showBox, showHeat, showPicture, showWords } from "./stage.js";
+import { showBox, showCopy, showHeat, showPicture, showWords } from "./stage.js";
 import { showSteps } from "./steps.js";
 import { showViews } from "./views.js";
 import { agreement, guesses, names, percent, time } from "./words.js";
@@ -30,6 +30,7 @@ export function showOutcome({ picture, answer, prepared }) {
 export function showPlace({ picture, answer, prepared }, { place, maps, chosenClass, over }) {
   const { problem } = answer;
   showPicture(picture.name, prepared, { onlyCrop: Boolean(maps), answered: !problem, kind: picture.kind });
+  showCopy(problem ? null : picture.copy);
   if (problem) {
     showWords({ over: picture.name, best: problem.status === 401 ? "No answer yet" : "No answer", sentence: "" });
     showBars([]);

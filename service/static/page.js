@@ -18,6 +18,7 @@ import { chooseAll, watchViews } from "./views.js";
 import { watchWebcam } from "./webcam.js";
 
 const MOST = 100; // pictures kept, of 1.8 MB of memory each; older ones make room
+const TOO_LARGE = 413; // the status that says so, from the server or from a proxy before it
 const CALM = 250; // ms; a shorter wait is not worth a word
 
 const line = new Line(2);
@@ -47,10 +48,20 @@ function request(picture, crops) {
   );
 }
 
+// What the server takes is sent as it is; what is too large for it, as a smaller copy.
+async function askAbout(picture, how) {
+  const file = await picture.open();
+  try {
+    return await ask(file, how);
+  } catch (problem) {
+    if (problem.status !== TOO_LARGE || !(await picture.shrink(file))) throw problem;
+    return askAbout(picture, how);
+  }
+}
+
 async function answerOf(picture, crops, details, signal) {
   try {
-    const file = await picture.open();
-    return await ask(file, { crops, details, key, signal });
+    return await askAbout(picture, { crops, details, key, signal });
   } catch (problem) {
     if (!(problem instanceof Refusal)) throw problem;
     if (problem.status === 401) {

@@ -3,14 +3,17 @@
 import { Refusal } from "./asking.js";
 import { Line } from "./line.js";
 import { prepare } from "./prepared.js";
+import { smaller } from "./smaller.js";
 
 const line = new Line(2); // a photograph of 12 megapixels takes 48 MB while it is decoded
 
 export class Picture {
   answers = new Map(); // crops -> its answer, {problem: Refusal}, or {} while it is asked for
   heats = new Map(); // the same, with heatmaps
+  copy = null; // {file, width, height}: what is sent in place of a file that is too large
   urgent = false; // whether somebody waits to see it
   #prepared = null;
+  #smaller = null;
 
   // `sample` is an address relative to the page.
   constructor(name, { file = null, sample = null }) {
@@ -35,11 +38,23 @@ export class Picture {
 
   // What the network gets of it, or null.
   get prepared() {
-    this.#prepared ??= new Promise((done) => {
-      const work = async () => done(await this.open().then(prepare, () => null));
-      line.add(work, () => (this.urgent ? 0 : 1));
-    });
+    this.#prepared ??= this.#inLine(() => this.open().then(prepare, () => null));
     return this.#prepared;
+  }
+
+  // Whether there is a smaller copy to send in place of `file`, which the server has refused.
+  async shrink(file) {
+    if (file === this.copy?.file) return false;
+    this.#smaller ??= this.#inLine(() => smaller(file));
+    this.copy = await this.#smaller;
+    if (this.copy) this.file = this.copy.file;
+    return Boolean(this.copy);
+  }
+
+  #inLine(work) {
+    return new Promise((done) => {
+      line.add(async () => done(await work()), () => (this.urgent ? 0 : 1));
+    });
   }
 
   // Forget the refusals that `which` names, to ask again.

@@ -57,23 +57,34 @@ const shares = (part, { width, height }) => ({
   height: part.height / height,
 });
 
+// An upright picture; throws where the browser cannot decode it.
+export async function decode(file) {
+  const { orientation: turn, profiled, plain } = await metadata(file);
+  const converts = profiled && document.body.dataset.colours === "true";
+  const bitmap = await createImageBitmap(plain, { colorSpaceConversion: converts ? "default" : "none" });
+  const onItsSide = turn > 4;
+  const width = onItsSide ? bitmap.height : bitmap.width;
+  const height = onItsSide ? bitmap.width : bitmap.height;
+  return { bitmap, turn, width, height };
+}
+
+// All of an upright picture, on a canvas that is smaller by `scale`.
+export function drawWhole(upright, scale) {
+  const { width, height } = upright;
+  const size = [width, height].map((side) => Math.max(1, Math.round(scale * side)));
+  return draw(upright, { left: 0, top: 0, width, height }, size);
+}
+
 // {square, whole: canvases, crop: the square's place in shares of the whole}, or null where the
 // browser cannot show what the server may well be able to read.
 export async function prepare(file) {
   try {
-    const { orientation: turn, profiled, plain } = await metadata(file);
-    const converts = profiled && document.body.dataset.colours === "true";
-    const bitmap = await createImageBitmap(plain, { colorSpaceConversion: converts ? "default" : "none" });
-    const onItsSide = turn > 4;
-    const width = onItsSide ? bitmap.height : bitmap.width;
-    const height = onItsSide ? bitmap.width : bitmap.height;
-    const upright = { bitmap, turn, width, height };
+    const upright = await decode(file);
+    const { bitmap, width, height } = upright;
     const crop = place(width, height);
-    const scale = Math.min(1, LONG / Math.max(width, height));
-    const size = [width, height].map((side) => Math.max(1, Math.round(scale * side)));
     const found = {
       square: draw(upright, crop, [SIDE, SIDE]),
-      whole: draw(upright, { left: 0, top: 0, width, height }, size),
+      whole: drawWhole(upright, Math.min(1, LONG / Math.max(width, height))),
       crop: shares(crop, upright),
     };
     bitmap.close();

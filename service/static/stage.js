@@ -7,6 +7,7 @@ import { names, share } from "./words.js";
 const [frame, stage, picture, crop, heat, box, placeholder] = ["frame", "stage", "picture", "crop", "heat", "box", "placeholder"].map(find);
 const WHOLE = { left: 0, top: 0, width: 1, height: 1 };
 const NEARLY = 0.995; // of the picture: an outline would say nothing
+let linked = null; // the copy that can be saved
 
 function lay(element, { left, top, width, height }) {
   const percent = (part) => `${100 * part}%`;
@@ -39,6 +40,18 @@ export function showPicture(name, prepared, { onlyCrop = false, answered = false
   write(find("cropnote"), prepared ? explain(prepared, onlyCrop) : "");
   const blind = `Your browser cannot show this ${kind || "file"}${kind ? " file" : ""}.`;
   tell(placeholder, prepared ? "" : answered ? `${blind} The server can: its answer is shown.` : blind);
+}
+
+// `copy` is what was sent in place of a file that is too large, or null.
+export function showCopy(copy) {
+  find("copy").hidden = !copy;
+  if (!copy || copy === linked) return;
+  linked = copy;
+  const { file, width, height } = copy;
+  write(find("copywords"), `The file is larger than this server takes. The answer is of a smaller copy, ${width} x ${height} pixels.`);
+  const link = find("copylink");
+  URL.revokeObjectURL(link.href);
+  Object.assign(link, { href: URL.createObjectURL(file), download: file.name });
 }
 
 // A view's outline; none where the whole is shown, or where nobody knows its place.

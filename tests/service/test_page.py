@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 import pytest
+from PIL import Image
 
 from service.http.access import RateLimiter
 from service.http.middleware.auth import AccessControl
@@ -144,6 +145,58 @@ def test_a_photograph_can_be_taken(page: "Page") -> None:
     camera.set_input_files({"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": image()})
 
     shows(page, "photo.jpg")
+
+
+def bitmap() -> bytes:
+    """The cat as a file of many bytes."""
+    encoded = BytesIO()
+    with Image.open(BytesIO(CAT)) as opened_image:
+        opened_image.save(encoded, "BMP")
+    return encoded.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("limit", "size"),
+    [({"max_body": 200_000}, (451, 300)), ({"max_pixels": 100_000}, (385, 256))],
+    ids=lambda each: str(each),
+)
+def test_of_a_picture_that_is_too_large_a_smaller_copy_is_answered(
+    browser: "Browser", tiny_model: Path, limit: dict[str, int], size: tuple[int, int]
+) -> None:
+    """In bytes or in pixels; the page says so, and the copy can be saved; others go as they are."""
+    with serving(tiny_model, **limit) as live, opened(browser, live) as page:
+        choose(page, ("cat.bmp", bitmap()))
+        shows(page, "cat.bmp")
+
+        expect(page.locator("#copy")).to_contain_text(
+            f"The answer is of a smaller copy, {size[0]} x {size[1]} pixels."
+        )
+        expect(page.locator("#curl")).to_contain_text("'@cat-smaller.jpg'")
+        with page.expect_download() as download:
+            page.get_by_text("Save the copy").click()
+        assert download.value.suggested_filename == "cat-smaller.jpg"
+        copy = Path(download.value.path()).read_bytes()
+        with Image.open(BytesIO(copy)) as saved:
+            assert saved.size == size
+        assert [bar["probability"] for bar in bars(page)] == [
+            percent(one["probability"]) for one in answer(live, copy)["classes"]
+        ]
+
+        with page.expect_request("**/v1/predict*") as sent:
+            choose(page, ("small.jpg", image()))
+        shows(page, "small.jpg")
+        assert sent.value.post_data_buffer == image()
+        expect(page.locator("#copy")).to_be_hidden()
+
+
+def test_what_is_too_large_and_no_picture_is_refused(browser: "Browser", tiny_model: Path) -> None:
+    """In words; nothing can be made smaller that the browser cannot read."""
+    with serving(tiny_model, max_body=1000) as live, opened(browser, live) as page:
+        choose(page, ("notes.txt", 100 * TEXT))
+        shows(page, "notes.txt")
+
+        expect(page.locator("#wrong")).to_contain_text("Send it scaled down.")
+        expect(page.locator("#copy")).to_be_hidden()
 
 
 LIGHT = """() => [document.querySelector("#preview").srcObject?.active ?? false,

@@ -184,6 +184,7 @@ def compared(page: "Page", choices: int = 3) -> None:
 def _type(name: str) -> str:
     kinds = {
         "heic": "image/heic",
+        "bmp": "image/bmp",
         "avif": "image/avif",
         "jpg": "image/jpeg",
         "png": "image/png",

@@ -130,6 +130,7 @@ def facts(state: ServiceState) -> dict[str, Any]:
         "colours": settings.colour_profiles,
         "keyed": bool(settings.api_keys or settings.api_keys_file),
         "max_body": settings.max_body,
+        "max_pixels": settings.max_pixels,
     }
 
 
