@@ -211,7 +211,7 @@ def test_the_webcam_is_on_only_while_its_window_is_open(
     with opened(browser, live, size=DESK, permissions=["camera"]) as page:
         shows(page, "Cat")
         assert page.evaluate(LIGHT) == [False, None]
-        page.get_by_role("button", name="Use webcam").click()
+        page.get_by_role("button", name="Webcam").click()
         expect(page.get_by_role("button", name="Take picture")).to_be_focused()
         page.evaluate(
             "globalThis.track = document.querySelector('#preview').srcObject.getTracks()[0]"
@@ -235,7 +235,7 @@ def test_a_webcam_that_may_not_be_used_is_told(page: "Page") -> None:
     """And what to do; the page goes on."""
     page.set_viewport_size({"width": DESK[0], "height": DESK[1]})
 
-    page.get_by_role("button", name="Use webcam").click()
+    page.get_by_role("button", name="Webcam").click()
 
     expect(page.locator("#note")).to_contain_text("Allow it in the browser")
     expect(page.get_by_role("dialog")).to_be_hidden()
@@ -247,7 +247,7 @@ def test_no_webcam_is_offered_where_browsers_give_none(browser: "Browser", live:
     for server, touch in ((elsewhere, False), (live, True)):
         with opened(browser, server, touch=touch) as page:
             shows(page, "Cat")
-            expect(page.get_by_text("Use webcam")).to_be_hidden()
+            expect(page.get_by_text("Webcam")).to_be_hidden()
 
 
 def test_of_several_images_a_broken_one_spoils_nothing(page: "Page", live: Live) -> None:

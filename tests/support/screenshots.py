@@ -155,7 +155,7 @@ def class_list(page: "Page", live: InThread) -> None:
 def webcam(page: "Page", live: InThread) -> None:
     """Its window; on a phone there is none."""
     shows(page, "Cat")
-    button = page.get_by_text("Use webcam")
+    button = page.get_by_text("Webcam")
     if button.is_visible():
         button.click()
         expect(page.get_by_role("dialog")).to_be_visible()
@@ -170,8 +170,21 @@ STATES: Final[dict[str, Callable[["Page", InThread], None]]] = {
 }
 
 
+def photograph(page: "Page", path: Path) -> None:
+    """The whole page, one screen below the other: Chromium's own way forgets that it is a phone."""
+    size = page.viewport_size
+    height = page.evaluate("document.documentElement.scrollHeight")
+    assert size is not None
+    whole = Image.new("RGB", (size["width"], height))
+    for top in range(0, height, size["height"]):
+        page.evaluate("top => scrollTo(0, top)", top)
+        with Image.open(io.BytesIO(page.screenshot(animations="disabled"))) as screen:
+            whole.paste(screen, (0, int(page.evaluate("scrollY"))))
+    whole.save(path)
+
+
 def take(browser: "Browser", folder: Path, name: str, own_model: Path) -> None:
-    """One state in all sizes; of the webcam's window what the screen shows, else the whole page."""
+    """One state in all sizes; behind the webcam's window nothing scrolls."""
     model = own_model if name == "custom-labels" else BUNDLED
     views = [(size, "light", str(size[0])) for size in SIZES] + [(DESK, "dark", "dark")]
     for size, scheme, suffix in views:
@@ -189,7 +202,10 @@ def take(browser: "Browser", folder: Path, name: str, own_model: Path) -> None:
             STATES[name](page, live)
             page.mouse.move(0, 0)
             path = folder / f"{name}-{suffix}.png"
-            page.screenshot(path=path, full_page=name != "webcam", animations="disabled")
+            if page.get_by_role("dialog").is_visible():
+                page.screenshot(path=path)
+            else:
+                photograph(page, path)
 
 
 def main(folder: Path, wanted: list[str]) -> None:
