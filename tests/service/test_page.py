@@ -228,7 +228,7 @@ def test_the_webcam_is_on_only_while_its_window_is_open(
         assert page.evaluate(LIGHT) == [False, "ended"]
         shows(page, "webcam-1.jpg" if closed_by == "picture" else "Cat")
         ratio = page.locator("#picture").evaluate("canvas => canvas.width / canvas.height")
-        assert ratio == pytest.approx(4 / 3, abs=0.3)
+        assert ratio == pytest.approx(4 / 3 if closed_by == "picture" else 451 / 300, abs=0.01)
 
 
 def test_a_webcam_that_may_not_be_used_is_told(page: "Page") -> None:
