@@ -113,7 +113,7 @@ class Mix:
 def bad(image: bytes) -> list[Question]:
     """Requests that a server refuses; the first of them has a body that a form can hold too."""
     giant = io.BytesIO()
-    Image.new("1", (8000, 8000)).save(giant, "PNG")  # 64 megapixels in a few kilobytes
+    Image.new("1", (9000, 9000)).save(giant, "PNG")  # 81 megapixels in a few kilobytes
     return [
         Question("bad", Request(image[: len(image) // 2]), 422),
         Question("bad", Request(b"this is no image"), 415),
