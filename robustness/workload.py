@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import random
 import socket
 import struct
@@ -25,6 +26,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from benchmarks import photographs
+from service.inference.limits import DecodeLimits
 from service.loadtest.generator import JPEG, Request, Send, arrivals, open_loop
 from service.loadtest.statistics import Record
 
@@ -113,7 +115,8 @@ class Mix:
 def bad(image: bytes) -> list[Question]:
     """Requests that a server refuses; the first of them has a body that a form can hold too."""
     giant = io.BytesIO()
-    Image.new("1", (9000, 9000)).save(giant, "PNG")  # 81 megapixels in a few kilobytes
+    side = math.isqrt(DecodeLimits.max_pixels) + 1
+    Image.new("1", (side, side)).save(giant, "PNG")  # in a few kilobytes
     return [
         Question("bad", Request(image[: len(image) // 2]), 422),
         Question("bad", Request(b"this is no image"), 415),

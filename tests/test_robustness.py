@@ -116,6 +116,17 @@ def test_an_overload_ends_with_a_verdict_on_each_claim(results: dict[str, dict[s
     )
 
 
+def test_each_bad_request_of_a_soak_is_refused_as_it_expects(tiny_model: Path) -> None:
+    """By the limits that a server has by default; drawn by chance, one of them is seldom seen."""
+    with serving(tiny_model) as live:
+        for question in workload.bad((IMAGES / "cat.jpg").read_bytes()):
+            headers, query = dict(question.request.headers), question.request.query
+            answer = live.client.post(
+                f"/v1/predict{query}", content=question.request.body, headers=headers
+            )
+            assert answer.status_code == question.status
+
+
 @pytest.mark.external
 def test_a_soak_finds_every_answer_right(results: dict[str, dict[str, Any]]) -> None:
     """Images, forms and bad requests; each one counted once, in its minute and in all."""

@@ -134,7 +134,7 @@ CUDA: Final = Provider(
     extra="gpu",
     gpu=True,
     # The runtime keeps one cuDNN plan for each convolution (its issue 23006): each change of the
-    # batch builds all of them anew, some 20 ms, which is more than the largest batch takes.
+    # batch rebuilds all of them, some 20 ms, which is more than the largest batch takes.
     fixed_size=True,
     driver=NVIDIA_DRIVER,
     driver_maker="NVIDIA",

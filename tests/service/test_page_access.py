@@ -11,8 +11,7 @@ from tests.support.images import IMAGES
 from tests.support.models import TINY, altered, entry
 from tests.support.pages import (
     DESK,
-    PHONE,
-    SMALL_PHONE,
+    SIZES,
     a_browser,
     a_locked_server,
     choose,
@@ -91,9 +90,7 @@ def give_and_answer(page: "Page") -> None:
     expect(page.locator("#busy")).to_be_hidden()
 
 
-@pytest.mark.parametrize(
-    "size", [SMALL_PHONE, PHONE, (768, 1024), (1024, 768), DESK], ids=lambda size: str(size[0])
-)
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: str(size[0]))
 def test_axe_finds_nothing_and_nothing_is_too_wide(
     browser: "Browser",
     long_named: Live,

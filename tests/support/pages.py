@@ -40,6 +40,7 @@ ARGUMENTS = [
 KEY = "alice-0123456789"
 REFUSED = "Failed to load resource"  # a refusal's status, which the browser itself writes
 PHONE, SMALL_PHONE, DESK = (390, 844), (320, 640), (1280, 800)
+SIZES = (SMALL_PHONE, PHONE, (768, 1024), (1024, 768), DESK)
 
 GIVE = """([kind, files]) => {
     const transfer = new DataTransfer();

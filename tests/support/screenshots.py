@@ -24,6 +24,7 @@ from tests.support.models import OWN, altered
 from tests.support.pages import (
     DESK,
     PHONE,
+    SIZES,
     SMALL_PHONE,
     choose,
     expect,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 PHONES: Final = (SMALL_PHONE, PHONE)  # with a finger in place of a mouse
-SIZES: Final = (*PHONES, (768, 1024), (1024, 768), DESK)
 SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "rate-limited": {"rate_limit": "1/minute"},
     "smaller-copy": {"max_body": 50_000},
