@@ -135,19 +135,19 @@ class Settings(BaseSettings):
     )
     model_name: ModelName = _model(
         default="alexnet",
-        description="The name that clients of Triton, KServe, TorchServe and others ask for; with "
+        description="The model's name in the APIs of Triton, KServe, TorchServe and others; with "
         "_image after it, the model that takes encoded images at /v2.",
     )
     device: Device = _model(
         default="auto",
         description="Where to compute: cuda refuses to start without a working GPU, auto falls "
-        "back to the CPU and says so.",
+        "back to the CPU with a warning.",
     )
     threads: int = _model(
         default=0,
         ge=0,
         le=1024,
-        description="Threads for the network on the CPU; 0 takes all cores of our quota.",
+        description="Threads for the network on the CPU; 0 takes all cores of the quota.",
     )
     gpu: int | None = _model(
         default=None,
@@ -175,13 +175,12 @@ class Settings(BaseSettings):
     )
     predict_route: Route = _address(
         default=None,
-        description="A further path that classifies, as Vertex AI asks: its AIP_PREDICT_ROUTE "
-        "sets it too.",
+        description="A further path that classifies, for Vertex AI, whose AIP_PREDICT_ROUTE sets "
+        "it too.",
     )
     health_route: Route = _address(
         default=None,
-        description="A further path that tells readiness, as Vertex AI asks: its "
-        "AIP_HEALTH_ROUTE sets it too.",
+        description="A further readiness probe, for Vertex AI, whose AIP_HEALTH_ROUTE sets it too.",
     )
     admin_port: int | None = _address(
         default=None,
@@ -220,8 +219,7 @@ class Settings(BaseSettings):
         default=256,
         ge=1,
         le=1_000_000,
-        description="Images accepted and unanswered; beyond it we answer 503 at once, since a "
-        "longer wait helps nobody.",
+        description="Images accepted and unanswered; beyond it a request gets 503 at once.",
     )
     max_files: int = _batches(
         default=64,
@@ -231,8 +229,8 @@ class Settings(BaseSettings):
     )
     heatmaps: bool = _batches(
         default=True,
-        description="Whether a request may ask for heatmaps (details=heatmap); each runs the "
-        "network for 65 images.",
+        description="Whether heatmaps are offered (details=heatmap); each runs the network for 65 "
+        "images.",
     )
     run_timeout: float = _batches(
         default=60.0,
@@ -302,7 +300,7 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         description="Open connections of the main port that one address may hold, IPv6 by /64; "
-        "beyond it is 503. None by default, since all that comes through a proxy has its address.",
+        "beyond it is 503. Leave it off behind a proxy, whose address all clients share.",
     )
     timeout: float = _requests(
         default=30.0,
@@ -326,8 +324,8 @@ class Settings(BaseSettings):
         default=5.0,
         gt=0.0,
         le=3600.0,
-        description="Seconds that a connection may rest between two requests; behind a load "
-        "balancer, more than the seconds it keeps connections itself.",
+        description="Seconds that a connection may be idle between two requests; behind a load "
+        "balancer, more than its own limit.",
     )
     shutdown_timeout: float = _requests(
         default=30.0,
@@ -347,21 +345,20 @@ class Settings(BaseSettings):
     )
     cors_origins: Names = _access(
         default=(),
-        description="Origins whose web pages may ask, separated by commas, such as "
-        "https://example.com; none by default, * is any.",
+        description="Origins whose web pages may send requests (CORS), separated by commas, such "
+        "as https://example.com; none by default, * is any.",
     )
     ssl_certfile: Path | None = _access(
         default=None,
-        description="The certificate chain, PEM; with it we speak TLS on both ports.",
+        description="The certificate chain, PEM; it turns on TLS on both ports.",
     )
     ssl_keyfile: Path | None = _access(
         default=None, description="The certificate's private key, PEM, if it is in another file."
     )
     api_keys: Keys = _access(
         default=(),
-        description="API keys, separated by commas; without any, and without a file of them, "
-        "everybody may ask. In the environment only, since flags are seen by every user of a "
-        "machine.",
+        description="API keys, separated by commas; without any, and without a file of them, no "
+        "key is needed. In the environment only, since every user of a machine can see flags.",
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = _logs(
@@ -374,8 +371,8 @@ class Settings(BaseSettings):
     )
     access_log: Literal["all", "requests", "off"] = _logs(
         default="requests",
-        description="Which answers are lines of the log: all; requests, without health checks, "
-        "metrics and the page's files that are answered well; or off for none.",
+        description="Which answers are logged: all; requests, without successful health checks, "
+        "metrics and files of the page; or off for none.",
     )
     tracing: bool = _logs(
         default=False,
