@@ -84,7 +84,7 @@ def doctor(as_json: bool = False, **flags: str | None) -> None:
     findings = _examine(flags)
     well = all(finding.verdict != "failed" for finding in findings)
     if as_json:
-        keys = ("check", "verdict", "found", "mend")
+        keys = ("check", "verdict", "found", "remedy")
         checks = [dict(zip(keys, finding, strict=True)) for finding in findings]
         typer.echo(json.dumps({"well": well, "checks": checks}, indent=2))
     else:

@@ -65,7 +65,7 @@ def only(checks: list[Check], check: str, verdict: str) -> Check:
     """The one finding that is not well."""
     (bad,) = [finding for finding in checks if finding["verdict"] != "ok"]
     assert (bad["check"], bad["verdict"]) == (check, verdict)
-    assert bad["mend"]
+    assert bad["remedy"]
     return bad
 
 
@@ -74,7 +74,7 @@ def test_all_is_well_with_the_bundled_model() -> None:
     checks = examined()
 
     assert {finding["check"] for finding in checks} == ALL
-    assert all(finding["verdict"] == "ok" and finding["mend"] is None for finding in checks), checks
+    assert {(finding["verdict"], finding["remedy"]) for finding in checks} == {("ok", None)}, checks
     (sha256,) = [finding["found"] for finding in checks if "SHA-256" in finding["found"]]
     assert json.loads(alexnet("inspect", "--json").stdout)["sha256"] in sha256
 
@@ -100,14 +100,16 @@ def test_it_goes_on_whatever_is_broken(tmp_path: Path) -> None:
     failed = [finding["check"] for finding in checks if finding["verdict"] == "failed"]
     assert failed == ["settings"] * 3 + ["keys", "certificate", "model"]
     assert {finding["check"] for finding in checks} == (ALL - WITH_AN_ENGINE) | {"certificate"}
-    assert all(finding["mend"] for finding in checks if finding["verdict"] == "failed")
+    assert all(finding["remedy"] for finding in checks if finding["verdict"] == "failed")
 
 
 def test_a_misspelt_variable_is_a_warning_with_the_right_word(tiny_model: Path) -> None:
     checks = examined(model=tiny_model, max_bach=3, zzz=1)
 
     findings = [
-        (finding["found"], finding["mend"]) for finding in checks if finding["check"] == "settings"
+        (finding["found"], finding["remedy"])
+        for finding in checks
+        if finding["check"] == "settings"
     ]
     meant = "Did you mean ALEXNET_MAX_BATCH?"
     assert ("unknown setting ALEXNET_MAX_BACH (ignored)", meant) in findings
@@ -135,7 +137,7 @@ def test_a_value_that_is_called_like_a_setting_is_no_setting(tiny_model: Path) -
 def test_a_model_without_accuracy_is_a_warning(tiny_model: Path) -> None:
     bad = only(examined(model=tiny_model), "model", "warning")
 
-    assert "--record" in bad["mend"]
+    assert "--record" in bad["remedy"]
 
 
 def test_a_damaged_model_is_named(tmp_path: Path) -> None:
@@ -192,7 +194,7 @@ def test_no_runtime_and_two_runtimes_are_told(
     (bad,) = [finding for finding in checks if finding["verdict"] == "failed"]
     assert bad["check"] == "runtime"
     assert words in bad["found"]
-    assert bad["mend"]
+    assert bad["remedy"]
     assert {finding["check"] for finding in checks} == ALL - WITH_AN_ENGINE - {"model"}
 
 
@@ -207,7 +209,7 @@ def test_a_port_of_another_program_is_a_problem(tiny_model: Path) -> None:
             (bad,) = [check for check in checks if check["check"] == "port"]
             assert bad["verdict"] == "failed"
             assert f"127.0.0.1:{port}" in bad["found"]
-            assert "--port" in bad["mend"]
+            assert "--port" in bad["remedy"]
 
 
 def test_a_port_where_this_service_answers_already_is_told_as_by_serve(tiny_model: Path) -> None:
@@ -219,7 +221,7 @@ def test_a_port_where_this_service_answers_already_is_told_as_by_serve(tiny_mode
 
     (bad,) = [check for check in checks if check["check"] == "port"]
     assert (bad["verdict"], starting.returncode) == ("failed", 1)
-    assert starting.stderr.decode() == f"alexnet: {bad['found']}; {bad['mend']}\n"
+    assert starting.stderr.decode() == f"alexnet: {bad['found']}; {bad['remedy']}\n"
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,7 @@ def test_what_serve_refuses_beside_that_is_told_in_its_words(
     starting = alexnet("serve", model=tiny_model, port=0, **wrong)
 
     (bad,) = [check for check in checks if check["verdict"] == "failed"]
-    assert starting.stderr.decode().rstrip(".\n") == f"alexnet: {bad['found']}; {bad['mend']}"
+    assert starting.stderr.decode().rstrip(".\n") == f"alexnet: {bad['found']}; {bad['remedy']}"
 
 
 def test_a_certificate_is_tried_with_its_key(
@@ -276,7 +278,7 @@ def test_an_expired_certificate_is_a_problem(
     (findings,) = [finding for finding in checks if finding["check"] == "certificate"]
     assert findings["verdict"] == "failed"
     assert "expired" in findings["found"]
-    assert "renewed" in findings["mend"]
+    assert "renewed" in findings["remedy"]
 
 
 def test_keys_that_others_may_read_are_a_warning(tiny_model: Path, tmp_path: Path) -> None:
@@ -288,7 +290,7 @@ def test_keys_that_others_may_read_are_a_warning(tiny_model: Path, tmp_path: Pat
     checks = examined(model=tiny_model, api_keys_file=keys)
 
     assert ("keys", "warning", "chmod o= closes it") in [
-        (finding["check"], finding["verdict"], finding["mend"]) for finding in checks
+        (finding["check"], finding["verdict"], finding["remedy"]) for finding in checks
     ]
 
 
@@ -302,7 +304,7 @@ def test_too_little_memory_and_too_many_threads_are_warnings(tiny_model: Path) -
     checks = examined(model=tiny_model, max_uploads=10**15, threads=1000)
 
     warned = {finding["check"]: finding for finding in checks if finding["verdict"] == "warning"}
-    assert "ALEXNET_MAX_UPLOADS" in warned["memory"]["mend"]
+    assert "ALEXNET_MAX_UPLOADS" in warned["memory"]["remedy"]
     assert "1000" in warned["cores"]["found"]
 
 
@@ -321,7 +323,7 @@ def test_too_few_files_are_a_warning(tiny_model: Path) -> None:
         finding for finding in json.loads(done.stdout)["checks"] if finding["check"] == "files"
     ]
     assert files["verdict"] == "warning"
-    assert "ulimit -n" in files["mend"]
+    assert "ulimit -n" in files["remedy"]
 
 
 def test_people_get_signs_and_what_to_do(tiny_model: Path) -> None:
