@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from model_export.layer_blocks import with_padding
 
@@ -23,6 +23,7 @@ class Builder:
 
     nodes: list[NodeProto] = field(default_factory=list)
     constants: dict[tuple[object, ...], TensorProto] = field(default_factory=dict)
+    outputs: list[ValueInfoProto] = field(default_factory=list)  # beyond those of every graph
     _count: int = 0
 
     def constant(self, value: object, dtype: type[np.generic] = np.int64) -> str:

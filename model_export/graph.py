@@ -6,6 +6,7 @@ The serving graph: what the model file computes before, around and after the net
         -> feature maps   the convolutions; for ten crops once where the crops are equal
         -> logits         float32 (V * N, classes)
         -> view_probabilities (N, V, classes), probabilities (N, classes)
+           features           float32 (N, width), what the last layer takes, the mean over the views
 
 One trunk serves every choice of crops, over one copy of the weights:
 
@@ -35,13 +36,21 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from model_export.builder import Builder
 from model_export.crop_sharing import FeatureMaps, Region, apply, channels_first, crops_of_images
 from model_export.errors import NotAChain
-from model_export.layer_blocks import Chain, Part, in_order, separate_padding, take_apart
+from model_export.layer_blocks import (
+    Chain,
+    Part,
+    in_order,
+    last_layer_takes,
+    separate_padding,
+    take_apart,
+)
 from model_export.receptive_field import Extent, NotAligned, Window, after
 from model_export.variants import Normalisation
 
 IMAGE_SIZE = 256  # pixels; the square that the service sends
 # The choices, by the names that the service offers.  The numbers are codes: dense has ten views.
 CROPS = {"ten": 10, "one": 1, "dense": 2}
+FEATURES = "features"  # the output; the others are in every file
 UNSHARED = "unshared"  # metadata: why a network could not be taken apart
 # The highest in which every layer has a CUDA kernel in onnxruntime-gpu 1.31: those of MaxPool end
 # at 21, and at 23 each of them ran on the CPU, with a copy to it and one back.
@@ -106,7 +115,12 @@ def serving_graph(
             feature_maps = apply(g, block.parts, feature_maps)
         order = list(range(2 * len(corners(crop_size))))
         del choices["dense"]
-    _averaged(g, g.over(chain.rest, channels_first(g, feature_maps).name), order)
+    rest, hidden = chain.rest, last_layer_takes(network)
+    place = next((i for i, node in enumerate(rest, 1) if hidden in node.output), 0)
+    features = g.over(rest[:place], channels_first(g, feature_maps).name)
+    _averaged(g, g.over(rest[place:], features), order)
+    if hidden is not None:
+        _features(g, features, network, hidden)
     return _model(network, chain.constants, g, choices if crops is None else {crops: CROPS[crops]})
 
 
@@ -157,6 +171,8 @@ def _whole(
     g.add("Identity", views, output=network.graph.input[0].name)
     g.nodes.extend(in_order(network))
     _averaged(g, network.graph.output[0].name, list(range(2 * len(corners(crop_size)))))
+    if (hidden := last_layer_takes(network)) is not None:
+        _features(g, hidden, network, hidden)
     choices = ("ten", "one") if crops is None else (crops,)
     model = _model(network, [], g, {name: CROPS[name] for name in choices})
     model.metadata_props.add(key=UNSHARED, value=reason)
@@ -343,6 +359,24 @@ def _averaged(g: Builder, logits: str, order: Sequence[int]) -> None:
     g.add("ReduceMean", "view_probabilities", g.constant([1]), output="probabilities", keepdims=0)
 
 
+def _features(g: Builder, value: str, network: ModelProto, hidden: str) -> None:
+    """The mean over the views of ``value``, which is called ``hidden`` in the network.
+
+    Of 8 bit it is what comes out of the rounding, which the last layer takes: the value before
+    it would be computed for this output alone.
+    """
+    typed = onnx.shape_inference.infer_shapes(network).graph
+    (tensor,) = (each.type.tensor_type for each in typed.value_info if each.name == hidden)
+    if tensor.elem_type != TensorProto.FLOAT:
+        value = g.add("Cast", value, to=TensorProto.FLOAT)
+    count, width = g.add("Shape", "images", start=0, end=1), tensor.shape.dim[-1].dim_value
+    shape = g.add("Concat", g.constant([-1]), count, g.constant([width]), axis=0)
+    g.add(
+        "ReduceMean", g.add("Reshape", value, shape), g.constant([0]), output=FEATURES, keepdims=0
+    )
+    g.outputs.append(helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["N", width]))
+
+
 def _model(
     network: ModelProto, constants: Sequence[NodeProto], g: Builder, crops: Mapping[str, int]
 ) -> ModelProto:
@@ -359,6 +393,7 @@ def _model(
         [
             tensor("probabilities", TensorProto.FLOAT, ["N", classes]),
             tensor("view_probabilities", TensorProto.FLOAT, ["N", "V", classes]),
+            *g.outputs,
         ],
         [
             # An initialiser of an input's name is its default.

@@ -23,6 +23,9 @@ from model_export.receptive_field import Window
 LAYERS = {"Conv", "MaxPool", "Relu", "LRN", "Cast", "QuantizeLinear", "DequantizeLinear"}
 FLATTENING = ("Reshape", "Flatten")
 MOVING = ("MaxPool", "Reshape")  # only choose and move values, so rounding may come before or after
+PRODUCTS = ("Gemm", "MatMul")
+# What a fully connected layer is made of; several products if its matrix is one of low rank.
+CONNECTED = (*PRODUCTS, "Add", "Cast", "QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,18 @@ def take_apart(network: ModelProto) -> Chain:
         for first, last in zip(starts, [*starts[1:], end], strict=True)
     ]
     return Chain(tuple(constants), tuple(path[: starts[0]]), tuple(blocks), tuple(path[end:]))
+
+
+def last_layer_takes(network: ModelProto) -> str | None:
+    """The value that goes into the last fully connected layer, after fc7's ReLU; None if the
+    network ends in another layer."""
+    makers = {name: node for node in network.graph.node for name in node.output}
+    value, taken = network.graph.output[0].name, None
+    while (node := makers.get(value)) is not None and node.op_type in CONNECTED:
+        value = node.input[0]
+        if node.op_type in PRODUCTS:
+            taken = value
+    return taken
 
 
 def _must_be_a_chain(path: Sequence[NodeProto], input_name: str) -> None:

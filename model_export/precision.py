@@ -19,6 +19,7 @@ from onnxruntime.transformers import float16
 
 from model_export import int8
 from model_export.crops import Floats, Pixels
+from model_export.graph import FEATURES
 from model_export.variants import Normalisation
 
 # The network (normalised views -> logits), views of real photographs (V, channels, size, size) in
@@ -34,6 +35,9 @@ class Precision:
     largest_difference: float  # in probability, of any class of any view of any image
     mean_distance: float  # half the sum over classes of |p - q|, mean over the real images
     golden_tolerance: float  # in probability, between two machines that run the same file
+    # How far the features of an image may lie from PyTorch's, as a share of their length: on the
+    # tests' small network it was 3e-7, 4e-4, 0.02 and 0.01.
+    features_difference: float
 
 
 class Runner:
@@ -57,6 +61,14 @@ class Runner:
         ]
         probabilities, views = (np.concatenate(part) for part in zip(*answers, strict=True))
         return probabilities, views
+
+    def features(self, images: Pixels, crops: int) -> Floats | None:
+        """What the last layer takes, (N, width); None of a network that ends in another layer."""
+        if FEATURES not in {output.name for output in self._session.get_outputs()}:
+            return None
+        feeds = {"images": images, "crops": np.array(crops, np.int64)}
+        features: Floats = self._session.run([FEATURES], feeds)[0]
+        return features
 
 
 def _keep(network: ModelProto, views: Floats, normalisation: Normalisation) -> ModelProto:
@@ -109,8 +121,8 @@ def _store_in_8_bit(model: ModelProto, views: Floats, normalisation: Normalisati
 
 
 PRECISIONS: dict[str, Precision] = {
-    "fp32": Precision(_keep, 1e-5, 1e-5, 1e-3),
-    "fp16": Precision(_to_half, 0.05, 0.01, 0.02),
-    "int8": Precision(int8.quantise, 0.3, 0.05, 0.05),
-    "int8w": Precision(_store_in_8_bit, 0.3, 0.05, 1e-3),
+    "fp32": Precision(_keep, 1e-5, 1e-5, 1e-3, 1e-4),
+    "fp16": Precision(_to_half, 0.05, 0.01, 0.02, 0.05),
+    "int8": Precision(int8.quantise, 0.3, 0.05, 0.05, 0.5),
+    "int8w": Precision(_store_in_8_bit, 0.3, 0.05, 1e-3, 0.5),
 }

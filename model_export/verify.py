@@ -4,7 +4,7 @@ Does the model file answer as the PyTorch network does?
 The reference is simple: numpy cuts and mirrors the crops, PyTorch runs the network in fp32, then
 come one softmax and one mean.  For dense crops the convolutions run over the image and its mirror.
 Every choice of crops and every view is compared with it, on real and random images, in batches of
-1 and 7.
+1 and 7, and on the first 7 real ones what the last layer takes.
 
 Where an fp32 file and PyTorch differ by more than they usually do, float64 decides: rounding has
 taken the file as far from it as PyTorch itself, or a few times as far; a fault takes it further.
@@ -79,6 +79,17 @@ def verify(
             comparisons.append(_compare(answer, own))
             if precision == "fp32":
                 _must_be_rounding(answer, own, pixels, network, expected)
+        _must_have_its_features(
+            runner.features(images[:BATCH], value),
+            features(
+                network,
+                images[:BATCH],
+                crop_size=crop_size,
+                normalisation=normalisation,
+                crops=crops,
+            ),
+            precision,
+        )
         real, noise, single = comparisons
         largest = max(real.largest, noise.largest, single.largest)
         agreement = Agreement(crops, real.top1, real.top5, largest, real.distance)
@@ -163,6 +174,37 @@ def reference(
         logits = torch.cat([_logits(network.eval(), part, crops) for part in flat])
     softmax: Floats = logits.softmax(1).numpy().reshape(*views.shape[:2], -1)
     return softmax
+
+
+def features(
+    network: AlexNet, images: Pixels, *, crop_size: int, normalisation: Normalisation, crops: str
+) -> Floats:
+    """What PyTorch's last layer takes, the mean over the views: (N, width)."""
+    taken: list[Tensor] = []
+    hook = network.classifier[-1].register_forward_pre_hook(lambda _, given: taken.append(given[0]))
+    try:
+        reference(network, images, crop_size=crop_size, normalisation=normalisation, crops=crops)
+    finally:
+        hook.remove()
+    views = torch.cat(taken)
+    mean: Floats = views.reshape(len(images), -1, views.shape[1]).mean(1).numpy()
+    return mean
+
+
+def _must_have_its_features(answer: Floats | None, expected: Floats, precision: str) -> None:
+    """Raise VerificationFailed where there are features, and an image's are not PyTorch's."""
+    if answer is None:
+        return
+    lengths = np.linalg.norm(expected, axis=1)
+    differences = np.linalg.norm(answer - expected, axis=1)
+    limit = PRECISIONS[precision].features_difference
+    if not (differences <= limit * lengths).all():  # nor if one is NaN
+        raise VerificationFailed(
+            f"the features of the {precision} file differ from what PyTorch's last layer takes by "
+            f"{(differences / lengths).max():.2g} of their length (at most {limit:.2g} is "
+            "allowed); the file was deleted: choose another --precision, or calibrate on images "
+            "like your own with --pictures FOLDER"
+        )
 
 
 def _logits(network: AlexNet, views: Tensor, crops: str) -> Tensor:
