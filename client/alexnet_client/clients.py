@@ -78,9 +78,10 @@ class Client(BaseClient):
         The `top` best classes of one image: a path, an address, bytes, or a file opened in binary
         mode.
 
-        `crops` is ten, one or dense; `details` are views, heatmap or both.  Left out are classes
-        less probable than `threshold`, and with `classes` (WordNet ids, indices, labels or names in
-        them) all others; with `renormalise` the probabilities of those are divided by their sum.
+        `crops` is ten, one or dense; `details` are views, heatmap, features or several.  Left out
+        are classes less probable than `threshold`, and with `classes` (WordNet ids, indices, labels
+        or names in them) all others; with `renormalise` the probabilities of those are divided by
+        their sum.
         """
         options = Options(top, crops, details, threshold, classes, renormalise)
         return self._run(self._classify(self._reader.read(image), options))

@@ -92,6 +92,7 @@ class Prediction:
     classes: tuple[ClassProbability, ...]
     views: tuple[View, ...] = ()  # only with details="views"
     heatmap: Heatmap | None = None  # only with details="heatmap"
+    features: tuple[float, ...] = ()  # float32; only with details="features"
     model: Model
     crops: str
     request_id: str | None = field(compare=False)  # the X-Request-ID that the server's log has
@@ -148,6 +149,7 @@ class _Classified:
     classes: tuple[ClassProbability, ...]
     views: tuple[View, ...] = ()
     heatmap: Heatmap | None = None
+    features: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,7 @@ def outcomes(response: Response, filenames: Sequence[str | None]) -> list[Outcom
             classes=result.classes,
             views=result.views,
             heatmap=result.heatmap,
+            features=result.features,
             model=body.model,
             crops=body.crops,
             request_id=response.headers.get("x-request-id"),

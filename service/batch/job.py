@@ -31,6 +31,8 @@ from service.errors import NotReady, ServiceError, SettingsInvalid
 from service.inference.classifier import Classifier
 from service.inference.engine import Engine, Model, inspect
 from service.inference.limits import Limits
+from service.inference.model_file import NO_FEATURES
+from service.inference.predictions import Detail
 from service.settings import Settings, engine_arguments, limits, load_engine
 
 FEW: Final = 5  # skipped images that are shown
@@ -75,6 +77,7 @@ class Job:
             "model": self.model.version,
             "crops": self.options.crops,
             "top": self.options.top,
+            "features": "features" in self.options.details,
             "scaled decoding": self.scaled_decoding,
             "colour profiles": self.colour_profiles,
             "folder": text(self.options.base),
@@ -99,6 +102,7 @@ def score(
     *,
     crops: str,
     top: int,
+    features: bool,
     overwrite: bool,
     ray: str | None,
 ) -> None:
@@ -113,11 +117,14 @@ def score(
     model = inspect(settings.model) if engine is None else engine.model
     if crops not in model.crops:
         raise SettingsInvalid(f"--crops {crops}: this model offers {', '.join(model.crops)}")
+    if features and not model.features:
+        raise SettingsInvalid(f"--features: {NO_FEATURES}")
     images, allowed = Images(places), limits(settings)
     options = ScoringOptions(
         base=images.base,
         crops=crops,
         top=min(top, len(model.labels)),
+        details=frozenset[Detail](["features"] if features else []),
         max_body=settings.max_body,
         max_uploads=settings.max_uploads,
     )
@@ -211,7 +218,8 @@ def _finish(job: Job, store: ResultStore) -> None:
     """The tables, in place of the store; then, for people, what was done."""
     store.commit()
     if store.scored:
-        stores.write(job.output, store.rows(), job.model.labels, job.about())
+        features = job.model.features if "features" in job.options.details else 0
+        stores.write(job.output, store.rows(), job.model.labels, job.about(), features)
     if store.skipped:
         stores.write_skipped(job.skipped, store.without_scores())
     else:

@@ -6,7 +6,7 @@ How many files are under way, and how many bytes of them are held, does not depe
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import islice
@@ -21,13 +21,13 @@ from service.errors import BodyTooLarge, FileUnreadable, ServiceError
 from service.inference.classifier import Classifier
 from service.inference.concurrency import WeightedSemaphore
 from service.inference.limits import Limits
-from service.inference.predictions import Probabilities, order
+from service.inference.predictions import Detail, Result, order
 
 SMALL: Final = 2**20  # bytes of a file that is read without waiting for room
 BATCHES_AHEAD: Final = 3  # one runs, one is ready, one is being read and decoded
 
 File = TypeVar("File")
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 def window(limits: Limits) -> int:
@@ -37,18 +37,18 @@ def window(limits: Limits) -> int:
 
 async def read_ahead(
     files: Iterable[File],
-    work: Callable[[File], Coroutine[Any, Any, Result]],
+    work: Callable[[File], Coroutine[Any, Any, T]],
     *,
     window: int,
     in_order: bool = True,
-) -> AsyncGenerator[tuple[File, Result]]:
+) -> AsyncGenerator[tuple[File, T]]:
     """
     Each file with the result of `work`, of which `window` are under way at once.
 
     They come in the order of `files`, or with `in_order=False` as they are done.  Raises what
     `work` raises.  When the generator is closed, what is still under way is cancelled.
     """
-    under_way: dict[asyncio.Task[Result], File] = {}
+    under_way: dict[asyncio.Task[T], File] = {}
     rest = iter(files)
     try:
         while True:
@@ -85,6 +85,7 @@ class FileClassifier(Generic[File]):
         read: Callable[[File, int], bytes | int],
         *,
         crops: str,
+        details: Collection[Detail] = (),
         window: int,
         max_body: int,
         max_uploads: int,
@@ -94,22 +95,23 @@ class FileClassifier(Generic[File]):
         raises `FileUnreadable`.  `window` is how many files are under way at once, `max_body` the
         bytes of one of them, `max_uploads` those of all large ones that are held at once.
         """
-        self._classifier, self._read, self._crops = classifier, read, crops
+        self._classifier, self._read = classifier, read
+        self._crops, self._details = crops, details
         self._window, self._max_body = window, max_body
         self._turns = asyncio.Semaphore(window)
         self._large = WeightedSemaphore(max_uploads)
 
     def results(
         self, files: Iterable[File], *, in_order: bool = True
-    ) -> AsyncGenerator[tuple[File, Probabilities | ServiceError]]:
+    ) -> AsyncGenerator[tuple[File, Result | ServiceError]]:
         """
-        Each file with its probabilities, float32 `(classes,)`, or the error that is its own.
+        Each file with its result, or the error that is its own.
 
         The order is that of `read_ahead`.  Raises any `ServiceError` that is not one file's.
         """
         return read_ahead(files, self._result, window=self._window, in_order=in_order)
 
-    async def _result(self, file: File) -> Probabilities | ServiceError:
+    async def _result(self, file: File) -> Result | ServiceError:
         """Small files are read at once, large ones when there is room for their bytes."""
         small = min(SMALL, self._max_body)
         try:
@@ -123,10 +125,12 @@ class FileClassifier(Generic[File]):
         except (FileUnreadable, BodyTooLarge) as error:
             return error
 
-    async def _classify(self, data: bytes | int) -> Probabilities | ServiceError:
+    async def _classify(self, data: bytes | int) -> Result | ServiceError:
         images = [whole(data, self._max_body)]
-        (result,) = await self._classifier.classify(images, crops=self._crops)
-        return result if isinstance(result, ServiceError) else result.probabilities
+        (result,) = await self._classifier.classify(
+            images, crops=self._crops, details=self._details
+        )
+        return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,6 +140,7 @@ class Scored:
     name: bytes
     indices: NDArray[np.int32]  # (top,)
     probabilities: NDArray[np.float32]  # (top,)
+    features: NDArray[np.float32] | None = None  # (features,), if they were asked for
 
 
 Outcome = Scored | Skipped
@@ -151,6 +156,7 @@ class ScoringOptions:
     base: bytes  # the folder that names are relative to
     crops: str
     top: int  # classes
+    details: frozenset[Detail]  # beyond the classes
     max_body: int  # bytes of one file
     max_uploads: int  # bytes of all large files that are held at once
 
@@ -165,6 +171,7 @@ class Scorer:
             classifier,
             lambda name, limit: read(os.path.join(options.base, name), limit),
             crops=options.crops,
+            details=options.details,
             window=window,
             max_body=options.max_body,
             max_uploads=options.max_uploads,
@@ -181,5 +188,6 @@ class Scorer:
                 if isinstance(result, ServiceError):
                     record(Skipped(name, result.code, str(result)))
                 else:
-                    best = order(result, self._top)
-                    record(Scored(name, best.astype(np.int32), result[best]))
+                    best = order(result.probabilities, self._top)
+                    probabilities = result.probabilities[best]
+                    record(Scored(name, best.astype(np.int32), probabilities, result.features))

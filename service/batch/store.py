@@ -38,12 +38,12 @@ TABLES: Final = (
     "CREATE TABLE about (facts TEXT NOT NULL)",
     # little-endian int32 and float32, or why there are none
     "CREATE TABLE images (name BLOB PRIMARY KEY, indices BLOB, probabilities BLOB, "
-    "code TEXT, error TEXT) WITHOUT ROWID",
+    "code TEXT, error TEXT, features BLOB) WITHOUT ROWID",
 )
 
 # Of Parquet, whose readers skip by groups and read them in parallel; 24 MB of memory at most.
 GROUP_ROWS: Final = 2**16
-GROUP_CLASSES: Final = 2**20
+GROUP_VALUES: Final = 2**20  # classes, and features
 
 CLASS: Final = tuple(column.name for column in fields(Prediction))
 
@@ -79,12 +79,18 @@ class ResultStore:
     def add(self, outcome: Outcome) -> None:
         """Write an outcome down; it is on the disk within `COMMIT_EVERY` of the next one."""
         if isinstance(outcome, Scored):
-            values = outcome.indices.astype("<i4"), outcome.probabilities.astype("<f4")
-            rest: tuple[object, ...] = (*(part.tobytes() for part in values), None, None)
+            features = outcome.features
+            rest: tuple[object, ...] = (
+                outcome.indices.astype("<i4").tobytes(),
+                outcome.probabilities.astype("<f4").tobytes(),
+                None,
+                None,
+                None if features is None else features.astype("<f4").tobytes(),
+            )
         else:
-            rest = None, None, outcome.code, outcome.error
+            rest = None, None, outcome.code, outcome.error, None
         added = self._database.execute(
-            "INSERT INTO images VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (outcome.name, *rest),
         ).rowcount
         self.scored += added * isinstance(outcome, Scored)
@@ -100,10 +106,16 @@ class ResultStore:
 
     def rows(self) -> Iterator[Scored]:
         """Those with scores, in the order of their names' bytes."""
-        for name, indices, probabilities in self._database.execute(
-            "SELECT name, indices, probabilities FROM images WHERE code IS NULL ORDER BY name"
+        for name, indices, probabilities, features in self._database.execute(
+            "SELECT name, indices, probabilities, features FROM images WHERE code IS NULL "
+            "ORDER BY name"
         ):
-            yield Scored(name, np.frombuffer(indices, "<i4"), np.frombuffer(probabilities, "<f4"))
+            yield Scored(
+                name,
+                np.frombuffer(indices, "<i4"),
+                np.frombuffer(probabilities, "<f4"),
+                None if features is None else np.frombuffer(features, "<f4"),
+            )
 
     def without_scores(self) -> Iterator[Skipped]:
         """Those without, likewise."""
@@ -183,32 +195,37 @@ def _begin_or_compare(
     database.execute("DELETE FROM images WHERE code IS NOT NULL")
 
 
-def write_jsonl(path: Path, rows: Rows, labels: Labels, about: About) -> None:
+def write_jsonl(path: Path, rows: Rows, labels: Labels, about: About, features: int) -> None:
     """One object a line."""
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(_record(row, labels), ensure_ascii=False) + "\n")
 
 
-def write_csv(path: Path, rows: Rows, labels: Labels, about: About) -> None:
-    """The best class in columns, all of them as JSON in the last one."""
+def write_csv(path: Path, rows: Rows, labels: Labels, about: About, features: int) -> None:
+    """The best class in columns; all classes, and features, as JSON in the last ones."""
     with path.open("w", encoding="utf-8", newline="") as file:
         table = _csv(file)
-        table.writerow(("path", *CLASS, "classes"))
+        table.writerow(("path", *CLASS, "classes", *(["features"] if features else [])))
         for row in rows:
-            *best, classes = _record(row, labels).values()
-            table.writerow([*best, json.dumps(classes, ensure_ascii=False)])
+            table.writerow(
+                json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+                for value in _record(row, labels).values()
+            )
 
 
-def write_parquet(path: Path, rows: Rows, labels: Labels, about: About) -> None:
+def write_parquet(path: Path, rows: Rows, labels: Labels, about: About, features: int) -> None:
     """In groups; `about` is in the schema's metadata."""
     arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     kinds = arrow.int32(), arrow.string(), arrow.string(), arrow.float32()
     best = list(zip(CLASS, kinds, strict=True))
-    schema = arrow.schema(
-        [("path", arrow.string()), *best, ("classes", arrow.list_(arrow.struct(best)))],
-        metadata=dict(about),
-    )
+    fields_of_row = [
+        ("path", arrow.string()),
+        *best,
+        ("classes", arrow.list_(arrow.struct(best))),
+        ("features", arrow.list_(arrow.float32(), features)),
+    ]
+    schema = arrow.schema(fields_of_row[: None if features else -1], metadata=dict(about))
     names = arrow.array([label.name for label in labels], arrow.string())
     ids = arrow.array([label.wordnet_id for label in labels], arrow.string())
 
@@ -228,12 +245,15 @@ def write_parquet(path: Path, rows: Rows, labels: Labels, about: About) -> None:
                 *columns(group, slice(1)),
                 arrow.ListArray.from_arrays(arrow.array(offsets), classes),
             ]
+            if features:
+                values = np.concatenate([row.features for row in group])
+                arrays.append(arrow.FixedSizeListArray.from_arrays(values, features))
             writer.write_table(
                 arrow.Table.from_arrays(arrays, schema=schema), row_group_size=len(group)
             )
 
 
-WRITERS: Final[dict[str, Callable[[Path, Rows, Labels, About], None]]] = {
+WRITERS: Final[dict[str, Callable[[Path, Rows, Labels, About, int], None]]] = {
     ".parquet": write_parquet,
     ".jsonl": write_jsonl,
     ".csv": write_csv,
@@ -267,10 +287,10 @@ def check_output(option: str, path: Path, *suffixes: str) -> None:
         )
 
 
-def write(output: Path, rows: Rows, labels: Labels, about: About) -> None:
-    """Write the table, in the place of a file that may be there."""
+def write(output: Path, rows: Rows, labels: Labels, about: About, features: int) -> None:
+    """Write the table, in the place of a file that may be there; each row has so many features."""
     with replacing(output) as path:
-        WRITERS[output.suffix](path, rows, labels, about)
+        WRITERS[output.suffix](path, rows, labels, about, features)
 
 
 def write_skipped(output: Path, skipped: Iterable[Skipped]) -> None:
@@ -307,13 +327,15 @@ def _record(row: Scored, labels: Labels) -> dict[str, Any]:
         vars(Prediction(index, labels[index].wordnet_id, labels[index].name, probability))
         for index, probability in zip(row.indices.tolist(), row.probabilities.tolist(), strict=True)
     ]
-    return {"path": text(row.name), **classes[0], "classes": classes}
+    record = {"path": text(row.name), **classes[0], "classes": classes}
+    return record if row.features is None else record | {"features": row.features.tolist()}
 
 
 def _groups(rows: Rows) -> Iterator[list[Scored]]:
     rest = iter(rows)
     for first in rest:
-        size = min(GROUP_ROWS, max(1, GROUP_CLASSES // len(first.indices)))
+        values = len(first.indices) + (0 if first.features is None else len(first.features))
+        size = min(GROUP_ROWS, max(1, GROUP_VALUES // values))
         yield [first, *islice(rest, size - 1)]
 
 

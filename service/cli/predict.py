@@ -102,6 +102,13 @@ def predict(
             metavar="FILE",
         ),
     ] = None,
+    features: Annotated[
+        bool,
+        _folders(
+            "--features",
+            help="Write each image's features too, what the network's last layer takes.",
+        ),
+    ] = False,
     overwrite: Annotated[
         bool,
         _folders("--overwrite", help="Replace FILE if there is one."),
@@ -150,12 +157,15 @@ def predict(
             output,
             crops=crops,
             top=top,
+            features=features,
             overwrite=overwrite,
             ray=ray,
         )
         return
-    if ray is not None or overwrite:
-        raise SettingsInvalid("--ray and --overwrite are for --output: name the file to write")
+    if ray is not None or overwrite or features:
+        raise SettingsInvalid(
+            "--features, --ray and --overwrite are for --output: name the file to write"
+        )
     if as_json and json_lines:
         raise SettingsInvalid("--json is one document, --json-lines a line for each: choose one")
     if STANDARD_INPUT in places and files_from == STANDARD_INPUT:
@@ -226,7 +236,8 @@ async def _classify(
                     if isinstance(result, ServiceError):
                         output.add(source.name, result)
                     else:
-                        output.add(source.name, select(result, labels, selection))
+                        best = select(result.probabilities, labels, selection)
+                        output.add(source.name, best)
                     if progress is not None:
                         progress.update(output.images, output.refused)
 

@@ -28,13 +28,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from service.errors import NotReady, Overloaded
-from service.inference.predictions import Probabilities
-from service.inference.queue import Entry, ImageQueue, Pixels, Run, StageTimings, refuse
+from service.inference.queue import Entry, ImageQueue, Pixels, Row, Run, StageTimings, refuse
 from service.inference.scheduling import Plan, Scheduler
 
 SHAPE = (256, 256, 3)
@@ -70,7 +69,7 @@ class Reservation:
         run: Run | None = None,
         deadline: float | None = None,
         timings: StageTimings | None = None,
-    ) -> Probabilities:
+    ) -> Row:
         """`Batcher.submit`, in one of these places."""
         self.release(1)
         return await self._batcher.submit(
@@ -238,7 +237,7 @@ class Batcher:
         alone: bool = True,
         deadline: float | None = None,
         timings: StageTimings | None = None,
-    ) -> Probabilities:
+    ) -> Row:
         """
         One image, uint8 `(256, 256, 3)`, to its float32 `(classes,)`.
 
@@ -251,7 +250,7 @@ class Batcher:
             raise ValueError(f"expected uint8 {SHAPE}, got {pixels.dtype} {pixels.shape}")
         if not self.alive:
             raise NotReady("The service is not running the model now. Try again shortly.")
-        answer: asyncio.Future[Probabilities] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
         timings = timings or StageTimings()
         timings.decoded = time.monotonic()
         self._queue.add(Entry(pixels, crops, run or self._run, alone, deadline, answer, timings))
@@ -394,7 +393,7 @@ class Batcher:
         if not answered and self._check is not None:
             await self._in_worker(self._check)
 
-    async def _run_together(self, batch: Sequence[Entry], one_core: bool) -> Probabilities:
+    async def _run_together(self, batch: Sequence[Entry], one_core: bool) -> Any:
         """One run of these images, which is written down in the timings of each."""
         began = time.monotonic()
         for entry in batch:
@@ -439,7 +438,7 @@ class Batcher:
         self._answered, self._returned = len(batch), 0
 
 
-def _join_and_run(batch: Sequence[Entry], one_core: bool) -> tuple[Probabilities, float]:
+def _join_and_run(batch: Sequence[Entry], one_core: bool) -> tuple[Any, float]:
     """In a worker thread: the one copy, then the engine; and the thread's seconds of CPU."""
     how = {"one_core": True} if one_core else {}
     began = time.thread_time()

@@ -8,10 +8,10 @@ ask where the evidence lies.  None of them knows another; here they meet.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 
@@ -21,10 +21,13 @@ from service.inference import occlusion
 from service.inference.batching import Batcher, Reservation
 from service.inference.concurrency import WeightedSemaphore, all_results, before
 from service.inference.decoding_pool import DecodingPool
-from service.inference.engine import Engine
+from service.inference.engine import Engine, OutputsRun
 from service.inference.limits import Limits
 from service.inference.predictions import Detail, Result
 from service.inference.queue import Pixels, StageTimings
+
+# The network's outputs that details are made of, in the same run as the probabilities.
+OUTPUTS: Final[Mapping[Detail, str]] = {"views": "view_probabilities", "features": "features"}
 
 log = logging.getLogger("service.classifier")
 
@@ -99,6 +102,7 @@ class Classifier:
         was current when the request came; `timings`, one for each image, are filled in.
         """
         engine = engine or self.engine
+        engine.model.check_details(details)
         number, count = engine.model.crops_number(crops), self.rows(len(images), details)
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
         timings = timings or [StageTimings() for _ in images]
@@ -135,15 +139,17 @@ class Classifier:
 
     async def _run(self, pixels: Pixels, timings: StageTimings, request: _Request) -> Result:
         """Submit the image, and for a heatmap a copy with each part hidden."""
-        engine, views = request.engine, "views" in request.details
+        wanted = [detail for detail in OUTPUTS if detail in request.details]
+        names = ("probabilities", *(OUTPUTS[detail] for detail in wanted))
         submit = partial(request.reservation.submit, crops=request.crops, deadline=request.deadline)
-        run = engine.run_views if views else engine.run
-        if "heatmap" not in request.details:
+        run = OutputsRun(request.engine, names)
+        occluded = None
+        if "heatmap" in request.details:
+            copies = await self._pool.run(occlusion.hide, pixels)
+            others = [submit(copy, run=replace(run, names=names[:1])) for copy in copies]
+            row, *rows = await all_results([submit(pixels, run=run, timings=timings), *others])
+            timings.answered = time.monotonic()  # for the client the run ends with the last row
+            occluded = np.stack([probabilities for (probabilities,) in rows])
+        else:
             row = await submit(pixels, run=run, timings=timings)
-            return Result(row[0], row[1:]) if views else Result(row)
-        copies = await self._pool.run(occlusion.hide, pixels)
-        submitted = [submit(copy, run=engine.run) for copy in copies]
-        row, *rows = await all_results([submit(pixels, run=run, timings=timings), *submitted])
-        timings.answered = time.monotonic()  # for the client the run ends with the last row
-        occluded = np.stack(rows)
-        return Result(row[0], row[1:], occluded) if views else Result(row, None, occluded)
+        return Result(row[0], occluded=occluded, **dict(zip(wanted, row[1:], strict=True)))

@@ -9,6 +9,8 @@ On a CPU there are two sessions on the same file: one whose runs take all cores,
 take the core that calls, so that each core can run a batch of its own.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
@@ -33,7 +35,7 @@ from service.inference.providers import (
     session_options,
 )
 
-__all__ = ["Engine", "Label", "Model", "inspect", "padded"]
+__all__ = ["Engine", "Label", "Model", "OutputsRun", "inspect", "padded"]
 
 MAX_BATCH = 16  # images; the service's own default
 # Bytes of a model file that two sessions may hold, each with weights of its own.
@@ -136,22 +138,21 @@ class Engine:
     ) -> NDArray[np.float32]:
         """uint8 `(N, 256, 256, 3)` to float32 `(N, classes)`, the mean over `crops` views, on all
         cores or on one."""
-        return self._outputs(images, crops, ["probabilities"], one_core)[0]
+        return self.outputs(["probabilities"], images, crops, one_core=one_core)[0]
 
-    def run_views(
-        self, images: NDArray[np.uint8], crops: int, *, one_core: bool = False
-    ) -> NDArray[np.float32]:
-        """`run` with its views: float32 `(N, 1 + V, classes)`, the mean first, then the V views in
-        the order of the model file, all from the same run."""
-        names = ["probabilities", "view_probabilities"]
-        mean, views = self._outputs(images, crops, names, one_core)
-        return np.concatenate([mean[:, np.newaxis], views], axis=1)
-
-    def _outputs(
-        self, images: NDArray[np.uint8], crops: int, names: list[str], one_core: bool
+    def outputs(
+        self,
+        names: Sequence[str],
+        images: NDArray[np.uint8],
+        crops: int,
+        *,
+        one_core: bool = False,
     ) -> list[NDArray[np.float32]]:
-        """The outputs of these names, from several runs if there are more images than
-        `fixed_size`."""
+        """
+        The network's outputs of these names, all from the same run: float32, `probabilities` as
+        from `run`, `view_probabilities` `(N, V, classes)`, `features` `(N, model.features)`.
+        """
+        # From several runs if there are more images than fit into one.
         if not (step := self.fixed_size):
             return self._run(images, crops, names, one_core)
         parts = [images[i : i + step] for i in range(0, max(1, len(images)), step)]
@@ -165,7 +166,7 @@ class Engine:
         return runs[0] if len(runs) == 1 else [*map(np.concatenate, zip(*runs, strict=True))]
 
     def _run(
-        self, images: NDArray[np.uint8], crops: int, names: list[str], one_core: bool
+        self, images: NDArray[np.uint8], crops: int, names: Sequence[str], one_core: bool
     ) -> list[NDArray[np.float32]]:
         feeds = {"images": images, "crops": np.array(crops, np.int64)}
         session = self._one_core if one_core else self._session
@@ -230,6 +231,21 @@ class Engine:
                 f"{self.provider}: a probability is {max(error_of_known, lead_of_others):.2g} off "
                 f"where {tolerance:.2g} is allowed; export it again."
             )
+
+
+@dataclass(frozen=True)
+class OutputsRun:
+    """Runs an engine for some of the network's outputs; what equal ones run can be one batch."""
+
+    engine: Engine
+    names: tuple[str, ...]
+
+    def __call__(
+        self, images: NDArray[np.uint8], crops: int, *, one_core: bool = False
+    ) -> list[tuple[NDArray[np.float32], ...]]:
+        """`Engine.outputs`, as a tuple for each image."""
+        outputs = self.engine.outputs(self.names, images, crops, one_core=one_core)
+        return [*zip(*outputs, strict=True)]
 
 
 def inspect(path: Path) -> Model:
@@ -309,7 +325,6 @@ def _model(path: Path, sha256: str, session: Any) -> Model:
         raise ModelUnusable(
             f"The model file {path} has metadata that is no text; export it again."
         ) from error
-    model = model_file.read(path, sha256, metadata)
     # A default makes `crops` an overridable initialiser to the runtime, not an input.
     inputs = session.get_inputs() + session.get_overridable_initializers()
     outputs = {output.name: output.shape for output in session.get_outputs()}
@@ -318,6 +333,9 @@ def _model(path: Path, sha256: str, session: Any) -> Model:
             f"The model file {path} lacks an input (images, crops) or the output probabilities; "
             "export it again."
         )
+    features = outputs.get("features", [0])[-1]
+    width = features if isinstance(features, int) else 0
+    model = model_file.read(path, sha256, metadata, features=width)
     classes = outputs["probabilities"][-1]
     if isinstance(classes, int) and classes != len(model.labels):
         raise _classes_differ(path, len(model.labels), classes)

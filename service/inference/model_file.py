@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,11 @@ CHUNK = 2**20  # bytes hashed at a time, so that a large file never lies in memo
 # The order of `view_probabilities`: these, then their mirror images.
 PLACES = ("top left", "top right", "bottom left", "bottom right", "centre")
 CENTRE = PLACES.index("centre")
+
+NO_FEATURES = (
+    "the model file has no output of this name; export it again with alexnet-export, which adds it "
+    "to any AlexNet"
+)
 
 SIDE = 256  # pixels; the square that goes into the network
 THUMB = 32  # pixels; the golden image's side before each of its pixels becomes 8 x 8
@@ -73,6 +78,7 @@ class Model:
     exporter: dict[str, Any]
     golden: dict[str, Any]
     views: tuple[View, ...]  # ten; the choice of a single crop is that at `CENTRE`
+    features: int  # how many an image has; 0 where the graph does not give them
     path: Path
     size_bytes: int
 
@@ -92,6 +98,11 @@ class Model:
         if choice not in self.crops:
             raise ParameterInvalid(f"crops={choice!r}: must be one of {', '.join(self.crops)}")
         return self.crops[choice]
+
+    def check_details(self, details: Collection[str]) -> None:
+        """`ParameterInvalid` unless the graph gives what these details of an answer need."""
+        if "features" in details and not self.features:
+            raise ParameterInvalid(f"details=features: {NO_FEATURES}")
 
     def golden_image(self) -> NDArray[np.uint8]:
         """The start-up image, `(1, 256, 256, 3)`: a thumb with every pixel repeated 8 x 8."""
@@ -152,8 +163,12 @@ def checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read(path: Path, sha256: str, metadata: Mapping[str, str]) -> Model:
-    """The record in a file's metadata, checked; `ModelUnusable` names the entry at fault."""
+def read(path: Path, sha256: str, metadata: Mapping[str, str], *, features: int) -> Model:
+    """
+    The record in a file's metadata, checked; `ModelUnusable` names the entry at fault.
+
+    `features` is how many the graph gives of an image.
+    """
     if metadata.get("format") != FORMAT:
         raise ModelUnusable(
             f"The model file {path} has format {metadata.get('format', 'none')}, and this service "
@@ -177,6 +192,7 @@ def read(path: Path, sha256: str, metadata: Mapping[str, str]) -> Model:
         exporter=_entry(path, metadata, "exporter", dict),
         golden=golden,
         views=_views(path, metadata),
+        features=features,
         path=path,
         size_bytes=path.stat().st_size,
     )

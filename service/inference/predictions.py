@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from service.errors import ParameterInvalid, ServiceError
 from service.inference.model_file import Label, Model
 
-Detail = Literal["views", "heatmap"]  # what a request may ask for beyond the classes
+# What a request may ask for beyond the classes.
+Detail = Literal["views", "heatmap", "features"]
 Probabilities = NDArray[np.float32]
 
 
@@ -21,6 +22,7 @@ class Result:
 
     probabilities: Probabilities  # (classes,), the mean over the views
     views: Probabilities | None = None  # (views, classes)
+    features: NDArray[np.float32] | None = None  # (features,), the mean over the views
     occluded: Probabilities | None = None  # (windows, classes): the image with each one hidden
 
 

@@ -12,18 +12,19 @@ run, and counts in milliseconds.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DeadlineExceeded
-from service.inference.predictions import Probabilities
 
 Pixels = NDArray[np.uint8]
+Row = Any  # what a run answers for one image
 # Images and crops to a row for each image; with `one_core=True` on one core, otherwise on all.
-Run = Callable[..., Probabilities]
+Run = Callable[..., Sequence[Row] | NDArray[np.float32]]
 
 LATE = "The time allowed passed while the image waited for its turn. Try again, or allow more time."
 
@@ -56,7 +57,7 @@ class Entry:
     run: Run
     alone: bool  # whether its request has no other image
     deadline: float | None  # the event loop's time, seconds
-    answer: asyncio.Future[Probabilities]
+    answer: asyncio.Future[Row]
     timings: StageTimings
 
     def shares_with(self, other: "Entry") -> bool:

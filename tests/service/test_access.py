@@ -776,10 +776,10 @@ def test_a_fault_of_ours_tells_nothing_and_can_be_read_by_the_page_that_asked(
     """500 has the headers of every other answer, and its details stay in the log."""
     settings = load_settings(model=tiny_model, cors_origins=ORIGIN)
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError(f"a secret in {__file__}")
 
-    monkeypatch.setattr(engine, "run", broken)
+    monkeypatch.setattr(engine, "outputs", broken)
     app = create_app(settings, engine)
     monkeypatch.setattr(engine, "warning", "cannot open /opt/nv/lib/libcudnn.so.9: no such file")
     with TestClient(app, raise_server_exceptions=False) as client:

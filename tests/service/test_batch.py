@@ -420,6 +420,7 @@ def begun(output: Path, folder: Path, model: Path, *outcomes: Outcome) -> Path:
         "model": inspect(model).version,
         "crops": "one",
         "top": 5,
+        "features": False,
         "scaled decoding": False,
         "colour profiles": True,
         "folder": str(folder),

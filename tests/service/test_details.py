@@ -7,7 +7,7 @@ import io
 import json
 import re
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -192,7 +192,7 @@ def test_an_unknown_detail_is_named_with_what_there_is(tiny: Live, details: str)
     answer = tiny.client.post(PREDICT, params={"details": details}, content=b"no image")
 
     assert (answer.status_code, answer.json()["code"]) == (422, "parameter_invalid")
-    assert f"details={details!r}: must be views or heatmap" in answer.json()["error"]
+    assert f"details={details!r}: must be one of views, heatmap, features" in answer.json()["error"]
 
 
 def test_each_good_file_of_a_form_has_its_details(tiny: Live) -> None:
@@ -407,8 +407,8 @@ def test_views_and_mean_come_out_of_one_run(
         session = classifier.engine._session
 
         class Watched:
-            def run(self, outputs: list[str], feeds: dict[str, NDArray[Any]]) -> Any:
-                asked.append((len(feeds["images"]), outputs))
+            def run(self, outputs: Sequence[str], feeds: dict[str, NDArray[Any]]) -> Any:
+                asked.append((len(feeds["images"]), [*outputs]))
                 return session.run(outputs, feeds)
 
         monkeypatch.setattr(classifier.engine, "_session", Watched())
@@ -431,12 +431,14 @@ def test_padding_to_a_fixed_size_changes_no_view(tiny_model: Path) -> None:
     padded, session = fixed(engine, tiny_model, 4)
     images = np.random.default_rng(3).integers(0, 256, (7, 256, 256, 3), np.uint8)
 
-    answers = padded.run_views(images, 10)
+    names = ["probabilities", "view_probabilities", "features"]
 
-    assert answers.shape == (7, 11, 1000)
+    answers = padded.outputs(names, images, 10)
+
+    assert [answer.shape for answer in answers] == [(7, 1000), (7, 10, 1000), (7, 32)]
     assert session.runs == [(4, 10), (4, 10)]
-    np.testing.assert_allclose(answers, engine.run_views(images, 10), atol=1e-6)
-    np.testing.assert_allclose(answers[:, 0], engine.run(images, 10), atol=1e-6)
+    for answer, expected in zip(answers, engine.outputs(names, images, 10), strict=True):
+        np.testing.assert_allclose(answer, expected, atol=1e-6)
 
 
 def test_who_leaves_takes_all_hidden_copies_along(
@@ -446,16 +448,15 @@ def test_who_leaves_takes_all_hidden_copies_along(
     began, go_on, ran = threading.Event(), threading.Event(), list[int]()
 
     async def scene(classifier: Classifier) -> tuple[int, int]:
-        engine = classifier.engine
-        run = engine.run
+        run = classifier.engine.outputs
 
-        def slow(images: Square, crops: int) -> NDArray[np.float32]:
+        def slow(names: Sequence[str], images: Square, *arguments: Any, **how: Any) -> Any:
             ran.append(len(images))
             began.set()
             assert go_on.wait(PATIENCE)
-            return run(images, crops)
+            return run(names, images, *arguments, **how)
 
-        monkeypatch.setattr(engine, "run", slow)
+        monkeypatch.setattr(classifier.engine, "outputs", slow)
         task = asyncio.create_task(classifier.classify([CAT], details=["heatmap"]))
         assert await asyncio.to_thread(began.wait, PATIENCE)
         held = classifier.batcher.pending
@@ -477,15 +478,15 @@ def test_a_single_image_overtakes_a_heatmap(
     began, turns, ran = threading.Event(), threading.Semaphore(0), list[int]()
 
     async def scene(classifier: Classifier) -> None:
-        run = classifier.engine.run
+        run = classifier.engine.outputs
 
-        def by_turns(images: Square, crops: int) -> NDArray[np.float32]:
+        def by_turns(names: Sequence[str], images: Square, *arguments: Any, **how: Any) -> Any:
             ran.append(len(images))
             began.set()
             assert turns.acquire(timeout=2 * PATIENCE)
-            return run(images, crops)
+            return run(names, images, *arguments, **how)
 
-        monkeypatch.setattr(classifier.engine, "run", by_turns)
+        monkeypatch.setattr(classifier.engine, "outputs", by_turns)
         heatmap = asyncio.create_task(classifier.classify([cat()], details=["heatmap"]))
         assert await asyncio.to_thread(began.wait, PATIENCE)
         single = asyncio.create_task(classifier.classify([cat()]))

@@ -331,8 +331,10 @@ def test_runs_on_one_core_answer_as_those_on_all(tiny_model: Path) -> None:
     assert two.cores == 2
     for answer in answers:
         np.testing.assert_allclose(answer, expected, atol=1e-6)
-    with_views = two.run_views(IMAGES, 10, one_core=True)
-    np.testing.assert_allclose(with_views[:, 0], expected, atol=1e-6)
+    (with_views, _) = two.outputs(
+        ["probabilities", "view_probabilities"], IMAGES, 10, one_core=True
+    )
+    np.testing.assert_allclose(with_views, expected, atol=1e-6)
 
 
 def test_weights_are_held_twice_only_where_they_are_small_and_it_pays(

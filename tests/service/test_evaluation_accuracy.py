@@ -40,6 +40,7 @@ def model(*names: str, path: str = "a.onnx") -> Model:
         exporter={},
         golden={},
         views=(),
+        features=0,
         path=Path(path),
         size_bytes=1,
     )

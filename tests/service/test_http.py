@@ -423,14 +423,14 @@ def test_a_fault_of_ours_is_500_and_tells_nothing(
 ) -> None:
     """The log has the traceback, the client a sentence; the next request is served."""
     engine = Engine.load(tiny_model, device="cpu", threads=1)
-    run = engine.run
+    run = engine.outputs
 
-    def broken(images: NDArray[np.uint8], crops: int) -> NDArray[np.float32]:
+    def broken(names: Any, images: NDArray[np.uint8], crops: int, **how: Any) -> Any:
         if crops == 1:
             raise ZeroDivisionError("a secret")
-        return run(images, crops)
+        return run(names, images, crops, **how)
 
-    monkeypatch.setattr(engine, "run", broken)
+    monkeypatch.setattr(engine, "outputs", broken)
     app = create_app(load_settings(model=tiny_model), engine)
     with TestClient(app, raise_server_exceptions=False) as client:
         answer = client.post(PREDICT, params={"crops": "one"}, content=image())

@@ -83,7 +83,7 @@ class Classifying:
         self.now: list[int] = []
         self.most_images = self.most_bytes = 0
 
-    async def classify(self, images: Sequence[bytes], *, crops: str) -> list[Result]:
+    async def classify(self, images: Sequence[bytes], **how: Any) -> list[Result]:
         (data,) = images
         self.now.append(len(data))
         self.most_images = max(self.most_images, len(self.now))
@@ -105,10 +105,14 @@ def read(size: int, limit: int) -> bytes | int:
     return bytes(size) if size <= limit else size
 
 
-def results(files: Iterator[int], calls: int = 1, **options: int) -> tuple[Classifying, list[Any]]:
+def results(files: Iterator[int], calls: int = 1, **options: Any) -> tuple[Classifying, list[Any]]:
     """What `calls` at once give for files of these sizes."""
     classifying = Classifying()
-    settings = {"window": 6, "max_body": 4 * SMALL, "max_uploads": 2 * SMALL} | options
+    settings: dict[str, Any] = {
+        "window": 6,
+        "max_body": 4 * SMALL,
+        "max_uploads": 2 * SMALL,
+    } | options
 
     async def scenario() -> list[Any]:
         reader = FileClassifier[int](
@@ -147,5 +151,5 @@ def test_a_file_that_is_gone_or_too_large_is_an_error_in_its_place() -> None:
     _, outcomes = results(iter([1, -1, 5 * SMALL, 1]))
 
     kinds = [type(each) for each in outcomes]
-    assert kinds == [np.ndarray, FileUnreadable, BodyTooLarge, np.ndarray]
+    assert kinds == [Result, FileUnreadable, BodyTooLarge, Result]
     assert f"more than the {4 * SMALL} bytes allowed" in str(outcomes[2])

@@ -33,6 +33,13 @@ def altered(path: Path, to: Path, **entries: str | None) -> Path:
     return to
 
 
+def without_features(path: Path, to: Path) -> Path:
+    """A copy whose graph calls its output `features` something else."""
+    body = path.read_bytes()[:-TAIL].replace(b"features", b"hidden_4")
+    to.write_bytes(body + MARK + hashlib.sha256(body).hexdigest().encode())
+    return to
+
+
 def entry(path: Path, key: str) -> str:
     """One entry of a file's metadata."""
     return dict(_metadata(path.read_bytes()))[key]

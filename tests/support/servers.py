@@ -131,14 +131,13 @@ class Gate:
         self._open = threading.Event()
         self._open.set()
         self._arrived = threading.Semaphore(0)
-        for name in ("run", "run_views"):
-            setattr(engine, name, partial(self._pass, getattr(engine, name)))
+        engine.outputs = partial(self._pass, engine.outputs)  # type: ignore[method-assign]
 
-    def _pass(self, run: Callable[..., Any], *images: Any, **how: Any) -> Any:
+    def _pass(self, run: Callable[..., Any], *arguments: Any, **how: Any) -> Any:
         if not self._open.is_set():
             self._arrived.release()
             assert self._open.wait(PATIENCE), "the gate was not opened"
-        return run(*images, **how)
+        return run(*arguments, **how)
 
     @contextmanager
     def closed(self) -> Iterator["Gate"]:

@@ -1,7 +1,7 @@
 """
-Details of an answer beyond its classes: `details=views`, `details=heatmap`.
+Details of an answer beyond its classes: `details=views`, `details=heatmap`, `details=features`.
 
-docs/explain.md says what they show, and what they do not.
+docs/explain.md and docs/features.md say what they show, and what they do not.
 """
 
 from collections.abc import Sequence
@@ -68,6 +68,7 @@ class Extra(TypedDict, total=False):
 
     views: list[ViewAnswer]
     heatmap: Heatmap
+    features: list[float]
 
 
 def extra(engine: Engine, result: Result, selection: Selection) -> Extra:
@@ -99,6 +100,8 @@ def extra(engine: Engine, result: Result, selection: Selection) -> Extra:
                 for column, index in enumerate(indices.tolist())
             ],
         )
+    if result.features is not None:
+        details["features"] = result.features.tolist()
     return details
 
 

@@ -15,6 +15,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
 
+from service.http.routes.parameters import DETAILS
 from service.http.state import ServiceState
 
 FORM: Final = "multipart/form-data"
@@ -49,8 +50,13 @@ def _describe_query(operation: dict[str, Any], state: ServiceState) -> None:
     schemas = {each["name"]: each["schema"] for each in operation.get("parameters", ())}
     if "crops" in schemas:
         schemas["crops"]["enum"] = list(state.engine.model.crops)
-    if "details" in schemas and not state.settings.heatmaps:
-        schemas["details"]["items"] = {"type": "string", "enum": ["views"]}
+    if "details" in schemas:
+        offered = {
+            "heatmap": state.settings.heatmaps,
+            "features": bool(state.engine.model.features),
+        }
+        names = [name for name in DETAILS if offered.get(name, True)]
+        schemas["details"]["items"] = {"type": "string", "enum": names}
 
 
 def _describe_body(operation: dict[str, Any], state: ServiceState) -> None:

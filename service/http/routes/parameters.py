@@ -92,7 +92,8 @@ DETAILS_PARAMETER: Final[dict[str, Any]] = {
     "explode": True,  # as clients send lists: details=views&details=heatmap
     "description": "views: the answer of each view alone, at no further run of the network; "
     f"heatmap: where in the image the evidence for each class lies, at {WINDOWS} further runs "
-    "for each image. In any order, in upper or lower case; also separated by commas.",
+    "for each image; features: what the network's last layer takes, at no further run. In any "
+    "order, in upper or lower case; also separated by commas.",
     "schema": {
         "type": "array",
         "items": {"type": "string", "enum": list(DETAILS)},
@@ -121,7 +122,7 @@ def details_in(values: Sequence[str] | None) -> frozenset[Detail]:
     given = {word.strip().lower() for word in words.split(",")}
     if not given <= set(DETAILS):
         raise ParameterInvalid(
-            f"details={words!r}: must be {' or '.join(DETAILS)}, or both separated by a comma"
+            f"details={words!r}: must be one of {', '.join(DETAILS)}, or several of them"
         )
     return frozenset(detail for detail in DETAILS if detail in given)
 

@@ -147,6 +147,7 @@ async def accept(
         accepted = AcceptedRequest(request, state, crops or DEFAULT_CROPS, deadline, hold)
         if crops is not None:  # otherwise they are in the body
             accepted.engine.model.crops_number(crops)
+        accepted.engine.model.check_details(details)
         state.classifier.rows(1, details)
         yield accepted
 

@@ -45,8 +45,9 @@ from service.inference.predictions import (
 from service.telemetry.request_record import record_of
 
 PATHS: Final = ("/v1/predict",)  # that a full queue refuses
-# How many times as long as a class takes to write what belongs to it.
+# How many times as long as a class takes to write what belongs to it, and the features of an image.
 SIZES: Final = {"classes": 1, "views": 10, "heatmap": 10}
+FEATURES: Final = 150
 # Classes in an answer with details: as many as 64 images, the default of ALEXNET_MAX_FILES, have
 # without.  Each takes about 1 kB of memory while it is written.
 MOST_IN_ANSWER: Final = 64_000
@@ -72,6 +73,9 @@ class FileAnswer(BaseModel):
     )
     heatmap: Heatmap | SkipJsonSchema[None] = Field(
         default=None, description="With details=heatmap."
+    )
+    features: list[float] | SkipJsonSchema[None] = Field(
+        default=None, description="With details=features: float32, the mean over the views."
     )
 
 
@@ -202,7 +206,8 @@ async def predict(
 
 def _size(images: int, top: int, details: Collection[Detail]) -> int:
     """How long an answer is, in classes; `ParameterInvalid` if its details make it too long."""
-    size = images * top * sum(SIZES[part] for part in ("classes", *details))
+    of_class = sum(SIZES.get(part, 0) for part in ("classes", *details))
+    size = images * (top * of_class + FEATURES * ("features" in details))
     if details and size > MOST_IN_ANSWER:
         raise errors.ParameterInvalid(
             f"an answer for {images} images with top={top} and details={','.join(details)} "

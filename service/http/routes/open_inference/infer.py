@@ -1,5 +1,5 @@
 """
-POST /v2/models/{model}/infer: images in, probabilities or classes out.
+POST /v2/models/{model}/infer: images in, probabilities, classes or features out.
 """
 
 import struct
@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
+from numpy.typing import NDArray
 from pydantic_core import to_json
 
 from service.errors import ServiceError
@@ -15,12 +16,12 @@ from service.http.middleware.admission import INFERENCE_HEADER
 from service.http.middleware.errors import STATUSES, documented, refusal
 from service.http.routes import compression
 from service.http.routes.open_inference import served_models
-from service.http.routes.open_inference.infer_request import BINARY_SIZE, Query, read
+from service.http.routes.open_inference.infer_request import BINARY_SIZE, Output, Query, read
 from service.http.routes.open_inference.schema import ANSWER, REQUEST_BODY
-from service.http.routes.open_inference.served_models import Served
+from service.http.routes.open_inference.served_models import FEATURES, Served
 from service.http.routes.request import AcceptedRequest, Chunks, accept, write_answer
 from service.inference.model_file import Label
-from service.inference.predictions import Probabilities, top_k
+from service.inference.predictions import Probabilities, Result, top_k
 from service.telemetry.request_record import VERSION, ModelNames
 
 VERSIONS: Final = ("", f"/versions/{VERSION}")
@@ -28,8 +29,8 @@ JSON: Final = "application/json"
 BINARY: Final = "application/octet-stream"
 
 
-class Output(NamedTuple):
-    """One tensor: its values row by row, or their bytes, as it was asked for."""
+class Tensor(NamedTuple):
+    """What an output is: its values row by row, or their bytes, as it was asked for."""
 
     datatype: str
     shape: list[int]
@@ -79,14 +80,14 @@ def _handler(served: Served) -> Callable[[Request], Awaitable[Response]]:
         async with accept(request, None, model=served.name) as accepted:
             query = await accepted.read(lambda chunks: _query(request, chunks, served, accepted))
             accepted.crops = query.crops
-            results = await accepted.classify(query.rows)
-        rows = []
+            results = await accepted.classify(query.rows, query.details)
+        rows = list[Result]()
         for number, result in enumerate(results):
             if isinstance(result, ServiceError):
                 return refusal(result, f"row {number}: {result}" if len(results) > 1 else None)
-            rows.append(result.probabilities)
+            rows.append(result)
         labels = accepted.engine.model.labels
-        size = len(rows) * (query.classes or len(labels))
+        size = len(rows) * sum(output.classes or len(labels) for output in query.outputs)
         answer = await write_answer(size, lambda: write(served, query, rows, labels))
         return await _response(request, answer)
 
@@ -117,42 +118,52 @@ async def _response(request: Request, answer: Answer) -> Response:
     return Response(body, media_type=answer.media_type, headers=headers)
 
 
-def write(
-    served: Served, query: Query, rows: Sequence[Probabilities], labels: Sequence[Label]
-) -> Answer:
-    """Answer a query whose rows are float32 `(classes,)` each, in their order."""
-    classes = query.classes or served.default_classes
-    if classes is None:
-        output = _probabilities(rows, query.binary)
-    else:
-        output = _classes(rows, labels, classes, query.binary)
-    tensor: dict[str, Any] = {
-        "name": served.output,
-        "datatype": output.datatype,
-        "shape": output.shape,
-    }
-    if isinstance(output.data, bytes):
-        tensor["parameters"] = {BINARY_SIZE: len(output.data)}
-    else:
-        tensor["data"] = output.data
+def write(served: Served, query: Query, rows: Sequence[Result], labels: Sequence[Label]) -> Answer:
+    """Answer a query whose rows have these results, in their order."""
     answer: dict[str, Any] = {"model_name": served.name, "model_version": VERSION}
     if query.id:
         answer["id"] = query.id
-    head = to_json(answer | {"outputs": [tensor]}, inf_nan_mode="null")
-    if isinstance(output.data, bytes):
-        return Answer(head + output.data, BINARY, len(head))
+    answer["outputs"], after = [], []
+    for output in query.outputs:
+        tensor = _tensor(output, served, rows, labels)
+        told: dict[str, Any] = {
+            "name": output.name,
+            "datatype": tensor.datatype,
+            "shape": tensor.shape,
+        }
+        if isinstance(tensor.data, bytes):
+            told["parameters"] = {BINARY_SIZE: len(tensor.data)}
+            after.append(tensor.data)
+        else:
+            told["data"] = tensor.data
+        answer["outputs"].append(told)
+    head = to_json(answer, inf_nan_mode="null")
+    if after:
+        return Answer(b"".join([head, *after]), BINARY, len(head))
     return Answer(head, JSON, None)
 
 
-def _probabilities(rows: Sequence[Probabilities], binary: bool) -> Output:
+def _tensor(
+    output: Output, served: Served, rows: Sequence[Result], labels: Sequence[Label]
+) -> Tensor:
+    if output.name == FEATURES:
+        return _floats([row.features for row in rows if row.features is not None], output.binary)
+    probabilities = [row.probabilities for row in rows]
+    classes = output.classes or served.default_classes
+    if classes is None:
+        return _floats(probabilities, output.binary)
+    return _classes(probabilities, labels, classes, output.binary)
+
+
+def _floats(rows: Sequence[NDArray[np.float32]], binary: bool) -> Tensor:
     values = np.stack(rows).astype("<f4", copy=False)
     data = values.tobytes() if binary else values.ravel().tolist()
-    return Output("FP32", list(values.shape), data)
+    return Tensor("FP32", list(values.shape), data)
 
 
 def _classes(
     rows: Sequence[Probabilities], labels: Sequence[Label], classes: int, binary: bool
-) -> Output:
+) -> Tensor:
     """The classification extension's strings, the most probable first."""
     count = min(classes, len(labels))
     strings = [
@@ -163,6 +174,6 @@ def _classes(
     ]
     shape = [len(rows), count]
     if not binary:
-        return Output("BYTES", shape, strings)
+        return Tensor("BYTES", shape, strings)
     elements = (struct.pack("<I", len(text)) + text for text in map(str.encode, strings))
-    return Output("BYTES", shape, b"".join(elements))
+    return Tensor("BYTES", shape, b"".join(elements))

@@ -37,8 +37,9 @@ from service.errors import (
 )
 from service.http.middleware.admission import INFERENCE_HEADER
 from service.http.routes.json_base64 import decoded, too_costly
-from service.http.routes.open_inference.served_models import Served
+from service.http.routes.open_inference.served_models import FEATURES, Served
 from service.http.routes.request import DEFAULT_CROPS
+from service.inference.predictions import Detail
 from service.inference.queue import Pixels
 
 LENGTH: Final = re.compile(r"[0-9]{1,10}")
@@ -87,14 +88,28 @@ class InferRequest(_Part):
 
 
 @dataclass(frozen=True)
+class Output:
+    """An output that is asked for."""
+
+    name: str
+    binary: bool = False  # whether it comes back as bytes
+    classes: int | None = None  # as many as the model answers with by itself
+
+
+@dataclass(frozen=True)
 class Query:
     """What a request holds: encoded images, or views of uint8 `(256, 256, 3)`."""
 
     rows: Rows
+    outputs: Sequence[Output]  # in the order of the answer
     id: str = ""
     crops: str = DEFAULT_CROPS
-    classes: int | None = None  # as many as the model answers with by itself
-    binary: bool = False  # whether the output comes back as bytes
+
+    @property
+    def details(self) -> frozenset[Detail]:
+        """What has to come out of the network beside the probabilities."""
+        asked = any(output.name == FEATURES for output in self.outputs)
+        return frozenset[Detail](["features"] if asked else [])
 
 
 def read(body: bytes, header: str | None, served: Served, max_rows: int) -> Query:
@@ -111,27 +126,20 @@ def read(body: bytes, header: str | None, served: Served, max_rows: int) -> Quer
     if not body:
         raise BodyEmpty("the body is empty; send one row of the input in it")
     if served.input.datatype == BYTES:  # without its length, which is the body's
-        return Query([body], binary=True)
-    row = _from_bytes(memoryview(body), served.input.datatype, (1, *served.input.row))
-    return Query(row, binary=True)
+        rows: Rows = [body]
+    else:
+        rows = _from_bytes(memoryview(body), served.input.datatype, (1, *served.input.row))
+    return Query(rows, [Output(served.output, binary=True)])
 
 
 def _query(text: bytes, after: memoryview, served: Served, max_rows: int) -> Query:
     request = _parsed(text)
     its = _only_input(request, served)
     rows = _rows(its, after, _shape(its, served, max_rows))
-    wanted = _only_output(request, served)
-    binary = _flag(request.parameters, "binary_data_output", False)
     crops = request.parameters.get("crops", DEFAULT_CROPS)
     if not isinstance(crops, str):
         raise ParameterInvalid(f'parameters.crops must be a string, such as "{DEFAULT_CROPS}"')
-    return Query(
-        rows,
-        request.id,
-        crops[:64],
-        classes=_classification(wanted),
-        binary=_flag(wanted, "binary_data", binary),
-    )
+    return Query(rows, _outputs(request, served), request.id, crops[:64])
 
 
 def _parsed(text: bytes) -> InferRequest:
@@ -168,18 +176,26 @@ def _only_input(request: InferRequest, served: Served) -> InputTensor:
     return its
 
 
-def _only_output(request: InferRequest, served: Served) -> Parameters:
-    """The parameters of the output, if it is asked for by its name."""
+def _outputs(request: InferRequest, served: Served) -> list[Output]:
+    """The outputs that are asked for, by default the model's usual one."""
+    binary = _flag(request.parameters, "binary_data_output", False)
     if not request.outputs:
-        return {}
+        return [Output(served.output, binary)]
     names = [output.name for output in request.outputs]
-    if names != [served.output]:
+    if not set(names) <= {served.output, FEATURES} or len(set(names)) < len(names):
         raise RequestMalformed(
-            f"{served.name} has one output, {served.output!r}; the request asks for {names}"
+            f"{served.name} has the outputs {served.output!r} and {FEATURES!r}, each to be asked "
+            f"for once; the request asks for {names}"
         )
-    [output] = request.outputs
-    _no_shared_memory(output)
-    return output.parameters
+    return [_output(output, binary) for output in request.outputs]
+
+
+def _output(wanted: OutputWanted, binary: bool) -> Output:
+    _no_shared_memory(wanted)
+    classes = _classification(wanted.parameters)
+    if wanted.name == FEATURES and classes is not None:
+        raise RequestMalformed(f"parameters.classification is not for {FEATURES}; leave it out")
+    return Output(wanted.name, _flag(wanted.parameters, "binary_data", binary), classes)
 
 
 def _no_shared_memory(part: _Part) -> None:

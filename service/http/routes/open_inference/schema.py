@@ -112,7 +112,7 @@ REQUEST: Final = {
         },
         "outputs": {
             "type": "array",
-            "maxItems": 1,
+            "maxItems": 2,
             "items": {
                 "type": "object",
                 "required": ["name"],
