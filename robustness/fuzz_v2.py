@@ -34,6 +34,7 @@ import numpy as np
 from service.errors import RequestError
 from service.http.middleware.errors import STATUSES
 from service.inference.model_file import Label
+from service.inference.predictions import Result
 
 from . import harness
 
@@ -126,6 +127,7 @@ VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 1, 3, 256, 12, 2**63, 0.5, "", "YWJj", "image", "images", "UINT8",
     "BYTES",
     "classes", "probabilities", [], {}, [1], [[1]], ["YWJj"], {"name": "classes"},
+    {"name": "features"},
     {"binary_data_size": 7}, {"binary_data": True}, {"classification": 2}, {"crops": "one"},
 )  # fmt: skip
 KEYS = ("id", "inputs", "outputs", "name", "shape", "datatype", "data", "parameters")
@@ -194,8 +196,8 @@ def rule(data: bytes) -> None:
             raise harness.RuleBroken(f"{sum(held)} bytes were taken in")
     if not 0 < len(question.rows) <= MAX_ROWS:
         raise harness.RuleBroken(f"{len(question.rows)} rows")
-    probabilities = [np.full(len(LABELS), 1 / 3, np.float32)] * len(question.rows)
-    answer = infer.write(served, question, probabilities, LABELS)
+    result = Result(np.full(len(LABELS), 1 / 3, np.float32), features=np.zeros(9, np.float32))
+    answer = infer.write(served, question, [result] * len(question.rows), LABELS)
     json.loads(answer.body[: answer.header])
 
 

@@ -239,7 +239,8 @@ async def leave(url: str, request: Request, chance: random.Random, patience: flo
         # A client that is answered before the time is up leaves with the answer unread.
         await asyncio.sleep(chance.uniform(0, patience))
         if chance.random() < 0.5:
-            connection = writer.get_extra_info("socket")
+            if (connection := writer.get_extra_info("socket")) is None:
+                return CUT_OFF
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
     except OSError:
         return CUT_OFF

@@ -1,6 +1,7 @@
 """Fixtures: the model files of tests/models, and the one that ships; and what is said of tests
 that need minutes or another program."""
 
+import os
 import signal
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -16,6 +17,10 @@ settings.register_profile(
     "tests", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("tests")
+
+# PyTorch's threads wait for one another, long on a busy machine; and what they compute depends on
+# how many they are.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 LONG = ("test_ray_serve.py", "test_batch_ray.py", "weights.md", "add-a-variant.md", "commands.md")
 

@@ -26,7 +26,6 @@ from model_export.precision import PRECISIONS
 from model_export.variants import VARIANTS
 from tests.model_export.conftest import one_registry as one_registry
 from tests.support.commands import here
-from tests.support.pytorch import one_thread as one_thread
 from tests.support.pytorch import seeded as seeded
 from tests.support.residual import RESIDUAL, learned
 from tests.support.servers import InThread, serving

@@ -9,7 +9,6 @@ import pytest
 from model_training import signals
 from tests.support.interrupts import pytest_runtest_call as pytest_runtest_call
 from tests.support.interrupts import pytest_runtest_setup as pytest_runtest_setup
-from tests.support.pytorch import one_thread as one_thread
 from tests.support.pytorch import seeded as seeded
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -313,7 +312,6 @@ def test_a_folder_without_photographs_is_told(whole: Path, tmp_path: Path) -> No
     done = subprocess.run(
         [sys.executable, "-m", "model_training.distillation", *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},  # PyTorch's
         capture_output=True,
         text=True,
         timeout=5 * PATIENCE,  # it imports PyTorch

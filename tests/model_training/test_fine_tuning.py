@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -200,7 +199,6 @@ def _export(command: str, *, images: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "model_export", *words],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},  # PyTorch's
         capture_output=True,
         text=True,
         timeout=10 * PATIENCE,  # for an export of some seconds

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -263,7 +262,6 @@ def test_a_signal_ends_the_command_with_its_status_and_a_checkpoint(
     with subprocess.Popen(
         command,
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},  # PyTorch's
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,

@@ -7,7 +7,7 @@ A module makes a fixture its own by a name: `browser = a_browser`.
 import base64
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,6 +42,8 @@ REFUSED = "Failed to load resource"  # a refusal's status, which the browser its
 PHONE, SMALL_PHONE, DESK = (390, 844), (320, 640), (1280, 800)
 SIZES = (SMALL_PHONE, PHONE, (768, 1024), (1024, 768), DESK)
 
+_unused: list["Page"] = []
+
 GIVE = """([kind, files]) => {
     const transfer = new DataTransfer();
     for (const { name, type, text } of files) {
@@ -62,7 +64,7 @@ GIVE = """([kind, files]) => {
 
 @contextmanager
 def launched() -> Iterator["Browser"]:
-    """A browser for the tests of a module; each has pages of its own."""
+    """A browser for the tests of a module."""
     if not CHROMIUM.exists():
         pytest.skip(
             f"needs Chromium, which is not at {CHROMIUM} (Debian: apt-get install chromium; "
@@ -73,12 +75,13 @@ def launched() -> Iterator["Browser"]:
             executable_path=str(CHROMIUM), args=ARGUMENTS, timeout=1000 * PATIENCE
         )
         yield browser
+        _unused.clear()
         browser.close()
 
 
 @pytest.fixture(scope="module")
 def a_browser() -> Iterator["Browser"]:
-    """One for all tests; each has pages of its own."""
+    """One for all tests of a module."""
     with launched() as one:
         yield one
 
@@ -108,30 +111,62 @@ def opened(
 
     Where its time is `frozen`, it goes on with `page.clock.resume()`.
     """
-    with browser.new_context(
-        viewport={"width": size[0], "height": size[1]},
-        color_scheme=scheme,
-        permissions=list(permissions),
-        reduced_motion="reduce",
-        has_touch=touch,
-        is_mobile=touch,
-    ) as context:
-        context.set_default_timeout(1000 * PATIENCE)
-        if frozen:
-            context.clock.install(time=0)
-            context.clock.pause_at(1)
-        shown = context.new_page()
-        complaints: list[str] = []
-        asked: list[str] = []
-        shown.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        shown.on("pageerror", lambda error: complaints.append(str(error)))
-        shown.on("request", lambda request: asked.append(request.url))
+    complaints: list[str] = []
+    asked: list[str] = []
+    listeners: dict[Any, Callable[[Any], None]] = {
+        "console": lambda message: complaints.append(f"{message.type}: {message.text}"),
+        "pageerror": lambda error: complaints.append(str(error)),
+        "request": lambda request: asked.append(request.url),
+    }
+    with _page(browser, permissions=permissions, touch=touch, frozen=frozen) as shown:
+        shown.set_viewport_size({"width": size[0], "height": size[1]})
+        shown.emulate_media(color_scheme=scheme)
+        for event, listener in listeners.items():
+            shown.on(event, listener)
         shown.goto(live.url + path)
         yield shown
+        for event, listener in listeners.items():
+            shown.remove_listener(event, listener)
     unforeseen = [text for text in complaints if not re.search(tolerated, text)]
     assert unforeseen == [], unforeseen
     foreign = [url for url in asked if not url.startswith((live.url, "blob:", "data:"))]
     assert foreign == [], foreign
+
+
+@contextmanager
+def _page(
+    browser: "Browser", *, permissions: Sequence[str], touch: bool, frozen: bool
+) -> Iterator["Page"]:
+    """
+    An empty page: where nothing is particular about it one that a test before has left.
+
+    That takes half the time: a new one starts a process, which has all scripts to compile.
+    """
+    usual = not (permissions or touch or frozen)
+    if usual and _unused:
+        page = _unused.pop()
+    else:
+        context = browser.new_context(
+            permissions=list(permissions), reduced_motion="reduce", has_touch=touch, is_mobile=touch
+        )
+        context.set_default_timeout(1000 * PATIENCE)
+        if frozen:
+            context.clock.install(time=0)
+            context.clock.pause_at(1)
+        page = context.new_page()
+    try:
+        yield page
+        page.unroute_all()
+        page.mouse.move(0, 0)
+        page.goto("about:blank")
+    except BaseException:
+        usual = False  # in whatever state it is
+        raise
+    finally:
+        if usual:
+            _unused.append(page)
+        else:
+            page.context.close()
 
 
 def choose(page: "Page", *files: tuple[str, bytes]) -> None:
