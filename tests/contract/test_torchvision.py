@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
+from alexnet_client import ClientError
 from benchmarks.models import BUNDLED, expand
 from model_export.__main__ import main
 from tests.model_export.conftest import one_registry as one_registry
@@ -37,7 +38,7 @@ LARGEST = 0.02
 def models() -> Any:
     """`torchvision.models`."""
     # PyPI's build looks for CUDA; on a CPU it lacks operators of its own, which AlexNet has not.
-    operators = torch.library.Library("torchvision", "FRAGMENT")
+    operators: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
             operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -96,6 +97,7 @@ def answered(server: InThread, crops: str) -> NDArray[np.float32]:
     for row, found in zip(
         answers, server.service.classify_many(PHOTOGRAPHS, crops=crops, top=CLASSES), strict=True
     ):
+        assert not isinstance(found, ClientError), found
         for each in found.classes:
             row[each.index] = each.probability
     return answers
