@@ -9,7 +9,8 @@ On a CPU there are two sessions on the same file: one whose runs take all cores,
 take the core that calls, so that each core can run a batch of its own.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -24,14 +25,15 @@ from service.inference import model_file
 from service.inference.model_file import Label, Model
 from service.inference.providers import (
     CPU,
+    LAYERS,
     Provider,
     candidates,
     create_session,
     devices,
     failures,
     gist,
-    layers_on_cpu,
     load_runtime,
+    placement,
     session_options,
 )
 
@@ -56,12 +58,14 @@ class Engine:
         fixed_size: int = 0,
         one_core: Any = None,
         cores: int = 1,
+        nodes: Mapping[str, int] = {},
     ) -> None:
         """
         `device` is the operator's choice, `failures` are the runtime's own exceptions; `one_core`
         is a second session whose runs take one core, of which `cores` may be under way at once.
 
         `fixed_size` is the only batch that will run, in images; with 0, each runs as it comes.
+        `nodes` are how many of the network's each provider computes, if there is more than one.
         """
         self._session = session
         self._one_core = one_core or session
@@ -71,6 +75,7 @@ class Engine:
         self.model = model
         self.device_requested = device
         self.execution_provider = provider
+        self.nodes = nodes
         self.warning: str | None = (
             None  # why another provider computes than people expect, or slowly
         )
@@ -109,7 +114,8 @@ class Engine:
                 try:
                     session = _session(runtime, provider, path, threads, options)
                     model = _model(path, sha256, session)
-                    slow = _placement(provider, session, model)
+                    placed = {} if provider == CPU else placement(session)
+                    slow = _misplaced(provider, placed, model)
                     cores = _cores(provider, path, threads)
                     engine = cls(
                         session,
@@ -120,6 +126,7 @@ class Engine:
                         fixed_size=max_batch if provider.fixed_size else 0,
                         one_core=_session(runtime, CPU, path, 1, {}) if cores > 1 else None,
                         cores=cores,
+                        nodes={name: nodes.total() for name, nodes in placed.items()},
                     )
                     engine.prove()
                 except ProviderUnusable as error:
@@ -275,7 +282,7 @@ def _session(
     return create_session(runtime, provider, path, threads, options)
 
 
-def _placement(provider: Provider, session: Any, model: Model) -> str | None:
+def _misplaced(provider: Provider, placed: Mapping[str, Counter[str]], model: Model) -> str | None:
     """`ProviderUnusable` where the CPU would compute a layer for a GPU; of an int8 file, which no
     GPU has 8-bit kernels for, a warning."""
     if not provider.gpu:
@@ -286,8 +293,9 @@ def _placement(provider: Provider, session: Any, model: Model) -> str | None:
             f"copies to the CPU and back. Make an fp16 file of it: alexnet-export --variant "
             f"{model.variant} --weights {model.path} --precision fp16 -o alexnet-fp16.onnx"
         )
-    if left := layers_on_cpu(session):
-        layers = ", ".join(f"{number} {operator}" for operator, number in sorted(left.items()))
+    on_cpu = placed.get(CPU.name, Counter())
+    if left := sorted(LAYERS & on_cpu.keys()):
+        layers = ", ".join(f"{on_cpu[operator]} {operator}" for operator in left)
         raise ProviderUnusable(
             f"{provider.label} is not in use: the CPU would compute {layers} of the network's "
             "layers; export the model again, or choose --device cpu."

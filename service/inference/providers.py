@@ -269,16 +269,14 @@ def create_session(
     return session
 
 
-def layers_on_cpu(session: Any) -> Counter[str]:
-    """How many layers of the network a session of `create_session` leaves to the CPU, by operator;
-    those of both branches where the graph has some."""
-    return Counter(
-        node.op_type
-        for part in session.get_provider_graph_assignment_info()
-        if part.ep_name == CPU.name
-        for node in part.get_nodes()
-        if node.op_type in LAYERS
-    )
+def placement(session: Any) -> dict[str, Counter[str]]:
+    """How many nodes of the network each provider computes in a session of `create_session`, by
+    operator; those of both branches where the graph has some."""
+    placed: dict[str, Counter[str]] = {}
+    for part in session.get_provider_graph_assignment_info():
+        nodes = placed.setdefault(part.ep_name, Counter())
+        nodes.update(node.op_type for node in part.get_nodes())
+    return placed
 
 
 def gist(reason: object) -> str:

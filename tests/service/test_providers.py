@@ -133,6 +133,23 @@ def test_cuda_is_warmed_up_and_then_checked_with_its_fallback_off(
     assert session.runs == [*((3, views) for views in choices), (3, 10)]
 
 
+def test_health_says_how_many_nodes_each_provider_computes(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shape work that the CPU does for a GPU is no fault, and is told."""
+    with serving(tiny_model) as alone:
+        assert alone.client.get("/health").json()["nodes"] == {}
+    monkeypatch.setattr(OnCuda, "left_to_the_cpu", "Shape")
+    gpu_runtime(monkeypatch, OnCuda)
+
+    with serving(tiny_model, device="cuda") as server:
+        health = server.client.get("/health").json()
+
+    assert health["provider"] == CUDA.name
+    assert health["nodes"].keys() == {CUDA.name, CPU.name}
+    assert 0 < health["nodes"][CPU.name] < health["nodes"][CUDA.name]
+
+
 def test_a_layer_that_the_cpu_would_compute_is_not_cuda(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

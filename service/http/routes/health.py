@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from service.cgroups import memory_limit
 from service.http.middleware.errors import ErrorAnswer, documented
@@ -43,6 +43,10 @@ class HealthAnswer(BaseModel):
     status: str
     model: HealthModel
     provider: str
+    nodes: dict[str, int] = Field(
+        description="How many of the network's nodes each provider computes; none where all are "
+        "the CPU's."
+    )
     device_requested: str
     warning: str | None
     queue: HealthQueue
@@ -169,6 +173,7 @@ def _health(state: ServiceState) -> HealthAnswer:
         status=state.status,
         model=HealthModel(**model.facts(), accuracy=model.accuracy),
         provider=engine.provider,
+        nodes=dict(engine.nodes),
         device_requested=engine.device_requested,
         # Reasons are the runtime's own words, which may name where it is installed.
         warning=FOLDERS.sub("", state.warning) if state.warning else None,
