@@ -30,6 +30,7 @@ RUN python3 -m venv --without-pip /opt/venv \
 
 FROM build AS project
 COPY pyproject.toml README.md LICENSE ./
+COPY command_help command_help
 COPY service service
 COPY model_export model_export
 COPY model_training model_training

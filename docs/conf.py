@@ -22,7 +22,7 @@ extensions = ["myst_parser", "sphinx_copybutton"]
 root_doc = "docs/index"
 include_patterns = ["docs/*.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
 # Folders that have none of these: Sphinx need not walk through an environment's packages.
-exclude_patterns = [".*", "build", "dist", "tests", "client", "service", "model_*"]
+exclude_patterns = [".*", "build", "dist", "tests", "client", "command_help", "service", "model_*"]
 
 nitpicky = True
 # JSON with an ellipsis in it is meant for people.

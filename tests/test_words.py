@@ -5,7 +5,10 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("service", "model_export", "model_training", "benchmarks", "robustness", "client")
+PACKAGES = (
+    *("command_help", "service", "model_export", "model_training"),
+    *("benchmarks", "robustness", "client"),
+)
 PRIVATE_MODULES = """
     awaiting bare blocking bodies budget cores doors gauges harvest ingredients journal
     leaving lessons memory mix observing outcome place prober questions replies reloading

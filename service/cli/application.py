@@ -12,16 +12,15 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from inspect import cleandoc
 from io import TextIOWrapper
 from typing import Annotated, Any, Final
 
 import typer
 from typer.completion import get_completion_inspect_parameters
-from typer.core import TyperArgument, TyperCommand, TyperGroup
 
+from command_help import CONTEXT, Command, Commands, Status, epilog
 from service.cli import bench, doctor, evaluate, inspect, predict, serve
-from service.cli.options import CLOSE, Status, choices, epilog, installed
+from service.cli.options import CLOSE, choices, installed
 from service.errors import NotReady, ServiceError
 from service.inference.providers import runtimes
 
@@ -47,28 +46,6 @@ EPILOG: Final = epilog(
 )
 
 
-class Command(TyperCommand):
-    """A command whose help names what to give, not Python types."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        return [_described(parameter) for parameter in super().get_params(ctx)]
-
-
-class Commands(TyperGroup):
-    """All of them, likewise."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        return [_described(parameter) for parameter in super().get_params(ctx)]
-
-
-def _described(parameter: Any) -> Any:
-    if isinstance(parameter, TyperArgument):
-        parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
-    elif getattr(parameter, "is_flag", False):
-        parameter.metavar = ""
-    return parameter
-
-
 def _completion(what: str, then: Callable[..., Any]) -> Any:
     """An option that does something for the shell that is named."""
 
@@ -90,7 +67,7 @@ app = typer.Typer(
     cls=Commands,
     epilog=EPILOG,
     add_completion=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
+    context_settings=CONTEXT,
     no_args_is_help=True,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
@@ -130,10 +107,7 @@ def alexnet(
 
 
 def _add(panel: str, command: Callable[..., None], epilog: str) -> None:
-    # A paragraph is one line here, and is folded where it is read.
-    paragraphs = cleandoc(command.__doc__ or "").split("\n\n")
-    shown = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    app.command(cls=Command, help=shown, epilog=epilog, rich_help_panel=panel)(command)
+    app.command(cls=Command, epilog=epilog, rich_help_panel=panel)(command)
 
 
 _add("Classify", predict.predict, predict.EPILOG)

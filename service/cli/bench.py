@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from command_help import Status, epilog
 from service.batch.files import SUFFIXES
-from service.cli.options import CROPS, QUESTION, AsJson, Status, choices, epilog
+from service.cli.options import CROPS, QUESTION, AsJson, choices
 from service.console import clean, console
 from service.errors import FileUnreadable
 

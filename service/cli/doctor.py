@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import typer
 from rich.filesize import decimal
 
+from command_help import Status, epilog
 from service.cgroups import cpu_quota, free_memory, memory_limit
 from service.cli.options import (
     DISTRIBUTION,
     AsJson,
-    Status,
-    epilog,
     installed,
     takes_settings,
     unknown_settings,

@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from service.cli.options import (
-    COMPUTING,
-    OUTPUT,
-    QUESTION,
-    AsJson,
-    Device,
-    Status,
-    epilog,
-    installed,
-)
+from command_help import Status, epilog
+from service.cli.options import COMPUTING, OUTPUT, QUESTION, AsJson, Device, installed
 from service.console import say, shown
 from service.errors import SettingsInvalid
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from service.cli.options import AsJson, Status, epilog
+from command_help import Status, epilog
+from service.cli.options import AsJson
 from service.console import clean, console
 
 EPILOG: Final = epilog(

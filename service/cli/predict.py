@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
+from command_help import Status, epilog
 from service.batch.files import Images, Skipped, read, readable
 from service.cli.options import (
     OUTPUT,
@@ -24,10 +25,8 @@ from service.cli.options import (
     Device,
     ModelPath,
     Renormalise,
-    Status,
     Threshold,
     Top,
-    epilog,
 )
 from service.console import Progress, console, counted, shown, watched
 from service.errors import FileUnreadable, ServiceError, SettingsInvalid

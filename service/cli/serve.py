@@ -13,8 +13,9 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from command_help import Status, epilog
 from service.cgroups import cpu_quota
-from service.cli.options import Status, epilog, takes_settings, unknown_settings
+from service.cli.options import takes_settings, unknown_settings
 from service.errors import SettingsInvalid
 from service.settings import Settings, load_engine, load_settings, spelled
 

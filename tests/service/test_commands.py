@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 import service
+from command_help import MEANINGS, Status
 from service import app as server
 from service.batch import job
 from service.cli.application import SHELLS
-from service.cli.options import MEANINGS, Status
 from service.errors import NotReady, ServiceError
 from service.http.middleware.errors import STATUSES
 from service.loadtest import generator

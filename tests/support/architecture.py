@@ -11,7 +11,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
-PACKAGES = ("service", "model_export", "model_training", "benchmarks", "robustness", "client")
+PACKAGES = (
+    *("command_help", "service", "model_export", "model_training"),
+    *("benchmarks", "robustness", "client"),
+)
 LIST = re.compile(r"(<!-- modules: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 import pytest
 from coverage import CoverageData
 
-PACKAGES = ("service", "model_export", "model_training", "client")
+PACKAGES = ("command_help", "service", "model_export", "model_training", "client")
 MOST_TESTS = 60  # that a mutant meets
 TIMEOUT = 600  # seconds; a mutant that hangs the tests is noticed
 COMPARISONS: dict[type[ast.cmpop], str] = {
