@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from command_help import CONTEXT, Command, Status, epilog
 from model_export.errors import ExportError, WeightsUnusable
 from model_export.variants import CHANNELS, RANGES, VARIANTS, Given
 
@@ -36,31 +37,40 @@ ChannelsName = enum.StrEnum("ChannelsName", list(CHANNELS))  # type: ignore[misc
 CropsName = enum.StrEnum("CropsName", ["ten", "one"])
 RangeName = enum.StrEnum("RangeName", {name: name for name in RANGES})  # type: ignore[misc]
 
-HELP = {"help_option_names": ["--help", "-h"]}
-EPILOG = """Examples:
+EPILOG = epilog(
+    {
+        "alexnet-export --variant owt --precision int8": "the published weights, fetched, for CPUs",
+        "alexnet-export --variant owt --weights mine.pth --labels classes.txt": "your own weights "
+        "and classes",
+        "alexnet-export --variant owt --weights mine.pth --check FOLDER": "does the network know "
+        "its images?",
+        "alexnet-export --variant owt --weights service/bundled/alexnet.onnx": "the bundled model "
+        "in fp32",
+    },
+    Status.USAGE,
+    done="the model file is written, and answers as PyTorch does",
+    failed="it is not, and an earlier file is as it was; standard error says why",
+    interrupted="Ctrl-C; an earlier file is as it was",
+)
 
-alexnet-export --variant owt --precision int8 -o alexnet.onnx: the published weights, for CPUs
-
-alexnet-export --variant owt --weights mine.pth --labels classes.txt: your own weights and classes
-
-alexnet-export --variant owt --weights mine.pth --check FOLDER: does the network know its images?
-
-Exit status: 0 written and verified, 1 failed (standard error says why), 2 wrong command line"""
-
-app = typer.Typer(add_completion=False, context_settings=HELP)
+app = typer.Typer(add_completion=False, context_settings=CONTEXT)
 console = Console()
 
 
-@app.command(epilog=EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def export(
     variant: Annotated[
         VariantName,
-        typer.Option(help="Which of the networks called AlexNet.", rich_help_panel="Network"),
+        typer.Option(
+            help="Which of the networks called AlexNet the weights are of.",
+            rich_help_panel="Network",
+        ),
     ],
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="Your file, of any kind; without it the published weights.",
+            help="The file of weights: .pth, .safetensors, .onnx or another kind; by default the "
+            "published weights, which are fetched.",
             rich_help_panel="Network",
             metavar="FILE",
         ),
@@ -68,13 +78,16 @@ def export(
     precision: Annotated[
         PrecisionName,
         typer.Option(
-            help="fp16 is for GPUs, int8 for CPUs, int8w a small file.", rich_help_panel="Output"
+            help="What the network computes in: fp32, fp16 for GPUs, int8 for CPUs, or int8w for "
+            "a small file.",
+            rich_help_panel="Output",
         ),
     ] = PrecisionName.fp32,
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="One class name per line, or CSV: wordnet_id,name. Default: ImageNet.",
+            help="The classes' names, one a line, or CSV with the columns wordnet_id,name; by "
+            "default those in the file of weights, or ImageNet's.",
             rich_help_panel="Network",
             metavar="FILE",
         ),
@@ -82,7 +95,11 @@ def export(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="The file to write.", rich_help_panel="Output", metavar="FILE"
+            "--output",
+            "-o",
+            help="The model file to write.",
+            rich_help_panel="Output",
+            metavar="FILE",
         ),
     ] = Path("alexnet.onnx"),
     name: Annotated[
@@ -90,14 +107,15 @@ def export(
         typer.Option(
             help="The model's name in the service's answers.",
             rich_help_panel="Output",
-            metavar="TEXT",
+            metavar="NAME",
         ),
-    ] = ("alexnet"),
+    ] = "alexnet",
     images: Annotated[
         Path | None,
         typer.Option(
             "--pictures",
-            help="A folder of images to calibrate int8 and verify on.",
+            help="Images to calibrate int8 and verify on, at least 7; by default 64 photographs "
+            "that come with the exporter.",
             rich_help_panel="Output",
             metavar="FOLDER",
         ),
@@ -105,7 +123,8 @@ def export(
     record: Annotated[
         Path | None,
         typer.Option(
-            help="JSON with what is known of the weights: name, licence, accuracy.",
+            help="JSON with what is known of the weights: name, licence, accuracy; by default what "
+            "the file of weights says.",
             rich_help_panel="Network",
             metavar="FILE",
         ),
@@ -113,7 +132,8 @@ def export(
     mean: Annotated[
         str | None,
         typer.Option(
-            help="Subtracted from each channel in training, as 0.485,0.456,0.406.",
+            help="The mean that training subtracted from each channel, as 0.485,0.456,0.406; by "
+            "default what the file of weights or the variant says.",
             rich_help_panel="Preparation of the training images",
             metavar="NUMBERS",
         ),
@@ -121,7 +141,8 @@ def export(
     std: Annotated[
         str | None,
         typer.Option(
-            help="What each was then divided by, as 0.229,0.224,0.225.",
+            help="The standard deviation that training then divided each channel by, as "
+            "0.229,0.224,0.225; by default likewise.",
             rich_help_panel="Preparation of the training images",
             metavar="NUMBERS",
         ),
@@ -129,7 +150,7 @@ def export(
     channels: Annotated[
         ChannelsName | None,
         typer.Option(
-            help="The order of the channels in training.",
+            help="The order of the channels in training; by default likewise.",
             rich_help_panel="Preparation of the training images",
         ),
     ] = None,
@@ -137,21 +158,24 @@ def export(
         RangeName | None,
         typer.Option(
             "--range",
-            help="Of the pixels that --mean and --std are of.",
+            help="The range of the pixels that --mean and --std are of; by default 0-1, or 0-255 "
+            "if one of them is above 1.",
             rich_help_panel="Preparation of the training images",
         ),
     ] = None,
     crops: Annotated[
         CropsName | None,
         typer.Option(
-            help="Fix this choice, for other runtimes than this service's. Default: all.",
+            help="Fix this choice, for other runtimes than this service's; by default the file "
+            "offers all.",
             rich_help_panel="Output",
         ),
     ] = None,
     check: Annotated[
         Path | None,
         typer.Option(
-            help="Labelled images, FOLDER/<class>/image: does the network know them?",
+            help="Labelled images, FOLDER/CLASS/image, of which it counts how many the network "
+            "knows.",
             rich_help_panel="Network",
             metavar="FOLDER",
         ),

@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from command_help import CONTEXT, Command, Status, epilog
 from model_export.errors import ExportError
 from model_export.variants import VARIANTS
 from model_training.errors import RunUnusable, Stopped, TrainingError
@@ -30,35 +31,51 @@ DeviceName = enum.StrEnum("DeviceName", ["auto", "cuda", "cpu"])
 PrecisionName = enum.StrEnum("PrecisionName", ["auto", "fp32", "bf16", "fp16"])
 Frozen = enum.StrEnum("Frozen", ["none", "features"])
 
-HELP = {"help_option_names": ["--help", "-h"]}
-EPILOG = """Examples:
+EPILOG = epilog(
+    {
+        "alexnet-train FOLDER -o run --weights service/bundled/alexnet.onnx": "tune the bundled "
+        "network to your classes, without internet",
+        "alexnet-train FOLDER -o tuned --weights owt": "the published one, which is fetched",
+        "alexnet-train FOLDER -o scratch": "the recipe of 2012, from nothing",
+        "alexnet-train plot run -o training.png": "draw the logs of runs into one image",
+    },
+    Status.USAGE,
+    done="the run is finished; the commands that come next are printed",
+    failed="it is not; standard error says what is wrong, and what to do",
+    interrupted="Ctrl-C (143: SIGTERM); the same command goes on",
+)
+PLOT_EPILOG = epilog(
+    {
+        "alexnet-train plot run": "one run, as training.png",
+        "alexnet-train plot run scratch -o runs.svg": "two, to compare them",
+    },
+    Status.USAGE,
+    done="the image is written",
+    failed="a folder holds no run, or the image cannot be written",
+    interrupted="Ctrl-C",
+)
 
-alexnet-train FOLDER -o run --weights owt: fine-tune the published network on your classes
-
-alexnet-train FOLDER -o run --weights service/bundled/alexnet.onnx: from the bundled model, offline
-
-alexnet-train FOLDER -o run: resume it where it was stopped
-
-alexnet-train plot run -o training.png: draw the logs of runs into one image
-
-Exit status: 0 finished, 1 failed, 2 wrong command line, 130 or 143 stopped by a signal"""
-
-train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=HELP)
-plot_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=HELP)
+train_app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, context_settings=CONTEXT
+)
+plot_app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, context_settings=CONTEXT
+)
 console = Console(soft_wrap=True)
 
 
-@train_app.command(epilog=EPILOG)
+@train_app.command(cls=Command, epilog=EPILOG)
 def train(
     folder: Annotated[
-        Path, typer.Argument(help="Images in FOLDER/<class>/, or deeper.", metavar="FOLDER")
+        Path,
+        typer.Argument(help="Labelled images: FOLDER/CLASS/image, or deeper.", metavar="FOLDER"),
     ],
     output: Annotated[
         Path,
         typer.Option(
             "--output",
             "-o",
-            help="The run's folder; a run in it goes on.",
+            help="The folder of the run; the same command again resumes the run in it.",
             rich_help_panel="Output",
             metavar="FOLDER",
         ),
@@ -66,7 +83,8 @@ def train(
     validation: Annotated[
         Path | None,
         typer.Option(
-            help="Images to validate on, in folders of the same names.",
+            help="Labelled images to validate on, in folders of the same names; by default a share "
+            "of each class.",
             rich_help_panel="Images",
             metavar="FOLDER",
         ),
@@ -76,7 +94,7 @@ def train(
         typer.Option(
             min=0,
             max=0.9,
-            help="Share of each class to validate on otherwise.",
+            help="Without --validation: the share of each class to validate on, 0 to 0.9.",
             rich_help_panel="Images",
             metavar="SHARE",
         ),
@@ -84,7 +102,8 @@ def train(
     weights: Annotated[
         str | None,
         typer.Option(
-            help=f"Begin with these: {PUBLISHED} (published), .pth, .safetensors, .onnx.",
+            help=f"The weights to begin with: {PUBLISHED} (published, fetched) or a .pth, "
+            ".safetensors or .onnx file; by default random numbers.",
             rich_help_panel="Network",
             metavar="NAME|FILE",
         ),
@@ -92,21 +111,23 @@ def train(
     variant: Annotated[
         VariantName | None,
         typer.Option(
-            help="Which AlexNet: paper from nothing, else what the weights say or owt.",
+            help="Which of the networks called AlexNet; by default paper from nothing, else what "
+            "the weights say, or owt.",
             rich_help_panel="Network",
         ),
     ] = None,
     freeze: Annotated[
         Frozen,
         typer.Option(
-            help="features: the convolutions keep their weights.", rich_help_panel="Network"
+            help="The layers that keep their weights: none, or features, the convolutions.",
+            rich_help_panel="Network",
         ),
     ] = Frozen.none,
     epochs: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="At most; 90 from nothing, 30 with weights.",
+            help="How many epochs at most; by default 90 from nothing, 30 with weights.",
             rich_help_panel="Recipe",
             metavar="COUNT",
         ),
@@ -115,7 +136,7 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Images a step; 128 from nothing, 32 with weights.",
+            help="Images a step; by default 128 from nothing, 32 with weights.",
             rich_help_panel="Recipe",
             metavar="IMAGES",
         ),
@@ -124,7 +145,8 @@ def train(
         float | None,
         typer.Option(
             min=0,
-            help="0.01 (but for C < 100 classes C/10000, not d2l); with weights 0.003.",
+            help="The learning rate to begin with; by default 0.003 with weights, 0.01 from "
+            "nothing, C/10000 for C < 100 classes (not d2l).",
             rich_help_panel="Recipe",
             metavar="RATE",
         ),
@@ -134,7 +156,7 @@ def train(
         typer.Option(
             min=0,
             max=1,
-            help="Rate of layers that come with weights, as a share.",
+            help="The rate of layers that come with weights, as a share of --rate.",
             rich_help_panel="Recipe",
             metavar="SHARE",
         ),
@@ -143,7 +165,7 @@ def train(
         int,
         typer.Option(
             min=0,
-            help="Epochs without a better error before rate / 10.",
+            help="Epochs without a lower error before the rate is divided by 10.",
             rich_help_panel="Recipe",
             metavar="EPOCHS",
         ),
@@ -151,33 +173,45 @@ def train(
     mirrors: Annotated[
         bool,
         typer.Option(
-            help="Mirror every second crop; not for digits or writing.", rich_help_panel="Recipe"
+            help="Mirror every second crop; not for digits or writing.",
+            rich_help_panel="Recipe",
         ),
     ] = True,
     colours: Annotated[
         bool,
-        typer.Option(help="Colour noise along principal components.", rich_help_panel="Recipe"),
+        typer.Option(
+            help="Add colour noise along the images' principal components.",
+            rich_help_panel="Recipe",
+        ),
     ] = True,
     seed: Annotated[
         int,
         typer.Option(
-            min=0, help="Of everything that is drawn.", rich_help_panel="Recipe", metavar="NUMBER"
+            min=0,
+            help="The seed of all random numbers.",
+            rich_help_panel="Recipe",
+            metavar="NUMBER",
         ),
     ] = 0,
     device: Annotated[
-        DeviceName, typer.Option(help="Where to compute.", rich_help_panel="Runtime")
+        DeviceName,
+        typer.Option(
+            help="Where to compute; auto takes CUDA if PyTorch finds it, else the CPU.",
+            rich_help_panel="Runtime",
+        ),
     ] = DeviceName.auto,
     precision: Annotated[
         PrecisionName,
         typer.Option(
-            help="auto: bf16 on CUDA (fp16 on old cards), fp32 on CPUs.", rich_help_panel="Runtime"
+            help="What to compute in; auto takes bf16 on CUDA (fp16 on old cards), fp32 on CPUs.",
+            rich_help_panel="Runtime",
         ),
     ] = PrecisionName.auto,
     workers: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Threads that decode and crop; 0: as many as processors.",
+            help="Threads that decode and crop; 0 takes as many as there are processors.",
             rich_help_panel="Runtime",
             metavar="COUNT",
         ),
@@ -185,13 +219,17 @@ def train(
     cache: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of decoded images; RUN/cache by default.",
+            help="The folder of decoded images, 196,608 bytes each; by default cache in the run's.",
             rich_help_panel="Images",
             metavar="FOLDER",
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option(help="Forget the run in the folder.", rich_help_panel="Output")
+        bool,
+        typer.Option(
+            help="Start over where the folder holds a run.",
+            rich_help_panel="Output",
+        ),
     ] = False,
 ) -> None:
     """Train a classifier on labelled images: the recipe of 2012, or fine-tuning."""
@@ -227,12 +265,13 @@ def train(
         )
 
 
-@plot_app.command()
+@plot_app.command(cls=Command, epilog=PLOT_EPILOG)
 def plot(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The image: .png or .svg.")] = Path(
-        "training.png"
-    ),
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.", metavar="FOLDER")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="The image to write, .png or .svg.", metavar="FILE"),
+    ] = Path("training.png"),
 ) -> None:
     """Draw loss, errors and learning rate of one or more runs into one image."""
     with _sentences():

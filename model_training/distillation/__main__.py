@@ -13,55 +13,123 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from command_help import CONTEXT, Command, Commands, Status, epilog
 from model_export.errors import ExportError
 from model_training.errors import TrainingError
 
 NEEDED = ("torch", "onnx", "onnxruntime", "efficientnet_lite_pytorch")
 
+EPILOG = epilog(
+    {
+        "alexnet-distill weights": "all of it: 6 GB from the internet, more than an hour",
+        "alexnet-distill weights --help": "each command has its own help, with examples",
+    },
+    Status.DONE,
+    Status.FAILED,
+    Status.USAGE,
+    Status.INTERRUPTED,
+)
+WEIGHTS_EPILOG = epilog(
+    {
+        "alexnet-distill weights": "all of it: 6 GB from the internet, more than an hour",
+        "alexnet-distill weights --epochs 1 -o try.safetensors": "a shorter training",
+        "alexnet-distill weights --work FOLDER": "keep 3.3 GB of features elsewhere",
+    },
+    Status.USAGE,
+    done="the weights are written, and beside them their record for alexnet-export",
+    failed="something failed; what is computed already is kept",
+    interrupted="Ctrl-C; the same command goes on",
+)
+EXCLUDE_EPILOG = epilog(
+    {
+        "alexnet-distill exclude FOLDER -o excluded.txt": "which images show what FOLDER's show?",
+        "alexnet-distill exclude FOLDER -o model_training/distillation/excluded.txt": "the list "
+        "that the next training of this clone reads",
+    },
+    Status.USAGE,
+    done="the list is written, even if it is empty",
+    failed="FOLDER holds no images, or nothing is computed yet to compare with",
+    interrupted="Ctrl-C",
+)
+
 app = typer.Typer(
+    cls=Commands,
     help="Make the bundled model's weights: a stronger network teaches its classifier.",
+    epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings=CONTEXT,
 )
+
+_images = partial(typer.Option, rich_help_panel="Images")
+_output = partial(typer.Option, rich_help_panel="Output")
+_runtime = partial(typer.Option, rich_help_panel="Runtime")
 
 Work = Annotated[
     Path | None,
-    typer.Option(help="Keeps what is computed on the way, 12 kB a crop; else the user's cache."),
+    _images(
+        help="What is computed on the way, 12 kB a crop; by default in the user's cache.",
+        metavar="FOLDER",
+    ),
 ]
 Clones = Annotated[
-    Path | None, typer.Option(help="The sets' git repositories; by default in the work folder.")
+    Path | None,
+    _images(
+        help="The sets' git repositories; by default in the work folder, where they are fetched.",
+        metavar="FOLDER",
+    ),
 ]
 Manifest = Annotated[
-    Path | None, typer.Option(help="Other sets of images than the bundled model's.")
-]
-Workers = Annotated[
-    int, typer.Option(min=0, help="Processes that look at images; 0: as many as processors.")
+    Path | None,
+    _images(help="The list of the sets, TOML; by default the bundled model's.", metavar="FILE"),
 ]
 
 
-@app.command()
+@app.command(cls=Command, epilog=WEIGHTS_EPILOG)
 def weights(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The weights, for alexnet-export.")
+        Path,
+        _output("--output", "-o", help="The weights to write, for alexnet-export.", metavar="FILE"),
     ] = Path("alexnet-owt-compact.safetensors"),
     work: Work = None,
     clones: Clones = None,
     downloads: Annotated[
-        Path | None, typer.Option(help="Folder with the convolutions' file, if it is there.")
+        Path | None,
+        _images(
+            help="A folder that holds the file of the convolutions already; by default it is "
+            "fetched.",
+            metavar="FOLDER",
+        ),
     ] = None,
     manifest: Manifest = None,
-    workers: Workers = 0,
+    workers: Annotated[
+        int,
+        _runtime(
+            min=0,
+            help="Processes that look at images; 0 takes as many as there are processors.",
+            metavar="COUNT",
+        ),
+    ] = 0,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Other than the bundled model's, to try things.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many epochs; by default 8, the bundled model's.",
+            rich_help_panel="Recipe",
+            metavar="COUNT",
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where the head learns: cpu or cuda.")] = "cpu",
+    device: Annotated[
+        str, _runtime(help="Where the classifier learns.", metavar="cpu|cuda")
+    ] = "cpu",
 ) -> None:
     """Fetch images and networks, extract features, train, calibrate, write the weights."""
     from model_training.devices import processors
@@ -81,11 +149,14 @@ def weights(
     )
 
 
-@app.command()
+@app.command(cls=Command, epilog=EXCLUDE_EPILOG)
 def exclude(
-    folder: Annotated[Path, typer.Argument(help="Photographs that will measure the model.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Photographs that will measure the model.", metavar="FOLDER")
+    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The list; the next training leaves them out.")
+        Path,
+        _output("--output", "-o", help="The list to write, a line for each image.", metavar="FILE"),
     ],
     work: Work = None,
     clones: Clones = None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,9 +27,9 @@ from typer.testing import CliRunner
 from model_export import checkpoints, crops, verify
 from model_export.__main__ import PrecisionName, VariantName, app, main
 from model_export.precision import PRECISIONS
-from model_export.variants import VARIANTS, Normalisation
+from model_export.variants import VARIANTS, Normalisation, Weights
 from service.inference.engine import Engine
-from tests.support.commands import here
+from tests.support.commands import examples, here, plain
 from tests.support.networks import SMALL
 from tests.support.servers import PATIENCE, ROOT
 
@@ -87,6 +88,51 @@ def test_a_fine_tuned_checkpoint_becomes_a_model_that_the_service_runs(
     answer = engine.run(crops.load_images(folder / "pictures"), 10)
     assert answer.shape == (7, 5)
     assert np.allclose(answer.sum(1), 1, atol=1e-5)
+
+
+def test_the_examples_of_the_help_work(tmp_path: Path) -> None:
+    """With a small network for all weights, the published ones among them."""
+    torch.manual_seed(0)
+    weights = tmp_path / "alexnet-service" / "small.pth"
+    weights.parent.mkdir()
+    torch.save(VARIANTS["owt"].build(1000, 3, (None, None, None)).state_dict(), weights)
+    published = Weights("small.pth", "http://127.0.0.1:9/", checkpoints.sha256(weights), "none")
+    (tmp_path / "classes.txt").write_text("".join(f"class {n}\n" for n in range(1000)))
+    (tmp_path / "n02124075").mkdir()
+    shutil.copy(ROOT / "tests" / "pictures" / "cat.jpg", tmp_path / "n02124075")
+    places = {"mine.pth": weights, "service/bundled/alexnet.onnx": weights, "FOLDER": tmp_path}
+    places["classes.txt"] = tmp_path / "classes.txt"
+    lines = examples(_run("--help").stdout)
+
+    for line in lines:
+        words = [str(places.get(word, word)) for word in line.split()[1:]]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(VARIANTS, "owt", replace(VARIANTS["owt"], weights=published))
+            variables = plain({"XDG_CACHE_HOME": str(tmp_path)})
+            output = ("-o", str(tmp_path / "alexnet.onnx"))
+            done = here(main, "alexnet-export", *words, *output, variables=variables)
+        assert done.returncode == 0, f"{line}: {done.stderr.decode()}"
+    assert len(lines) == 4
+
+
+def test_ctrl_c_is_status_130_and_leaves_what_was_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the file is verified, when most of it is there."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        signal.default_int_handler(signal.SIGINT, None)
+
+    monkeypatch.setattr(verify, "verify", interrupted)
+    output = tmp_path / "out" / "a.onnx"
+    output.parent.mkdir()
+    output.write_bytes(b"an earlier model")
+
+    done = _flowers(folder, "-o", str(output))
+
+    assert done.returncode == 130
+    assert list(output.parent.iterdir()) == [output]
+    assert output.read_bytes() == b"an earlier model"
 
 
 def test_an_export_of_an_export_answers_the_same(

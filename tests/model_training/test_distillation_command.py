@@ -35,7 +35,7 @@ from model_training.distillation.sources import read_manifest
 from model_training.distillation.student import CLASSES, FEATURES
 from model_training.distillation.train import Recipe
 from model_training.errors import TrainingError
-from tests.support.commands import here
+from tests.support.commands import examples, here
 from tests.support.photographs import PHOTOGRAPHS, jpeg, photograph, repository
 from tests.support.servers import PATIENCE, ROOT
 
@@ -282,6 +282,32 @@ def test_the_command_makes_weights_that_the_exporter_takes(
     torch.testing.assert_close(network.features[0].weight, trunk[0].weight)
     with torch.inference_mode():
         assert network(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
+
+
+def test_the_examples_of_the_help_work(
+    place: Path, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In their order, on the small sets and networks."""
+    monkeypatch.setattr(distil, "Recipe", partial(Recipe, epochs=1, ranks=(8, 7, 6)))
+    trunk = owt(ranks=(1, 1, 1)).features
+    monkeypatch.setattr(pretrained, "trunk", lambda downloads: trunk)
+    (place / "FOLDER").mkdir()
+    (place / "FOLDER" / "n01440764.jpg").write_bytes(jpeg(photograph(4)))
+    ran = 0
+    for part in ([], ["weights"], ["exclude"]):
+        text = here(main, "alexnet-distill", *part, "--help").stdout.decode()
+        for line in examples(text):
+            _, name, *words = line.split()
+            options: list[str | Path] = []
+            if "--help" not in words:
+                options = [place / "FOLDER" if word == "FOLDER" else word for word in words]
+                options += ["--work", place / "work", "--clones", place / "clones"]
+                options += ["--manifest", place / "sets.toml", "-o", place / "output"]
+                options += ["--workers", "1"] if name == "weights" else []
+            status, output = distill(name, *options)
+            assert status == 0, f"{line}: {output}"
+            ran += 1
+    assert ran == 7
 
 
 def test_photographs_to_measure_on_are_listed_and_left_out(place: Path, threads: None) -> None:

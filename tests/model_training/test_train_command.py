@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from model_export import preparation, weight_files
-from model_export.variants import VARIANTS
+from model_export import checkpoints, preparation, weight_files
+from model_export.variants import VARIANTS, Weights
 from model_training import __main__ as command
 from model_training import fit, plots, signals
 from model_training.augmentation import Colours, colours_of
@@ -28,6 +28,7 @@ from model_training.fit import TrainConfig
 from model_training.run import Run
 from model_training.signals import StopSignals
 from model_training.start import from_nothing
+from tests.support.commands import examples, here, plain
 from tests.support.networks import SMALL
 from tests.support.servers import PATIENCE, ROOT
 from tests.support.trainings import write_digits
@@ -54,6 +55,38 @@ def finished(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, "paper", SMALL)
         return run, _fit(folder, run)
+
+
+def test_the_examples_of_the_help_work(
+    finished: tuple[Path, str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In their order, an epoch each, with a small network for the bundled and the published one."""
+    weights = tmp_path / "small.safetensors"
+    shutil.copy(finished[0] / "weights.safetensors", weights)
+    published = Weights(weights.name, "http://127.0.0.1:9/", checkpoints.sha256(weights), "none")
+    monkeypatch.setitem(VARIANTS, "small", SMALL)  # as the weights' metadata calls it
+    monkeypatch.setitem(VARIANTS, "owt", replace(SMALL, name="owt", weights=published))
+    places = {"service/bundled/alexnet.onnx": weights, "FOLDER": folder}
+    outputs = ("run", "tuned", "scratch", "training.png", "runs.svg")
+    places |= {name: tmp_path / name for name in outputs}
+    variables = plain({"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    (tmp_path / "cache" / "alexnet-service").mkdir(parents=True)
+    shutil.copy(weights, tmp_path / "cache" / "alexnet-service")
+
+    ran = 0
+    for part in ([], ["plot"]):
+        text = here(command.main, "alexnet-train", *part, "--help").stdout.decode()
+        for line in examples(text):
+            _, *words = (str(places.get(word, word)) for word in line.split())
+            if words[0] != "plot":
+                words += ["--epochs", "1"]
+            else:
+                words += [] if "-o" in words else ["-o", str(tmp_path / "other.png")]
+            done = here(command.main, "alexnet-train", *words, variables=variables)
+            assert done.returncode == 0, f"{line}: {done.stderr.decode()}"
+            ran += 1
+    assert ran == 6
+    assert all((tmp_path / name).exists() for name in outputs)
 
 
 def test_a_run_leaves_what_the_exporter_takes(finished: tuple[Path, str], folder: Path) -> None:

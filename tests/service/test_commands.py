@@ -28,7 +28,7 @@ from service.http.middleware.errors import STATUSES
 from service.loadtest import generator
 from service.settings import SECRETS, Settings
 from tests.support.clocks import Clock
-from tests.support.commands import BUFFERED, Done, alexnet, alexnet_process, plain
+from tests.support.commands import BUFFERED, Done, alexnet, alexnet_process, examples, plain
 from tests.support.images import image
 from tests.support.servers import PATIENCE, ROOT, Live, environment, serving, serving_process
 from tests.support.terminals import on_real_terminal, on_terminal, speaking
@@ -114,7 +114,8 @@ def test_the_examples_of_the_help_work(
     """As they are, one after the other; ports are those of the server, or free."""
     monkeypatch.setattr(generator, "time", Clock())
     ran = 0
-    for line in examples():
+    texts = [alexnet(*command.split(), "--help").stdout.decode() for command in ("", *COMMANDS)]
+    for line in (line for text in texts for line in examples(text)):
         if re.search(r"FOLDER|alexnet serve|--install|--device cuda|alexnet\.onnx$", line):
             continue  # needs what is not here; a server does not end by itself
         line = line.replace("http://127.0.0.1:8000", server_of_tiny.url)
@@ -125,14 +126,6 @@ def test_the_examples_of_the_help_work(
             assert done.returncode == 0, f"{line}: {done.stderr.decode()}"
         ran += 1
     assert ran >= 14
-
-
-def examples() -> Iterator[str]:
-    """Those of the help of all commands."""
-    for command in ("", *COMMANDS):
-        for line in alexnet(*command.split(), "--help").stdout.decode().splitlines():
-            if re.match(r" {3}(alexnet|ls) ", line):
-                yield line.strip()
 
 
 def piped(line: str, **settings: Any) -> Iterator[Done]:

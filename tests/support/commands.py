@@ -8,6 +8,7 @@ tests about processes: pipes, terminals, signals, and statuses that end one at o
 import io
 import logging
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -71,6 +72,11 @@ def alexnet_process(
         capture_output=True,
         timeout=PATIENCE,
     )
+
+
+def examples(text: str) -> list[str]:
+    """The command lines of a help's examples."""
+    return re.findall(r"^ {3}((?:alexnet|ls)\b.*?) *$", text, re.MULTILINE)
 
 
 class Stream(io.TextIOWrapper):

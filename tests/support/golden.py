@@ -115,7 +115,7 @@ REQUESTS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
 
 def documents() -> dict[str, str]:
     """Every file of tests/golden, by its path below that folder."""
-    found = {f"help/{name}.txt": text for name, text in _help()}
+    found = {f"help/{name}.txt": text for name, text in help_pages()}
     found["client.txt"] = "".join(f"{name}\n" for name in sorted(alexnet_client.__all__))
     with serving(TINY, log_format="json", access_log="all") as server:
         found["openapi.json"] = _json(server.client.get("/openapi.json").json())
@@ -137,7 +137,7 @@ def write() -> None:
         path.write_text(text, "utf-8")
 
 
-def _help() -> Iterator[tuple[str, str]]:
+def help_pages() -> Iterator[tuple[str, str]]:
     """The help of every command, 80 columns wide."""
     for program, main, commands in _programs():
         for command in ("", *commands):
