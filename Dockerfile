@@ -49,7 +49,7 @@ RUN /opt/build/bin/python -m pip --python /opt/venv/bin/python \
 
 # The two stages of `--target exported`, which no other build runs.
 # torch's CPU build is on an index of its own, with other hashes than PyPI's: as in scripts/install, the
-# version and TLS to that index are what we go by.
+# version and TLS to that index are what counts.
 FROM build AS exporter
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY constraints.txt ./

@@ -19,7 +19,8 @@ from service.settings import BUNDLED, Settings
 
 Json = dict[str, Any]
 
-# FastAPI tells of errors in this shape for each route with a parameter; ours take their place.
+# FastAPI tells of errors in this shape for each route with a parameter; the service's own errors
+# take their place.
 OF_FASTAPI = "ValidationError"
 
 

@@ -64,25 +64,25 @@ class BodyEmpty(RequestError):
 
 
 class BodyTooLarge(RequestError):
-    """The body has more bytes than we accept."""
+    """The body has more bytes than the service accepts."""
 
     code = "body_too_large"
 
 
 class BodyTooSlow(RequestError):
-    """The body did not arrive in the time that we allow for it."""
+    """The body did not arrive in the time allowed for it."""
 
     code = "body_too_slow"
 
 
 class HeadersTooSlow(RequestError):
-    """The headers did not arrive in the time that we allow for them."""
+    """The headers did not arrive in the time allowed for them."""
 
     code = "headers_too_slow"
 
 
 class HeadersTooLarge(RequestError):
-    """The request line and headers have more bytes than we accept."""
+    """The request line and headers have more bytes than the service accepts."""
 
     code = "headers_too_large"
 
@@ -105,7 +105,7 @@ class MediaTypeUnsupported(RequestError):
 
 
 class ParameterInvalid(RequestError):
-    """A parameter has a value that we, or this model, do not offer."""
+    """A parameter has a value that the service, or this model, does not offer."""
 
     code = "parameter_invalid"
 
@@ -117,13 +117,13 @@ class ImageError(ServiceError):
 
 
 class ImageTypeUnsupported(ImageError):
-    """The bytes do not begin like any image format that we read."""
+    """The bytes do not begin like any image format that the service reads."""
 
     code = "image_type_unsupported"
 
 
 class ImageTooLarge(ImageError):
-    """The image has more pixels than we decode."""
+    """The image has more pixels than the service decodes."""
 
     code = "image_too_large"
 
@@ -135,7 +135,7 @@ class ImageTooElongated(ImageError):
 
 
 class ImageTooCostly(ImageError):
-    """Decoding the image would take more time than we give to one."""
+    """Decoding the image would take more time than is allowed for one."""
 
     code = "image_too_costly"
 
@@ -211,7 +211,7 @@ class RuntimeMissing(StartError):
 
 
 class ModelUnusable(StartError):
-    """The model file is missing, damaged, or not of the format that we read."""
+    """The model file is missing, damaged, or not of the format that the service reads."""
 
     code = "model_unusable"
 

@@ -36,7 +36,7 @@ except ImportError as error:
 log = logging.getLogger("service.ray_app")
 
 NAME: Final = "AlexNet"  # of the deployment, to which a Serve config refers
-# Of Ray's proxy, not ours: where it accepts, how long it keeps a connection, how it speaks TLS.
+# Of Ray's proxy: where it accepts, how long it keeps a connection, how it speaks TLS.
 OF_THE_PROXY: Final = (
     "host",
     "port",

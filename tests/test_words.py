@@ -43,6 +43,21 @@ def test_no_class_or_function_has_a_private_name() -> None:
     assert {name: path for name, path in names.items() if name in private} == {}
 
 
+def test_no_text_for_users_speaks_in_the_first_person() -> None:
+    """The service has no "we": error texts, help, the API's descriptions."""
+    texts = {
+        (str(path), node.lineno): node.value
+        for package in ("command_help", "service", "model_export", "model_training", "client")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+
+    assert len(texts) > 1000
+    first = re.compile(r"(?<!\d )\b(we|our|ours|us)\b", re.IGNORECASE)  # 80 us is a time
+    assert {place: text for place, text in texts.items() if first.search(text)} == {}
+
+
 def test_no_private_module_is_imported() -> None:
     """Of another project, it may be gone in its next version."""
     imported = {

@@ -145,7 +145,7 @@ STATUSES: Final[Mapping[int, type[Refused]]] = {
 
 
 def refusal_of(code: str, status: int | None) -> type[Refused]:
-    """The class for a code that we know, or else for the status."""
+    """The class for a code that is known here, or else for the status."""
     if code in REFUSALS:
         return REFUSALS[code]
     status = status or 500

@@ -274,7 +274,7 @@ def _error(
 
 def _unreadable(response: Response) -> AnswerUnreadable:
     message = (
-        f"{response.url} answered {response.status}, not in our server's words; is a proxy "
+        f"{response.url} answered {response.status}, but not as this service does; is a proxy "
         "between, or is it another server?"
     )
     if address := response.headers.get("location"):

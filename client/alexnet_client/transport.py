@@ -171,7 +171,7 @@ def _failed(url: str, error: httpx2.RequestError) -> ClientError:
         )
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return ConnectionFailed(
-            f"what listens at {url} does not speak TLS as we do ({reason}); try http://"
+            f"what listens at {url} does not speak TLS as this client does ({reason}); try http://"
         )
     if isinstance(error, httpx2.ConnectError):
         return ConnectionFailed(

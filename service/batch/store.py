@@ -305,7 +305,7 @@ def write_skipped(output: Path, skipped: Iterable[Skipped]) -> None:
 def replacing(output: Path) -> Iterator[Path]:
     """A path beside `output` to write to, which takes its place at the end."""
     path = output.with_name(output.name + ".writing")
-    path.unlink(missing_ok=True)  # of a run that was killed; or a link, whose end is not ours
+    path.unlink(missing_ok=True)  # of a run that was killed; or a link, whose end is another's
     try:
         yield path
         _to_disk(path)

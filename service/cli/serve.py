@@ -90,7 +90,7 @@ def _run(settings: Settings, *, as_json: bool) -> int:
 
 
 def _log_what_serves(settings: Settings, engine: "Engine") -> None:
-    """The first line of a start that goes well, and a warning if everybody may ask."""
+    """The first line of a start that goes well, and a warning if it is open to all."""
     fields = {
         **engine.model.facts("model"),
         "provider": engine.provider,
@@ -118,7 +118,7 @@ def open_to_all(settings: Settings) -> str | None:
     if has_keys(settings) or settings.host in ("127.0.0.1", "::1", "localhost"):
         return None
     remedy = f"set {spelled('api_keys_file')}, or let a proxy ask for keys"
-    return f"everybody who reaches {settings.host} may ask; {remedy}"
+    return f"every client that reaches {settings.host} is answered; {remedy}"
 
 
 def _announce(settings: Settings, listeners: Sequence[socket.socket], *, as_json: bool) -> None:

@@ -41,7 +41,7 @@ RECENT = 0.2  # weight of the newest batch in the moving average of batch times
 # How long a batch lingers for images that are on their way: a share of the time that a batch takes
 # of late, and at most so many seconds.  Decoding sixteen photographs takes 20 ms on two cores.
 LINGER, LINGER_SECONDS = 0.3, 0.025
-RETURN_RATE = 0.5  # the share of answered clients that came back at once, above which we wait
+RETURN_RATE = 0.5  # the share of answered clients that came back at once, above which it waits
 BULK_SHARE = 0.75  # the share of the queue that requests of several images may hold together
 
 T = TypeVar("T")

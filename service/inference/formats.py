@@ -60,8 +60,8 @@ class Format:
     decoder: str  # of a Pillow `ImageFile` class, as `pkgutil.resolve_name` takes it
     canvas: Callable[[bytes], tuple[int, int] | None] = lambda data: None
     # What decodes in one call, where the clock cannot be looked at, gets so many pixels for each
-    # second of the time limit, as measured on one core of 2026 with the worst files that we could
-    # make.  With `slow_codec` only images of that codec of Pillow's count.
+    # second of the time limit, as measured on one core of 2026 with the worst files that could
+    # be made.  With `slow_codec` only images of that codec of Pillow's count.
     pixels_per_second: int | None = None
     slow_codec: str | None = None
     slow_name: str = ""  # what the error calls such a file

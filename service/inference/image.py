@@ -3,7 +3,7 @@ Encoded images to uint8 `(256, 256, 3)` RGB pixels.
 
 The paper's own preparation (section 2): scale the shorter side to 256, keep the central square.
 The arithmetic is that of torchvision's classification preset, since the published weights were
-measured with it; but we resample only what the crop keeps, and turn upright only the square.  So
+measured with it; but only what the crop keeps is resampled, and only the square turned upright.  So
 a pixel may differ by one grey level, for Pillow rounds between the two passes of a resize and
 takes the cheaper first.  Everything after it happens inside the model's graph.
 
@@ -20,7 +20,7 @@ Images come from untrusted clients.  Only the formats of one table are ever open
 decoder; the size in the header is judged before a pixel is decoded, and before a decoder that
 wants memory at once gets any.  `PIL.Image.open` is avoided on purpose: it applies Pillow's own
 limit, a process-wide global that others may rely on, while opening a decoder's class directly
-leaves the judgement to us and changes nothing for anybody.
+leaves the judgement to this module and changes nothing elsewhere.
 
 What decoding may cost is bounded thrice: by a clock of the thread's CPU time, looked at whenever
 the decoder reads on; by the number of pieces it reads, since a file of a million tiny ones fills
@@ -57,7 +57,7 @@ from service.inference.unsupported import unsupported
 
 SIDE: Final = 256  # pixels; the paper's, section 2
 AMPLE: Final = 2 * SIDE  # pixels of the shorter side that scaled decoding leaves at least
-LARGE: Final = 4_000_000  # pixels, 30 ms; of larger images we read so few bytes at a time that
+LARGE: Final = 4_000_000  # pixels, 30 ms; of larger images so few bytes are read at a time that
 BLOCK: Final = 2**14  # the clock is looked at every 0.1 s, however much they unpack to
 PIXEL_DATA: Final = 2**10  # bytes in one read that count as pixels rather than as header
 CODED_MORE: Final = 63  # pixels a side, at most, that fill up the last blocks of AVIF and HEIC

@@ -79,7 +79,7 @@ def coded_sizes(data: bytes) -> list[Size]:
     """
     The sizes of the images that make the primary one: its tiles and its transparency.
 
-    Raises `ValueError` where the file is damaged, or made to keep us busy.
+    Raises `ValueError` where the file is damaged, or made to keep the server busy.
     """
     meta = _first(data, 0, len(data), b"meta")
     inside = {box.kind: box for box in _boxes(data, meta.start + 4, meta.end)}

@@ -2,7 +2,7 @@
 JPEG files: Pillow's reader, with the colour profile read safely and the end tolerated as missing.
 
 A file without its end-of-image marker is read if nothing but that is missing.  libjpeg takes any
-bits for missing ones and only warns, which Pillow does not pass on; so we see what would have
+bits for missing ones and only warns, which Pillow does not pass on; so it is seen what would have
 followed: if whatever it is changes no pixel, every block is there.
 """
 

@@ -271,9 +271,9 @@ async def probe(
         reason = f"{url} asks for a key; set ALEXNET_API_KEY to one that it knows"
         raise LoadImpossible(reason) from error
     except Refused as error:
-        reason = f"{url} refuses our requests: {str(error).rstrip('.')} ({error.code})"
+        reason = f"{url} refuses the requests: {str(error).rstrip('.')} ({error.code})"
         if error.status == 404:
-            reason = f"there is no /v1/predict at {url}; that is not our server"
+            reason = f"there is no /v1/predict at {url}; give the address of an alexnet server"
         raise LoadImpossible(reason) from error
     except (ClientError, ValueError) as error:  # the latter for what is not an address
         raise LoadImpossible(str(error)) from error

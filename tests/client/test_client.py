@@ -786,7 +786,7 @@ def test_another_protocol_is_told_with_the_one_to_try(live: Live, either: Either
         other = either.error(server.url, "model", client={"retries": 0})
         reset = either.error(server.url, "model", client={"retries": 0})
 
-    assert "does not speak TLS as we do" in str(tls)
+    assert "does not speak TLS as this client does" in str(tls)
     assert "try http://" in str(tls)
     assert "did not answer in HTTP" in str(other)
     assert "try https://" in str(other)

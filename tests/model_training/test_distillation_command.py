@@ -298,9 +298,8 @@ def test_the_examples_of_the_help_work(
         text = here(main, "alexnet-distill", *part, "--help").stdout.decode()
         for line in examples(text):
             _, name, *words = line.split()
-            options: list[str | Path] = []
+            options = [place / "FOLDER" if word == "FOLDER" else word for word in words]
             if "--help" not in words:
-                options = [place / "FOLDER" if word == "FOLDER" else word for word in words]
                 options += ["--work", place / "work", "--clones", place / "clones"]
                 options += ["--manifest", place / "sets.toml", "-o", place / "output"]
                 options += ["--workers", "1"] if name == "weights" else []

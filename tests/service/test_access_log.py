@@ -249,8 +249,8 @@ def test_a_start_warns_of_misspelt_settings_and_of_an_address_that_is_open_to_al
     assert [line.partition(" WARNING ")[2] for line in careless if " WARNING " in line] == [
         "unknown setting ALEXNET_MAX_BACH (ignored). Did you mean ALEXNET_MAX_BATCH?\n",
         "unknown setting ALEXNET_ZZZ (ignored). See alexnet serve --help.\n",
-        "everybody who reaches 0.0.0.0 may ask; set ALEXNET_API_KEYS_FILE / --api-keys-file, or "
-        "let a proxy ask for keys\n",
+        "every client that reaches 0.0.0.0 is answered; set ALEXNET_API_KEYS_FILE / "
+        "--api-keys-file, or let a proxy ask for keys\n",
     ]
     assert " WARNING " not in "".join(careful)
     assert re.search(r"INFO    Serving .*, threads: 1, with API keys\n", careful[0])

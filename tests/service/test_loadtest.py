@@ -305,7 +305,9 @@ def test_bench_against_nothing_is_one_sentence() -> None:
 
 def test_bench_against_another_server_is_one_sentence(server: Live) -> None:
     """Some path below which the server has no such endpoint."""
-    assert "not our server" in complaint(f"{server.url}/elsewhere", CAT)
+    text = complaint(f"{server.url}/elsewhere", CAT)
+
+    assert text.endswith("/elsewhere; give the address of an alexnet server\n")
 
 
 @pytest.mark.usefixtures("clock")

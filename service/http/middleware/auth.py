@@ -37,7 +37,7 @@ class AccessControl:
         if "api_keys" in settings.model_fields_set and not settings.api_keys:
             raise SettingsInvalid(
                 f"{spelled('api_keys')} is set, but holds no key; write keys of it, separated by "
-                "commas, or take it away, and everybody may ask."
+                "commas, or take it away, and no key is needed."
             )
         keys = Keys([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file)
         return cls(keys, RateLimiter(settings.rate_limit) if settings.rate_limit else None)

@@ -2,7 +2,7 @@
 Content-Encoding and Accept-Encoding: bodies packed by gzip, deflate, br or zstd.
 
 A few kilobytes may unpack to gigabytes: a body is unpacked in steps, and no further than a body
-may be large.  The libraries work without Python's lock, so they work in a thread, beside everybody
+may be large.  The libraries work without Python's lock, so they work in a thread, beside all
 else.
 """
 

@@ -45,7 +45,7 @@ Top = Annotated[
     BeforeValidator(_whole_number),
     Query(
         description="How many classes to answer with.",
-        # Not ge= and le=: behind a validator of our own they would stand here as they are.
+        # Not ge= and le=: behind a validator of this service they would stand here as they are.
         json_schema_extra={"minimum": 1, "maximum": MOST_CLASSES},
     ),
 ]

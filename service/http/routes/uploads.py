@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 OCTETS: Final = "application/octet-stream"
-MOST_FIELDS: Final = 100  # text fields of a form; we read none of them
+MOST_FIELDS: Final = 100  # text fields of a form; none of them is read
 LONGEST_NAME: Final = 255  # bytes of a file's name, as Linux and macOS have it
 
 # name=value or name="value", whose quote may be missing at the end.

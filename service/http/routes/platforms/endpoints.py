@@ -136,7 +136,7 @@ def about(settings: Settings) -> APIRouter:
             routes,
             route,
             StatusAnswer,
-            summary="Whether to send traffic here, as Vertex AI asks",
+            summary="Whether the service can answer, as Vertex AI asks",
             unready=unready,
         )(health_route)
     return routes
