@@ -1,5 +1,5 @@
 """
-Images in, labels out: AlexNet behind HTTP, from one ONNX file and without torch.
+Images in, labels out: AlexNet behind HTTP.  It needs one ONNX file, and no torch.
 
 Read `inference/classifier.py` first: the whole pipeline is there.
 """

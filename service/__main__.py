@@ -1,6 +1,4 @@
-"""
-The `alexnet` command, also `python -m service`; its parts are in `cli`.
-"""
+"""The `alexnet` command, also `python -m service`.  Its parts are in `cli`."""
 
 from service.cli.application import app, main
 

@@ -1,5 +1,5 @@
 """
-Settings and an engine to an ASGI application, and the server that runs it.
+Settings and an engine -> ASGI application and its server.
 
 The only place where the parts are put together.  Nothing is built at import.
 """

@@ -1,5 +1,6 @@
 """
-What this process may take of its machine: a container's CPU quota and memory limit, not its host's.
+A container's CPU quota and memory limit.  They are what this process may take of its machine, not
+what its host has.
 
 `cgroups` is where the control groups are mounted, `own` the file that names this process's in them.
 """

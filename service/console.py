@@ -1,5 +1,5 @@
 """
-Consoles for people, colour and bars only on terminals; control characters made visible; progress.
+Consoles for people: colours, bars, progress, visible control characters.
 
 Colours and bars are for terminals.  rich decides: NO_COLOR takes colours away, TERM=dumb every
 escape sequence, FORCE_COLOR takes a pipe for a terminal.

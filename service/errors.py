@@ -1,5 +1,5 @@
 """
-Every error of the service as a tree, divided first by whose fault it is.
+Every error of the service, as a tree.  It is divided first by whose fault it is.
 
 * ServiceError
   + RequestError               the client's request is at fault

@@ -1,5 +1,5 @@
 """
-The same application as a deployment of Ray Serve: `import_path: service.ray_app:build`.
+The application as a deployment of Ray Serve.  Its address is `import_path: service.ray_app:build`.
 
     Ray's proxy -> one of several replicas -> `create_app`, around an engine of the replica's own
 

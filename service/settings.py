@@ -1,5 +1,5 @@
 """
-All settings: `ALEXNET_*` in the environment, or the flag of the same name.
+All settings: `ALEXNET_*` variables, or flags of the same name.
 
 They are read once, at the start; inner modules get plain values.  Every setting has a default that
 works, a range, a unit and a reason.

@@ -1,5 +1,5 @@
 """
-A folder of images of any size -> one table of scores.
+Folders of images -> one table of scores.  They may be of any size.
 
     files.py      the images in the folders; what cannot be read
     reader.py     files -> outcomes, through the classifier, so many at a time

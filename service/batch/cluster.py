@@ -1,6 +1,6 @@
 """
-Scoring on many machines: Ray Data gives blocks of names to actors, each with an engine of its own,
-and their outcomes come back, as they are made, to the one result store.
+Scoring on many machines, with Ray Data.  It gives blocks of names to actors, each with an engine of
+its own, and their outcomes come back, as they are made, to the one result store.
 
 The images are read where they are scored, so the folder must have the same path on every machine.
 """

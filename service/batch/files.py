@@ -1,5 +1,5 @@
 """
-The images in folders, as they are found: nothing is listed or sorted before, unless it is asked.
+The images in folders, as they are found.  Nothing is listed or sorted before, unless it is asked.
 
 An image's name is its path below the base, in bytes, as the system has it.  The base is the
 folder, if that is all that was given, else the working directory; a place that was given by its

@@ -1,6 +1,6 @@
 """
-`alexnet predict FOLDER --output FILE`, from its settings to its end: walk, score, write down, make
-the table.
+`alexnet predict FOLDER --output FILE`, from settings to its end.  Walk, score, write down, make the
+table.
 
     FILE.partial       the result store, while the job is under way
     FILE               the scores, all at once at the end

@@ -1,5 +1,5 @@
 """
-Files -> what is computed of each, read ahead so that the engine's batches are full.
+Files -> what is computed of each, read ahead.  That keeps the engine's batches full.
 
 How many files are under way, and how many bytes of them are held, does not depend on their number.
 """

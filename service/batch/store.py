@@ -1,5 +1,6 @@
 """
-The result store, what has been scored so far, on the disk; then the table that was asked for.
+The result store on disk, then the table of scores.  The store has what has been scored so far, the
+table is the one that was asked for.
 
 The store is `FILE.partial`, an SQLite database.  It has what resuming needs, in memory that does
 not grow: what was written is whole after a crash or a power cut, a name is found at once, rows that

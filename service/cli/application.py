@@ -1,5 +1,5 @@
 """
-The command `alexnet` itself: its help, its version, and what becomes of errors.
+The command `alexnet`: its help, version and errors.
 
 Every error is one sentence on standard error, `alexnet: ...`, or with `--json` one object,
 `{"error": "...", "code": "..."}`; standard output holds nothing but answers.

@@ -1,6 +1,4 @@
-"""
-`alexnet bench`: load on a running server, its rate and latencies as they come.
-"""
+"""`alexnet bench`: load on a running server.  Its rate and latencies are shown as they come."""
 
 import dataclasses
 import json

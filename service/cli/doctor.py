@@ -1,5 +1,6 @@
 """
-`alexnet doctor`: the checks that `alexnet serve` makes when it starts, reported together.
+`alexnet doctor`: the checks of a start, reported together.  They are those that `alexnet serve`
+makes.
 
 As in all messages of this service, what is wrong stands before the first semicolon, and what to do
 about it behind.  So what a check returns is well, or with a semicolon a warning, as what is logged

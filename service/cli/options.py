@@ -1,8 +1,7 @@
 """
-Options of commands: those that several share, and a flag for each setting.
+Options that commands share, and a flag for each setting.
 
-`Settings` parses the text of its flags, as it does the
-environment's, and describes them.
+`Settings` parses the text of its flags, as it does the environment's, and describes them.
 """
 
 import inspect

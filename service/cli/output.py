@@ -1,5 +1,6 @@
 """
-Outcomes -> standard output: bars for a person, lines or JSON for programs, each as it comes.
+Outcomes -> standard output: bars, lines or JSON.  Bars are for a person, lines and JSON for
+programs; each comes as it is made.
 """
 
 import json

@@ -1,5 +1,5 @@
 """
-`alexnet predict`: images here, without a server; from files, folders and standard input.
+`alexnet predict`: images here, without a server.  They come from files, folders and standard input.
 """
 
 import os

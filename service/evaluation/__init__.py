@@ -1,5 +1,5 @@
 """
-A folder of labelled images -> how good models are, and how well they know it.
+How good models are, on a folder of labelled images.  Also how well they know it.
 
     labels.py       the images in the folder, what each of them shows, what classes are called
     predicted.py    names -> pixels, as the service makes them -> what each model predicts with

@@ -1,5 +1,5 @@
 """
-Predictions -> accuracy and confidence of each candidate, and how two of them differ.
+Predictions -> accuracy and confidence of each candidate.  It also says how two of them differ.
 
 Everything is a share of 0 to 1, with 95% intervals.
 """

@@ -1,5 +1,5 @@
 """
-Whether a probability of 0.61 is right in 61 of 100 cases.
+Calibration: how often a probability of 0.61 is right.  It should be in 61 of 100 cases.
 
 The expected calibration error, after C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On
 Calibration of Modern Neural Networks" (ICML 2017), section 2, equation 3: the images are put into

@@ -1,6 +1,4 @@
-"""
-Predictions -> metrics of each class, which classes are taken for which, and the worst mistakes.
-"""
+"""Predictions -> metrics by class, confusions, the worst mistakes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

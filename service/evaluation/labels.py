@@ -1,5 +1,5 @@
 """
-The images in a folder, and what each of them shows.
+The images in a folder, and their labels.
 
 The label comes from a table, if there is one: CSV with the columns `file`, a path below the folder,
 and `label`, a WordNet id, a name or an index.  Else it is the outermost folder that is called like

@@ -1,6 +1,6 @@
 """
-Results -> for people: tables on the terminal, and one HTML file that needs nothing else, no
-network, no script, no other file.
+Results -> tables on the terminal, and one HTML file.  The file needs nothing else, no network, no
+script, no other file.
 
 Shares are in percent, differences in points, with one decimal.  The terminal's classes and
 confusions are those of the first candidate.  Names of files and classes are untrusted text: the

@@ -1,6 +1,6 @@
 """
-Predictions -> everything that is measured, as JSON has it, and as the list `accuracy` of the record
-that a model file carries (alexnet-export --record).
+Predictions -> all metrics as JSON, and a model's record.  The record is the list `accuracy` in the
+one that a model file carries (alexnet-export --record).
 
 JSON and record round numbers to six digits, the tables and the report to what they show.
 """

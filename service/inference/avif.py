@@ -1,5 +1,6 @@
 """
-AVIF files: Pillow's decoder on one thread, for a still image of the size that is coded in it.
+AVIF files: Pillow's decoder on one thread.  It reads a still image, of the size that is coded in
+it.
 
 Decoding is one call that no clock can stop; so `formats` bounds what it may be given.
 """

@@ -1,5 +1,5 @@
 """
-Dynamic batching: single images in, batches to the engine, single rows out.
+Dynamic batching: images in, batches run, rows out.
 
 Batching is greedy: idle cores start at once with the images that are there.  While they run,
 arrivals gather, and the next batch takes all of them that ask for the same crops, up to what

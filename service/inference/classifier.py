@@ -1,5 +1,5 @@
 """
-The inference pipeline in one place: bytes -> pixels -> batch -> probabilities.
+The inference pipeline: bytes -> pixels -> batch -> probabilities.
 
 `decoding_pool`, `batching` and `engine` are its stages, and `occlusion` one more for requests that
 ask where the evidence lies.  None of them knows another; here they meet.

@@ -1,6 +1,4 @@
-"""
-What requests share in asyncio: a weighted semaphore, several coroutines at once, a deadline.
-"""
+"""asyncio: a weighted semaphore, coroutines at once, a deadline.  Requests share them."""
 
 import asyncio
 from collections import deque

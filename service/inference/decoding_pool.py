@@ -1,5 +1,5 @@
 """
-The threads that decode images, and how many large ones may be decoded at once.
+The threads that decode images.  How many large ones may be decoded at once is limited.
 
 The pool is separate from the event loop's default one, which all synchronous work shares.
 """

@@ -1,5 +1,5 @@
 """
-uint8 images -> float32 probabilities, in ONNX Runtime, on the device that the operator chose.
+uint8 images -> float32 probabilities, in ONNX Runtime.  The device is the operator's choice.
 
 Some execution providers run only batches of one size, padded up to it (`fixed_size` in
 providers.py).  It runs once at load, so that what does not fit into the memory is known before the

@@ -1,5 +1,5 @@
 """
-HEIC files, as telephones take photographs: pillow-heif's decoder, from the extra `heif`.
+HEIC files, as telephones take photographs.  The decoder is pillow-heif's, from the extra `heif`.
 
 Decoding is one call that no clock can stop; so `formats` bounds what it may be given.
 """

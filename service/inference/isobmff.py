@@ -1,5 +1,5 @@
 """
-AVIF and HEIC files: how large the images are that are coded in them, before a decoder is asked.
+The sizes of images coded in AVIF and HEIC files.  They are known before a decoder is asked.
 
 What the container says, the coded images need not keep to, and it is by these that decoders take
 memory and time.  Containers are ISO 14496-12 and 23008-12, the images' own headers are those of

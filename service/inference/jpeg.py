@@ -1,5 +1,5 @@
 """
-JPEG files: Pillow's reader, with the colour profile read safely and the end tolerated as missing.
+JPEG files, read by Pillow.  The colour profile is read safely, and the end tolerated as missing.
 
 A file without its end-of-image marker is read if nothing but that is missing.  libjpeg takes any
 bits for missing ones and only warns, which Pillow does not pass on; so it is seen what would have

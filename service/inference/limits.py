@@ -1,4 +1,4 @@
-"""What inference may take; most limits are explained at the setting of the same name."""
+"""What inference may take.  Most limits are explained at the setting of the same name."""
 
 from dataclasses import dataclass
 from typing import Final

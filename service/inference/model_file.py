@@ -1,5 +1,6 @@
 """
-The record inside a model file: what the network is, the names of its classes, what it answers.
+The record inside a model file.  It says what the network is, the names of its classes, what it
+answers.
 
 `alexnet-export` writes it into the file's metadata, and ends the file with its own checksum: the
 last 78 bytes are one more metadata entry, so that any ONNX reader still accepts the file, and

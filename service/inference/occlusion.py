@@ -1,5 +1,5 @@
 """
-Where in an image the evidence for a class lies: the network's answers to copies of the prepared
+Where in an image the evidence for a class lies.  The network answers for copies of the prepared
 image with a part hidden in each.
 
 Occlusion (Zeiler & Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4):

@@ -1,5 +1,5 @@
 """
-PNG files: Pillow's reader, which sees nothing of what lies beside the pixels.
+PNG files, read by Pillow.  It sees nothing of what lies beside the pixels.
 
 Pillow refuses a whole image for a wrong checksum in a comment, or for text that unpacks to more
 than a megabyte.  So ancillary chunks never reach it.  Three of them say how the pixels look and

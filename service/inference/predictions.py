@@ -1,4 +1,4 @@
-"""What the network answers for an image, its best classes, and how they read as JSON."""
+"""What the network answers, its best classes, and their JSON."""
 
 from collections import ChainMap
 from collections.abc import Iterable, Sequence

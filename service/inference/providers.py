@@ -1,5 +1,5 @@
 """
-ONNX Runtime's execution providers that the service knows, one row of `PROVIDERS` each.
+ONNX Runtime's execution providers, one row of `PROVIDERS` each.
 
 A session that silently computes on the CPU is the trap here: the runtime lists CUDA, accepts it,
 and falls back without an error, while loading or as late as in the first run, or for a few layers

@@ -1,5 +1,6 @@
 """
-The queue of images that wait for the engine: their stage timings, and which share the next batch.
+The queue of images that wait for the engine.  It has their stage timings, and says which share the
+next batch.
 
 Requests of one image and requests of several take turns: while both wait, each gets half of a
 batch, so that neither starves the other.  The rest is first come, first served.  A batch has one

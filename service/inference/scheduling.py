@@ -1,5 +1,5 @@
 """
-Which run starts next, from what waits and from what runs have cost so far.
+Plans the next run from what waits and measured costs.
 
 A run takes either all cores, or one while the others run other batches.  One image is answered
 soonest by all cores; many images are done soonest by one core each, since threads that share a run

@@ -1,5 +1,6 @@
 """
-The table of what is sent in an image's place: its first bytes, what it is, and what to do.
+The table of what is sent in an image's place.  A row has its first bytes, what it is, and what to
+do.
 
 `formats` has the images that are read, which are looked for first.
 """

@@ -1,1 +1,1 @@
-"""Load on a running server: the generator, its statistics, and images to send."""
+"""Load on a running server.  The generator, its statistics, and images to send."""

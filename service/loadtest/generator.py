@@ -1,5 +1,6 @@
 """
-The load generator: requests to a server, in a closed or an open loop, and images to send.
+The load generator: a closed or an open loop.  It sends requests to a server, and has images to
+send.
 
     closed_loop     so many requests in flight, each answer sends the next: what can it do?
     open_loop       requests at times of their own, whatever is answered: what does a client

@@ -1,5 +1,5 @@
 """
-Load statistics: counts, rate and latencies of the requests of a load.
+Load statistics: counts, rate and latencies of requests.
 
 Answers come in lumps, a batch at a time, so "answered / seconds" depends on where the clock cut a
 lump.  The rate is the slope of the line through the completions instead: equal lumps at equal

@@ -1,5 +1,5 @@
 """
-Log records to lines: text for people, or JSON for programs.
+Log records to lines: text for people, JSON for programs.
 
 What is logged while a request is handled carries its `request_id`.  What clients send cannot end a
 line, and a terminal does not take it for a command.

@@ -1,5 +1,6 @@
 """
-Prometheus metrics: requests and runs are counted as they pass, gauges are read on demand.
+Prometheus metrics of requests, runs and the service's state.  Requests and runs are counted as they
+pass, gauges are read on demand.
 
 `Metrics.count` gets each request that was answered, `Metrics.ran` each run of the network, and
 `read` returns the state of the service.  Triton's names are there too, for dashboards that ask for

@@ -1,5 +1,5 @@
 """
-Everything recorded about one request, for the log, metrics, spans and headers.
+Everything recorded about one request.  It is for the log, metrics, spans and headers.
 
 The outermost middleware opens the record and puts it into the scope; the parts that the request
 passes add what they learn.

@@ -1,5 +1,5 @@
 """
-Middleware and authentication, outermost first: access log, tracing, admission (with CORS); then
+Middleware and authentication, outermost first.  Access log, tracing, admission (with CORS); then
 keys and rates, before the endpoints that classify.
 """
 

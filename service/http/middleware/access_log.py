@@ -1,6 +1,6 @@
 """
-The access log, and what else every answer has: metrics, `X-Request-ID`, `Server-Timing` and the
-security headers.
+The access log, metrics and headers of every answer.  The headers are `X-Request-ID`,
+`Server-Timing` and those of security.
 
 The log has a line for each answer that ALEXNET_ACCESS_LOG wants, but one line a second for all that
 a full queue refuses, with their number: under overload each line costs 80 us, as much as the

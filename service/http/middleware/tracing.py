@@ -1,5 +1,5 @@
 """
-Spans of requests and of their stages, sent to an OpenTelemetry collector; off by default.
+OpenTelemetry spans of requests and their stages; off by default.  They go to a collector.
 
     POST /v1/predict      FastAPI's, from the headers to the answer; `traceparent` is honoured
     +-- decode            of each image, made afterwards from the request record

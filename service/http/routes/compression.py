@@ -1,5 +1,5 @@
 """
-Content-Encoding and Accept-Encoding: bodies packed by gzip, deflate, br or zstd.
+Content-Encoding and Accept-Encoding: gzip, deflate, br and zstd.
 
 A few kilobytes may unpack to gigabytes: a body is unpacked in steps, and no further than a body
 may be large.  The libraries work without Python's lock, so they work in a thread, beside all

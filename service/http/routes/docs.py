@@ -1,5 +1,5 @@
 """
-GET /docs: Swagger UI over /openapi.json, out of files that `fastapi_offline` brings.
+GET /docs: Swagger UI over /openapi.json.  Its files come with `fastapi_offline`.
 
 Its addresses are relative, as the page's.  The script that starts it is written in it, and
 allowed by its hash alone.

@@ -1,5 +1,5 @@
 """
-JSON with images in base64: how long it would take to parse, and what its base64 stands for.
+JSON with images in base64: parsing cost and decoding.
 
 JSON is read while every other request waits: the parser keeps Python's lock, so a thread would not
 help.  So there is a limit, some 50 ms.  Strings cost next to nothing: encoded images may fill the

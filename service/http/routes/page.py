@@ -1,5 +1,5 @@
 """
-GET /: the page to try pictures on, out of `static/`, which asks no other server.
+GET /: the page to try pictures on.  It comes out of `static/`, and asks no other server.
 
 Its addresses are relative, so that it also works behind a proxy that serves it below a
 path of its own.  Content types are written out: the system's own table may be wrong.

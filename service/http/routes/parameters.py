@@ -1,5 +1,5 @@
 """
-Query parameters of the endpoints that take encoded images, and the route that reads them.
+Query parameters of endpoints that take encoded images.  The route that reads them is here too.
 """
 
 import inspect

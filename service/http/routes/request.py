@@ -1,5 +1,5 @@
 """
-What all endpoints that classify share: limits of the body, deadline, rate, clients that leave.
+What all endpoints that classify share.  Limits of the body, deadline, rate, clients that leave.
 
     async with accept(request, crops) as accepted:
         images = await accepted.read(parse)        # parse(chunks) -> what the body holds

@@ -1,5 +1,5 @@
 """
-A body to the encoded images in it: one image, or a multipart form with one or more.
+A body to the encoded images in it.  It is one image, or a multipart form with one or more.
 
 Both stay in memory: nothing is written to disk.  python-multipart finds a form's parts; which of
 them are images is decided here, as clients send them:

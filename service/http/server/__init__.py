@@ -1,5 +1,5 @@
 """
-The HTTP/1.1 protocol below the routes: bytes from untrusted clients to requests, within limits.
+HTTP/1.1 below the routes: bytes to requests, within limits.  The bytes come from untrusted clients.
 
 uvicorn's HTTP protocol, rewritten where it trusts its clients: it waits for ever for headers,
 for the rest of a body that was answered early, and for a client that does not read; it holds any

@@ -1,5 +1,6 @@
 """
-What clients may take, one of them and all together: seconds, bytes, connections, open files.
+What clients may take: seconds, bytes, connections, open files.  The limits are for one of them and
+for all together.
 
 Each port has a `ConnectionLimiter` of its own, so that probes on the admin port get through while
 every connection of the main port is busy.  When all are taken, the address that holds most loses

@@ -1,5 +1,5 @@
 """
-The bytes of one connection to its requests, or to the error that refuses one.
+A connection's bytes to requests, or to a refusal.
 
 httptools finds the parts.  Refused here is what it lets through: headers, or what surrounds the
 chunks of a body, beyond a size or a number; first lines of other protocols; invalid hosts; targets

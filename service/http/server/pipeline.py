@@ -1,5 +1,5 @@
 """
-The requests of one connection: one that the application works on, a few that wait (pipelined).
+The requests of one connection, pipelined.  The application works on one, a few wait.
 
 And what is sent for each: the application's answer, or an error response for what is not a request,
 in the shape and with the headers of all other answers.

@@ -1,5 +1,5 @@
 """
-SIGHUP: the model file, the API keys and the certificate are read again, while serving.
+SIGHUP: model file, API keys and certificate are read again.  Serving goes on.
 
 A model passes the same checks as at the start before it takes over; one that fails them changes
 nothing.  Requests that have begun are finished by the model that they began with, so none is lost;

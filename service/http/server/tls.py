@@ -1,6 +1,6 @@
 """
-TLS: a connection from its accept to the end of its handshake, counted and timed like any other; and
-whether the certificate can be used.
+TLS: a connection from accept to its handshake's end.  It is counted and timed like any other.
+Whether the certificate can be used is checked here too.
 
 A server of the event loop that speaks TLS hides a connection until the handshake is done.  So the
 server accepts without TLS, and each connection is then given to the loop's TLS by itself.

@@ -1,5 +1,5 @@
 """
-The Open Inference Protocol, version 2, over REST, as Triton's clients speak it.
+The Open Inference Protocol, version 2, over REST.  Triton's clients speak it.
 
     infer               POST /v2/models/{model}/infer, and its answer: JSON, or JSON and bytes
     infer_request       the body to its images: JSON, or JSON and bytes

@@ -1,5 +1,5 @@
 """
-The body of an inference request to its images, and how they are to be answered.
+The body of an inference request to its images.  It says too how they are to be answered.
 
     JSON                                  tensors in it, as `data`
     JSON | bytes                          Inference-Header-Content-Length says where the JSON ends

@@ -1,6 +1,4 @@
-"""
-GET /v2 and below: metadata of the server and its models, without a key.
-"""
+"""GET /v2 and below: metadata, without a key.  It is that of the server and its models."""
 
 from typing import Annotated, Any, Final, cast
 

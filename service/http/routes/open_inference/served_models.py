@@ -1,6 +1,5 @@
 """
-The two models that are served, as the protocol describes models: metadata, configuration,
-statistics.
+The two served models, as the protocol describes them.  Metadata, configuration, statistics.
 
 Names and shapes are those of the Open Inference Protocol; `config` and `stats` are Triton's own,
 with the fields of its `ModelConfig` and of its statistics extension.

@@ -1,5 +1,6 @@
 """
-Which platform sends encoded images where, how, and what it reads; and such a body to its images.
+Which platform sends encoded images, where and how.  A row also has what it reads; such a body is
+parsed to its images.
 
 The body is JSON with base64 in it, in any form that one of the platforms uses, or the image itself:
 

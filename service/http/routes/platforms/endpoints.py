@@ -1,5 +1,5 @@
 """
-The endpoints of the table of contracts, and what platforms ask before they send images.
+The endpoints of the table of contracts.  Here is also what platforms ask before they send images.
 """
 
 from collections.abc import Awaitable, Callable, Collection
