@@ -1,4 +1,4 @@
-"""Build time: a PyTorch-trained AlexNet in, one ONNX file for the service out."""
+"""Build time: a trained AlexNet in, one ONNX file out."""
 
 import os
 

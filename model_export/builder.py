@@ -1,5 +1,5 @@
 """
-Nodes, one after another, into an ONNX graph: what `graph.py` writes with.
+Nodes, one after another, into an ONNX graph.  `graph.py` writes with it.
 
 Equal constants are stored once, names are generated here, and a branch sees the values outside it.
 """

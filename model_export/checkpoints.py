@@ -1,5 +1,5 @@
 """
-A checkpoint -> a network with its weights in float32, or an error that names the tensor.
+A checkpoint -> a network with its weights in float32.  An error names the tensor that is at fault.
 
 `weight_files.py` reads the file, `matching.py` finds the variant's parameters in it.  Without a
 path the variant's published weights are downloaded into the user's cache; a download resumes where

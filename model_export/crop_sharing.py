@@ -1,5 +1,6 @@
 """
-The first convolutions once for the ten crops, bit for bit what each crop alone would give.
+The first convolutions once for all ten crops.  The values are, bit for bit, what each crop alone
+would give.
 
 The whole image goes through a layer.  A crop's feature map is that part of
 the whole image's map where the crop lies, except at those edges of the crop that lie inside the

@@ -1,5 +1,5 @@
 """
-Images -> the network's views, in plain numpy: for calibration, and as the reference that the
+Images -> the network's views, in plain numpy.  They are for calibration, and the reference that the
 serving graph is held against.
 """
 

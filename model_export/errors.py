@@ -1,4 +1,6 @@
 """
+The errors of an export, as a tree.
+
 * ExportError             the export cannot go on; its text says what to do
   - WeightsUnusable       the weights cannot be fetched or read, or do not fit the variant
   - LabelsUnusable        the labels file does not fit the network

@@ -1,6 +1,6 @@
 """
-A network with its weights -> the model file: one ONNX file that holds everything between a
-256 x 256 image and its classes, and the record of where it came from.
+A network with its weights -> the model file.  One ONNX file holds everything between a 256 x 256
+image and its classes, and the record of where it came from.
 
 The file ends in a checksum of everything before it.  Protobuf merges messages that are written one
 after the other, so the last metadata entry can be appended to the finished bytes.

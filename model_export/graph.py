@@ -1,5 +1,5 @@
 """
-The serving graph: what the model file computes before, around and after the network.
+The serving graph: what the file computes around the network.
 
     images uint8 (N, 256, 256, 3), crops int64 ()
         -> pixels         the crop; or the image and its mirror image, one under the other

@@ -1,5 +1,5 @@
 """
-The image formats that are read at build time: those that the service reads.
+The image formats read at build time.  They are those that the service reads.
 
 A new format is a new row, here and in ``service/inference/formats.py``; a test holds the two
 tables together.  Pillow opens images with ``formats=readable_formats()``, whatever their names end

@@ -1,6 +1,6 @@
 """
-An image file -> 256 x 256 pixels, as the service makes them (``service/inference/image.py``): for
-calibration and training.
+An image file -> pixels, as the service prepares them.  They are 256 x 256, as in
+``service/inference/image.py``, for calibration and training.
 
 EXIF orientation applied, colours brought to sRGB, transparency over white, the shorter side to
 256, the central square (section 2 of the paper).

@@ -1,5 +1,6 @@
 """
-A network's ONNX graph (views -> logits) as a chain of blocks, then the rest.
+A network's ONNX graph as a chain of blocks.  It goes from the views to the logits; what follows the
+last block is the rest.
 
 A block is a convolution with all that follows it (activation, normalisation, quantisation), and
 the pooling after that, if there is one.  It can be copied into another graph several times, each

@@ -1,5 +1,5 @@
 """
-A network in fp32 -> the same network in another precision.  A new precision is a new row.
+A network in fp32 -> one in another precision.  A new precision is a new row.
 
 * ``fp32``   as trained
 * ``fp16``   for GPUs: in half precision from the normalised views to the logits

@@ -1,5 +1,6 @@
 """
-Which parts of the ten crops are the same, derived from the layers' kernels, strides and paddings.
+Which parts of the ten crops are the same.  It follows from the layers' kernels, strides and
+paddings.
 
 Along one axis a crop of the image is an *extent*: where it begins in the map of the whole image,
 how long it is, and how many of its first and last places differ from the whole image's map at

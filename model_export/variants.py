@@ -1,6 +1,6 @@
 """
-What is known about each network called AlexNet: how its images are prepared, where its
-published weights are, how good their source says they are.
+The networks called AlexNet, one row each.  A row says how images are prepared, where the published
+weights are, and how good their source says they are.
 
 A new variant is a new row of ``VARIANTS``.  The commands read their choices here, so this
 module does not import torch, which takes seconds.

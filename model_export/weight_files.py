@@ -1,5 +1,5 @@
 """
-A file of weights, whatever its name ends in -> its tensors, and what it says about them.
+A file of weights -> its tensors, and its metadata.  Its name may end in anything.
 
 Its first bytes say what it is.  Nothing in it is run: PyTorch's files are read with
 ``weights_only=True``; where they hold more than that admits (the arguments of a training script,
