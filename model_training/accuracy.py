@@ -1,5 +1,5 @@
 """
-A network's accuracy on the centre crop, or on the mean of the ten crops' softmax.
+A network's accuracy, on the centre or on ten crops.  With ten, the mean of their softmax counts.
 
 It is measured in float32 and on the pixels that the service would give it, so it holds for the
 exported fp32 file.

@@ -1,6 +1,6 @@
 """
-What a finished run writes beside its weights: labels and a record for `alexnet-export`, and the
-list of validation images for `alexnet evaluate`; and the commands that come next.
+What a finished run writes beside its weights.  Labels and a record for `alexnet-export`, and the
+list of validation images for `alexnet evaluate`; it also names the commands that come next.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """
-The paper's two augmentations (section 4.1), and all other random numbers of a training.
+The paper's augmentations, and all random numbers of a training.  The augmentations are the two of
+section 4.1.
 
     order, places, mirrors, colours   drawn per image and epoch: `plan`
     crops     uint8 (N, size, size, 3), cut out of the images: `cut`

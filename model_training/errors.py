@@ -1,4 +1,6 @@
 """
+The errors of a training, as a tree.
+
 * TrainingError           the training cannot go on; its text says what to do
   - ImagesUnusable        the folder of images is at fault
   - RunUnusable           the run's folder cannot be used, or holds another run

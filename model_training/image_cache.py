@@ -1,5 +1,6 @@
 """
-Image files -> 256 x 256 pixels each, decoded once into a file that is mapped into memory.
+Image files -> pixels, decoded once into a file.  Each image is 256 x 256, and the file is mapped
+into memory.
 
 The preparation is that of the service (``model_export/images.py``).  Images that cannot be decoded
 are left out and listed.  An interrupted decoding is resumed.

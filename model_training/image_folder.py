@@ -1,5 +1,5 @@
 """
-A labelled folder -> its images and their classes, divided into training and validation.
+A labelled folder -> its training and validation images.
 
     FOLDER/<class>/image, or deeper below the class
 

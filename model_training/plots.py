@@ -1,4 +1,7 @@
-"""The logs of one or more runs -> one image: loss, top-1 and top-5 error, learning rate."""
+"""
+The logs of runs -> one image of their curves.  Loss, top-1 and top-5 error, and learning rate, of
+one run or more.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-A run's folder: everything that a training writes, and all that it needs to be resumed.
+A run's folder: what a training writes and resumes from.
 
     run.json             the settings, compared when it is resumed
     checkpoint.pt        where the training stands

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask a training to stop; it does so itself, between two steps."""
+"""SIGINT and SIGTERM ask a training to stop.  It does so itself, between two steps."""
 
 from __future__ import annotations
 

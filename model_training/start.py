@@ -1,5 +1,5 @@
 """
-What a training begins with: a network of the paper's random numbers, or one with weights.
+What a training begins with: random numbers, or weights.  The random numbers are the paper's.
 
 From nothing, the mean of the training set is subtracted, as in the paper (section 2), channel by
 channel; what it is then divided by is the variant's own.  A network that comes with weights keeps

@@ -1,5 +1,5 @@
 """
-The training loop: epochs of steps, each epoch's validation error, and checkpoints to resume from.
+The training loop: steps, validation errors, checkpoints to resume from.
 
 All random numbers follow from the seed, the epoch and the step, and everything else that a step
 depends on is in the checkpoint.  So on a CPU a training that was stopped and resumed ends with

@@ -1,6 +1,6 @@
 """
-What makes the bundled model: the published convolutions as they are, and low-rank fully connected
-layers that a stronger network teaches them.
+How the bundled model is made.  The published convolutions stay as they are, and a stronger network
+teaches the low-rank fully connected layers.
 
 An image passes these modules:
 

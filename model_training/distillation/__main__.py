@@ -1,6 +1,6 @@
 """
-The ``alexnet-distill`` command: public images and two published networks in, the bundled model's
-weights out.
+The ``alexnet-distill`` command: makes the bundled model's weights.  Public images and two published
+networks go in.
 
     alexnet-distill weights -o FILE      fetch, extract features, train, calibrate, write
     alexnet-distill exclude FOLDER       list the images that FOLDER's photographs show too

@@ -1,5 +1,6 @@
 """
-Labelled validation photographs: they compare recipes and set the softmax's temperature.
+Validation photographs, labelled, to compare recipes and calibrate the softmax.  They set its
+temperature.
 
 Their ten views go through the trunk once; a head is then measured in seconds.
 """

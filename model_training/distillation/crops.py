@@ -1,6 +1,6 @@
 """
-An image -> a crop of it as a student sees one: somewhere, of some size, mirrored or not, a little
-brighter, flatter or paler.  The teacher is shown the very same pixels.
+Random crops of an image, as a student sees them.  A crop lies somewhere, has some size, is mirrored
+or not, and a little brighter, flatter or paler.  The teacher is shown the very same pixels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The training set: the extracted features without excluded images, with labels if known."""
+"""The training set: extracted features, without excluded images.  Labels are there if known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""All steps, one after the other; each writes a file, and is not repeated while that is there."""
+"""
+All steps of the distillation, one after the other.  Each writes a file, and is not repeated while
+that is there.
+"""
 
 from __future__ import annotations
 

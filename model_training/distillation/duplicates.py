@@ -1,5 +1,5 @@
 """
-Finds training images that show the same as an evaluation photograph, to exclude them.
+Finds training images that an evaluation photograph shows too.  They are excluded.
 
 An image is compared as a thumbnail of 16 x 16 grey pixels, less their mean, by the cosine; whole
 and as its central square, since sets cut images down in either way.

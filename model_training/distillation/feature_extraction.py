@@ -1,5 +1,6 @@
 """
-The trunk's features and the teacher's logits of every crop, on disk: a file for each part of a set.
+The trunk's features and the teacher's logits, on disk.  Every crop has its own, in a file for each
+part of a set.
 
 A part is written under another name and renamed when it is complete; an extraction that was
 stopped computes only the parts that are missing.  Each image has its own random generator,

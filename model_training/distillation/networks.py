@@ -1,6 +1,6 @@
 """
-Trunk and teacher in 8 bit, for the feature extraction: twice as many crops a second, and the
-features are those of an int8 network, which is what will be served.
+Trunk and teacher in 8 bit, for feature extraction.  That gives twice as many crops a second, and
+the features of an int8 network, which is what will be served.
 """
 
 from __future__ import annotations

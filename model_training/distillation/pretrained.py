@@ -1,4 +1,6 @@
-"""The published parts: torchvision's convolutions and the teacher, each from a verified file."""
+"""
+The published parts: torchvision's convolutions and the teacher.  Each comes from a verified file.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """
-The student's part of the network: three low-rank fully connected layers after the fixed
-convolutions.
+The student's layers: three low-rank fully connected ones.  They follow the fixed convolutions.
 
 While it learns, the hidden layers are batch-normalised; ``folded`` takes that away again, and what
 is left are the layers of ``model_export.alexnet.owt`` with ranks.
