@@ -1,5 +1,5 @@
 """
-A client of the service: images in, predictions out, from another process or machine.
+A Python client of the service.  Images in, predictions out, from another process or machine.
 
     from alexnet_client import Client
 

@@ -1,6 +1,6 @@
 """
-`Client` blocks until the answer is there; `AsyncClient` is the same for programs that run on
-asyncio, with several batches on their way.  Only here is anything sent.
+`Client` blocks for its answer; `AsyncClient` runs on asyncio.  The second is for programs that have
+several batches on their way.  Only here is anything sent.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-What both clients do, without input and output of its own.
+What both clients do, without input or output.
 
 An operation is a generator.  It yields what to do next: send a request, or pause.  It is sent the
 answer, or the `ClientError` in its place, and returns its result.  The clients carry out the steps.

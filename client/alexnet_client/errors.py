@@ -1,6 +1,4 @@
-"""
-Everything that can go wrong at a client's side, and which code of the server is which error.
-"""
+"""All errors of the client, by the server's codes."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Final

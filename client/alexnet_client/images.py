@@ -1,5 +1,5 @@
 """
-Images as callers have them -> their bytes: paths, addresses, bytes and files.
+Paths, addresses, bytes and files -> an image's bytes.
 
 Each is read once and whole, so that a request can be sent again.  A download has connections of
 its own, to which neither the API key nor what else is meant for the server is given.

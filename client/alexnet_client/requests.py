@@ -1,6 +1,4 @@
-"""
-Images' bytes and what is asked of them -> the request; nothing here sends.
-"""
+"""Images and what is asked of them -> the request.  Nothing here sends."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

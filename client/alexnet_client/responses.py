@@ -1,5 +1,5 @@
 """
-What the server answers, as plain frozen values or as the error that it is.
+The server's answers as frozen values, or as errors.
 
 An answer is checked against the dataclasses; unknown fields are ignored, since a later server may
 add some.  Sequences are tuples, so that a prediction can be kept, compared and hashed.

@@ -1,6 +1,6 @@
 """
-A server's address and how to reach it: what httpx2 is told, what it raises -> this package's
-errors, and how long to wait, for an answer and between two tries.
+Reaching a server: its address, deadlines, retries and errors.  What httpx2 raises becomes one of
+this package's errors.
 
 Proxies are taken from the environment (HTTP_PROXY, NO_PROXY, ...) as elsewhere, but not for a
 server on this machine, which no proxy could reach.

@@ -1,3 +1,3 @@
-"""The version of this distribution, which a test holds to the server's."""
+"""The version of this distribution.  A test holds it to the server's."""
 
 __version__ = "0.1.0"
