@@ -1,1 +1,4 @@
-"""What the service costs: `python -m benchmarks.serving`, and so on, from the repository's root."""
+"""
+What the service costs.  Run as `python -m benchmarks.serving`, and so on, from the repository's
+root.
+"""

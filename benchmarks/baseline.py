@@ -1,5 +1,5 @@
 """
-The baseline: what the runtime alone, and decoding alone, can do on this machine.
+The baseline: what the runtime and decoding can do alone.
 
     python -m benchmarks.baseline MODEL DEVICE
 

@@ -1,5 +1,5 @@
 """
-The service beside the naive server, loaded in turns in one run; Linux.
+The service beside the naive server, in one run; Linux.
 
     scripts/bench --beside naive [--rounds 5] [--seconds 3] [--crops one] [--pictures FOLDER]
 

@@ -1,5 +1,5 @@
 """
-Decoding: the service's way against plain Pillow, in speed and in pixels.
+Decoding, compared with plain Pillow: speed and pixels.
 
     python -m benchmarks.decoding [FOLDER]
 

@@ -1,5 +1,5 @@
 """
-Model files on a GPU: is it truly in use, are the answers right, how fast, bare and served?
+Model files on a GPU: checked, timed bare and served.
 
     python -m benchmarks.gpu MODEL... [--part PART]... [-o gpu.json]
 

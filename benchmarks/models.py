@@ -1,5 +1,5 @@
 """
-A compact checkpoint -> the full-size network with the same answers, as model files to measure.
+A compact checkpoint -> the full-size network, as model files.  Its answers are the same.
 
 What a network costs depends on its shapes, not on its weights' values.  The factored layers
 `classifier.N.u` and `.v` of a compact checkpoint multiply out to `classifier.N.weight`, which gives

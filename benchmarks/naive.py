@@ -1,5 +1,5 @@
 """
-The naive server that the service is compared with: FastAPI's thread pool, one run a request.
+The naive server to compare with: FastAPI's thread pool.  Each request is a run of its own.
 
     NAIVE_MODEL=service/bundled/alexnet.onnx NAIVE_CROPS=ten uvicorn benchmarks.naive:app
 

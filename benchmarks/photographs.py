@@ -1,5 +1,6 @@
 """
-A folder of JPEGs -> three folders to send: typical images, 12-megapixel ones, and a mixture.
+A folder of JPEGs -> three folders to send.  They hold typical images, 12-megapixel ones, and a
+mixture.
 
 Without a folder, the photographs that the exporter calibrates on, scaled up once to 500 x 375.
 """

@@ -1,5 +1,5 @@
 """
-bench.json -> throughput against latency, one panel a model, as SVG.
+bench.json -> throughput against latency, as SVG.  Each model has a panel.
 
     python -m benchmarks.plot bench.json -o serving.svg
 

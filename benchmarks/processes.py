@@ -1,5 +1,5 @@
 """
-The processes of a benchmark: a server, and a load on it; each ended by its own id, come what may.
+The processes of a benchmark: a server and its load.  Each is ended by its own id, come what may.
 
 Both are what users run, `python -m service serve` and `python -m service bench`, with this
 environment's interpreter and without its ALEXNET_* settings.

@@ -1,5 +1,5 @@
 """
-How much of the bare runtime's speed reaches a client over HTTP, and at what latency; Linux.
+How much of the runtime's speed reaches HTTP clients; Linux.  Latencies are measured too.
 
     scripts/bench [--quick] [--only TEXT] [--output bench.json] [--markdown]
     scripts/bench --beside naive        against a twelve-line FastAPI server: see beside.py

@@ -1,5 +1,5 @@
 """
-Start to ready, and memory, of the service with its bundled model; Linux.
+Time to ready, and memory, of the service; Linux.  The model is the bundled one.
 
     python -m benchmarks.startup [RUNS]
 

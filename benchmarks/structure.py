@@ -1,5 +1,5 @@
 """
-Measures of the code: its size, and how many modules one JPEG crosses on its way.
+Measures of the code: size, modules crossed by one JPEG.
 
     python -m benchmarks.structure
 

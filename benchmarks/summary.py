@@ -1,5 +1,5 @@
 """
-The records of all rounds -> one row a case, and the tables that show them.
+All rounds' records -> one row a case, as tables.
 
 A figure is the median over the rounds; so is a ratio, each taken within its round.
 """
