@@ -1,1 +1,3 @@
-"""What happens when the service is treated badly: overload, long runs, hostile clients, fuzzers."""
+"""
+What happens when the service is treated badly.  Overload, long runs, hostile clients, fuzzers.
+"""

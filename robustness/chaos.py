@@ -1,5 +1,5 @@
 """
-Hostile clients against a running server; Linux or macOS, one to three minutes.
+Hostile clients against a running server; Linux or macOS.  It takes one to three minutes.
 
     scripts/chaos http://127.0.0.1:8000 [--only NAME] [--idle 3000] [--leave 200] [--patience 60]
 

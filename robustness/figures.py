@@ -1,6 +1,4 @@
-"""
-Records, probes and samples of a process -> the figures of a trial.  Seconds in, ms and MB out.
-"""
+"""Records, probes and process samples -> a trial's figures.  Seconds in, ms and MB out."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-Fuzz the uploads to POST /v1/predict: arbitrary headers, and a body in arbitrary pieces.
+Fuzz the uploads to POST /v1/predict.  Arbitrary headers, and a body in arbitrary pieces.
 
 An input's first line is the Content-Type, the next byte says into how many pieces the rest is
 cut.  Only `service.errors` may come out, and no more files or bytes than the limits allow.

@@ -1,5 +1,6 @@
 """
-Fuzz `service.inference.image.decode`: arbitrary bytes give a square or an `ImageError`, soon.
+Fuzz `service.inference.image.decode` with arbitrary bytes.  They give a square or an `ImageError`,
+soon.
 
 `--seeds=WORD` takes only the seeds whose names begin so: avif, heic, icc (colour profiles).
 Inputs whose length is a multiple of 64 meet the default limits, the others small ones, which

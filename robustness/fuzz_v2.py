@@ -1,5 +1,5 @@
 """
-Fuzz the endpoint of the Open Inference Protocol: arbitrary JSON and tensors, packed or not.
+Fuzz the endpoint of the Open Inference Protocol.  Arbitrary JSON and tensors, packed or not.
 
 An input's first byte chooses the model, the Content-Encoding and how the length of the JSON is
 told; where a tensor follows the JSON, NUL bytes come before it.  Only `service.errors` may come

@@ -1,5 +1,5 @@
 """
-What the fuzzers share: seeds, the run, and the replay that looks for memory that never returns.
+What the fuzzers share: seeds, the run, the replay.  The replay looks for memory that never returns.
 
     python -m robustness.fuzz_image CORPUS [libFuzzer's options, such as -runs=1000]
     python -m robustness.fuzz_image CORPUS --replay

@@ -1,9 +1,11 @@
 """
+Probes /livez and /readyz, as orchestrators do.
+
     python -m robustness.health_prober URL    a line per probe: began path status seconds
 
-Asks /livez and /readyz as orchestrators do, each over a connection of its own every 100 ms, from
-connecting to the last byte.  It is a process by itself, so that what the load generator has to do
-does not count as the server's time; the cores it shares with both.
+Each is asked every 100 ms over a connection of its own; the time is from connecting to the last
+byte.  It is a process by itself, so that what the load generator has to do does not count as the
+server's time; the cores it shares with both.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-What happens at several times the load that the server can take; Linux, about 10 minutes.
+Several times the load that the server can take; Linux.  It takes about 10 minutes.
 
     scripts/overload [--seconds 60] [--factors 2,5,10] [--json overload.json]
 

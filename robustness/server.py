@@ -1,5 +1,6 @@
 """
-A server to be tried hard, and what the system knows of its process; Linux.
+A server under test, and figures of its process; Linux.  The figures are what the system knows of
+it.
 
 It is what users run, with its log in a file so that errors in it can be counted.  A server that
 ends early is a result like any other: `alive` says so, and `status` has its exit status.

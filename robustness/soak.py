@@ -1,5 +1,5 @@
 """
-A server under 90% load for a long time, with clients that leave at random; Linux.
+A server under 90% load for a long time; Linux.
 
     scripts/soak [--minutes 30] [--json soak.json]
 

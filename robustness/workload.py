@@ -1,5 +1,5 @@
 """
-Photographs -> requests as a service gets them, and what each should be answered.
+Photographs -> requests as services get them, and their answers.
 
 Mostly single images with ten crops, some with one, some forms, a bad image now and then, by
 itself or among good ones.  What the good ones show is asked once, while nothing else happens.
