@@ -4,9 +4,9 @@ The graph's forms compared: ten crops, shared, dense, one.
     python -m benchmarks.graphs [--weights FILE] [--batch 8] [--rounds 7]
 
 The bare runtime only, all forms, in fp32 and int8, alternating in one process, on all cores:
-medians, and the medians of each round's ratio to ten crops one by one in fp32.  `xN` is the same graph in a session of one
-thread, run from as many threads N as there are cores, each with a batch of its own.  Needs the
-exporter.
+medians, and the medians of each round's ratio to ten crops one by one in fp32.  `xN` is the same
+graph in a session of one thread, run from as many threads N as there are cores, each with a batch
+of its own.  Needs the exporter.
 """
 
 from __future__ import annotations
