@@ -67,6 +67,11 @@ class Job:
         return self.output.with_name(self.output.name + ".skipped.csv")
 
     @property
+    def features(self) -> int:
+        """How many each row of the table has."""
+        return self.model.features if "features" in self.options.details else 0
+
+    @property
     def to_be_continued(self) -> str:
         """What is left of a job that is ended early."""
         return f"What was scored is kept in {self.partial}: the same command goes on from there."
@@ -77,7 +82,7 @@ class Job:
             "model": self.model.version,
             "crops": self.options.crops,
             "top": self.options.top,
-            "features": "features" in self.options.details,
+            "features": bool(self.features),
             "scaled decoding": self.scaled_decoding,
             "colour profiles": self.colour_profiles,
             "folder": text(self.options.base),
@@ -218,8 +223,7 @@ def _finish(job: Job, store: ResultStore) -> None:
     """The tables, in place of the store; then, for people, what was done."""
     store.commit()
     if store.scored:
-        features = job.model.features if "features" in job.options.details else 0
-        stores.write(job.output, store.rows(), job.model.labels, job.about(), features)
+        stores.write(job.output, store.rows(), job.model.labels, job.about(), job.features)
     if store.skipped:
         stores.write_skipped(job.skipped, store.without_scores())
     else:

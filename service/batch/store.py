@@ -220,13 +220,10 @@ def write_parquet(path: Path, rows: Rows, labels: Labels, about: About, features
     arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     kinds = arrow.int32(), arrow.string(), arrow.string(), arrow.float32()
     best = list(zip(CLASS, kinds, strict=True))
-    fields_of_row = [
-        ("path", arrow.string()),
-        *best,
-        ("classes", arrow.list_(arrow.struct(best))),
-        ("features", arrow.list_(arrow.float32(), features)),
-    ]
-    schema = arrow.schema(fields_of_row[: None if features else -1], metadata=dict(about))
+    row_fields = [("path", arrow.string()), *best, ("classes", arrow.list_(arrow.struct(best)))]
+    if features:
+        row_fields.append(("features", arrow.list_(arrow.float32(), features)))
+    schema = arrow.schema(row_fields, metadata=dict(about))
     names = arrow.array([label.name for label in labels], arrow.string())
     ids = arrow.array([label.wordnet_id for label in labels], arrow.string())
 

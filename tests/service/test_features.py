@@ -16,11 +16,10 @@ from tritonclient.utils import InferenceServerException
 
 from alexnet_client import Client
 from service.batch import store
-from service.inference.image import decode
-from service.inference.limits import DecodeLimits
 from tests.support.batch import predict, rows
 from tests.support.images import image
 from tests.support.models import without_features
+from tests.support.open_inference import connected, encoded, images, pixels
 from tests.support.servers import Live, serving
 
 Floats = NDArray[np.float32]
@@ -50,12 +49,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, data in enumerate([*IMAGES, IMAGES[0][:200]]):
         (made / f"{number}.jpg").write_bytes(data)
     return made
-
-
-def pixels(*images: bytes) -> NDArray[np.uint8]:
-    """uint8 `(N, 256, 256, 3)`."""
-    limits = DecodeLimits(decode_timeout=60, max_pixels=10**7)
-    return np.stack([decode(data, limits) for data in images])
 
 
 def expected(model: Path, crops: int, *images: bytes) -> Floats:
@@ -139,14 +132,10 @@ def test_the_stock_client_asks_for_them_as_an_output(
 ) -> None:
     """Of both models, alone or in any order with the usual output."""
     right = expected(tiny_model, 10, *IMAGES)
-    squares = triton.InferInput("images", [3, 256, 256, 3], "UINT8")
-    squares.set_data_from_numpy(pixels(*IMAGES))
-    encoded = triton.InferInput("image", [3, 1], "BYTES")
-    encoded.set_data_from_numpy(np.array(IMAGES, object)[:, None])
-    with triton.InferenceServerClient(live.url.removeprefix("http://")) as client:
+    with connected(live) as client:
         for model, input_, usual in (
-            ("alexnet", squares, "probabilities"),
-            ("alexnet_image", encoded, "classes"),
+            ("alexnet", images(pixels(*IMAGES)), "probabilities"),
+            ("alexnet_image", encoded(*IMAGES), "classes"),
         ):
             alone = client.infer(model, [input_]).as_numpy(usual)
             for names in (["features"], ["features", usual], [usual, "features"]):
@@ -161,14 +150,12 @@ def test_the_stock_client_asks_for_them_as_an_output(
 
 def test_one_output_may_be_binary_and_the_other_not(live: Live) -> None:
     """Each says so itself."""
-    input_ = triton.InferInput("image", [1], "BYTES")
-    input_.set_data_from_numpy(np.array(IMAGES[:1], object))
     outputs = [
         triton.InferRequestedOutput("classes", binary_data=False, class_count=2),
         triton.InferRequestedOutput("features", binary_data=True),
     ]
-    with triton.InferenceServerClient(live.url.removeprefix("http://")) as client:
-        answer = client.infer("alexnet_image", [input_], outputs=outputs)
+    with connected(live) as client:
+        answer = client.infer("alexnet_image", [encoded(IMAGES[0])], outputs=outputs)
 
     assert answer.as_numpy("features").shape == (1, WIDTH)
     assert answer.as_numpy("classes").shape == (1, 2)
@@ -178,7 +165,7 @@ def test_one_output_may_be_binary_and_the_other_not(live: Live) -> None:
 
 def test_the_configuration_says_how_many_there_are(live: Live) -> None:
     """Among its parameters: as a second output, Triton's image_client would not take the model."""
-    with triton.InferenceServerClient(live.url.removeprefix("http://")) as client:
+    with connected(live) as client:
         for model in ("alexnet", "alexnet_image"):
             parameters = client.get_model_config(model)["parameters"]
             assert parameters["features"] == {"string_value": str(WIDTH)}
@@ -187,14 +174,12 @@ def test_the_configuration_says_how_many_there_are(live: Live) -> None:
 
 def test_features_are_not_classes(live: Live) -> None:
     """The classification extension has strings for probabilities only."""
-    input_ = triton.InferInput("image", [1], "BYTES")
-    input_.set_data_from_numpy(np.array(IMAGES[:1], object))
     wanted = triton.InferRequestedOutput("features", class_count=3)
     with (
-        triton.InferenceServerClient(live.url.removeprefix("http://")) as client,
+        connected(live) as client,
         pytest.raises(InferenceServerException, match="classification is not for features"),
     ):
-        client.infer("alexnet_image", [input_], outputs=[wanted])
+        client.infer("alexnet_image", [encoded(IMAGES[0])], outputs=[wanted])
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl", "csv"])
@@ -247,7 +232,7 @@ def test_what_was_begun_without_them_is_not_gone_on_with(
 
 
 def test_a_file_without_that_output_says_so(without: Path, folder: Path, tmp_path: Path) -> None:
-    """At each door, with what to do about it; what is offered does not name them."""
+    """At each interface, with what to do about it; what is offered does not name them."""
     again = "export it again with alexnet-export"
     with serving(without) as live:
         refused = live.client.post("/v1/predict", params={"details": "features"}, content=IMAGES[0])

@@ -10,23 +10,20 @@ import subprocess
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from service import app
 from service.http.routes.open_inference import paths
-from service.inference.image import open_image
-from service.inference.limits import DecodeLimits
 from tests.support.admission import full, refused_without_a_body
 from tests.support.images import image
 from tests.support.models import OWN, altered, entry
+from tests.support.open_inference import connected, encoded, images, pixels
 from tests.support.servers import PATIENCE, Live, serving, until
 
 KEY = "alice-0123456789"
@@ -41,46 +38,11 @@ def live(tiny_model: Path) -> Iterator[Live]:
         yield server
 
 
-@contextmanager
-def connected(server: Live, **settings: Any) -> Iterator[triton.InferenceServerClient]:
-    """The stock client of a server."""
-    with triton.InferenceServerClient(server.url.removeprefix("http://"), **settings) as client:
-        yield client
-
-
 @pytest.fixture
 def client(live: Live) -> Iterator[triton.InferenceServerClient]:
     """The stock client of that server."""
     with connected(live) as client:
         yield client
-
-
-def pixels(*images: bytes) -> NDArray[np.uint8]:
-    """What the service itself makes of images: uint8 `(N, 256, 256, 3)`."""
-    return np.stack(
-        [
-            open_image(
-                one, DecodeLimits(max_pixels=10**6, max_aspect_ratio=32, decode_timeout=10)
-            ).decode()
-            for one in images
-        ]
-    )
-
-
-def images(array: NDArray[Any], *, name: str = "images", binary: bool = True) -> triton.InferInput:
-    """The input of `alexnet`."""
-    tensor = triton.InferInput(name, list(array.shape), triton_type(array))
-    return tensor.set_data_from_numpy(array, binary_data=binary)
-
-
-def triton_type(array: NDArray[Any]) -> str:
-    """The protocol's name of a dtype."""
-    return {"uint8": "UINT8", "float32": "FP32", "object": "BYTES"}[str(array.dtype)]
-
-
-def encoded(*data: bytes) -> triton.InferInput:
-    """The input of `alexnet_image`."""
-    return images(np.array(data, object), name="image")
 
 
 def answered_by_v1(server: Live, data: bytes, **query: Any) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from service.telemetry.metrics import Statistics
 from service.telemetry.request_record import VERSION, ModelNames
 
 CLASSES: Final = 5  # of an encoded image, unless more or fewer are asked for
-# An output of both models, for whoever asks for it.  Metadata and configuration do not list it:
+# An output of both models, where a request asks for it.  Metadata and configuration do not list it:
 # Triton's image_client takes no model with two outputs, and perf_analyzer asks for all of them.
 FEATURES: Final = "features"
 
