@@ -11,4 +11,9 @@ function sift() {
   write(counted, wanted ? `${rows.filter(({ hidden }) => !hidden).length} of ${rows.length}` : "");
 }
 
-export const watchLabels = () => filter.addEventListener("input", sift);
+export function watchLabels() {
+  // A thousand rows take as long to lay out as all the rest of the page: they wait until they are looked at.
+  const fill = () => list.replaceChildren(list.firstElementChild.content);
+  find("labels").addEventListener("toggle", fill, { once: true });
+  filter.addEventListener("input", sift);
+}
