@@ -13,6 +13,7 @@ from typing import Annotated, Final, get_args
 
 import typer
 
+from service.inference.limits import MOST_CLASSES
 from service.inference.providers import devices
 from service.settings import OF_OTHERS, PREFIX, SECRETS, Settings, groups, unknown_variables
 
@@ -94,7 +95,7 @@ Top = Annotated[
     int,
     typer.Option(
         min=1,
-        max=1000,
+        max=MOST_CLASSES,
         help="How many classes of each image, the best first.",
         metavar="COUNT",
         rich_help_panel=QUESTION,

@@ -30,6 +30,7 @@ from service.cli.options import (
 )
 from service.console import Progress, console, counted, shown, watched
 from service.errors import FileUnreadable, ServiceError, SettingsInvalid
+from service.inference.limits import DEFAULT_TOP
 
 if TYPE_CHECKING:
     from service.cli.output import Output
@@ -75,7 +76,7 @@ def predict(
             metavar="FILE",
         ),
     ] = None,
-    top: Top = 5,
+    top: Top = DEFAULT_TOP,
     threshold: Threshold = 0.0,
     classes: Classes = None,
     renormalise: Renormalise = False,

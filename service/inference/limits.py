@@ -5,6 +5,8 @@ from typing import Final
 
 from service.inference.formats import FORMAT_NAMES
 
+DEFAULT_TOP: Final = 5  # classes of each image, unless the request or the command says how many
+MOST_CLASSES: Final = 1000  # that either may ask for
 PIECES: Final = 200_000  # reads of one file; an honest one of 20 MB needs less than 10,000
 PROFILE_BYTES: Final = 2**20  # of a colour profile; printers' have up to 0.9 MB, cameras' 3 kB
 

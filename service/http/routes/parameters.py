@@ -13,10 +13,10 @@ from pydantic_core import PydanticCustomError
 
 from service.errors import ParameterInvalid
 from service.http.middleware.auth import authenticate
+from service.inference.limits import MOST_CLASSES
 from service.inference.occlusion import WINDOWS
 from service.inference.predictions import Detail
 
-MOST_CLASSES: Final = 1000
 LISTS: Final = ("details", "classes")  # which may be given more than once
 NAMES: Final = ("top", "crops", "threshold", "renormalise", *LISTS)  # of POST /v1/predict
 DETAILS: Final[tuple[Detail, ...]] = get_args(Detail)

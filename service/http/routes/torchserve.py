@@ -21,6 +21,7 @@ from service.http.routes.request import accept
 from service.http.routes.uploads import uploads
 from service.http.routes.v1 import IMAGE, REQUEST_BODY
 from service.http.state import state_of
+from service.inference.limits import DEFAULT_TOP
 from service.inference.predictions import Prediction, top_k
 
 FORM: Final = {
@@ -74,7 +75,7 @@ def router(name: str) -> APIRouter:
     return routes
 
 
-async def predictions(request: Request, top: Top = 5, crops: Crops = "ten") -> Response:
+async def predictions(request: Request, top: Top = DEFAULT_TOP, crops: Crops = "ten") -> Response:
     """One image -> label and probability of the best classes, the most probable first."""
     async with accept(request, crops) as accepted:
         files = await accepted.read(

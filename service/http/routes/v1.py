@@ -33,6 +33,7 @@ from service.http.routes.parameters import (
 )
 from service.http.routes.request import accept, write_answer
 from service.http.routes.uploads import Upload, uploads
+from service.inference.limits import DEFAULT_TOP
 from service.inference.predictions import (
     Detail,
     Result,
@@ -162,7 +163,7 @@ router = APIRouter(route_class=DirectRoute)
 )
 async def predict(
     request: Request,
-    top: Top = 5,
+    top: Top = DEFAULT_TOP,
     crops: Crops = "ten",
     threshold: Threshold = 0.0,
     renormalise: Renormalise = False,

@@ -27,7 +27,7 @@ from service.errors import (
 )
 from service.http.routes.details import ClassAnswer, classes
 from service.http.routes.json_base64 import decoded, too_costly
-from service.http.routes.parameters import MOST_CLASSES
+from service.inference.limits import MOST_CLASSES
 from service.inference.predictions import Prediction
 from service.settings import Settings
 

@@ -22,6 +22,7 @@ from service.http.routes.platforms.contracts import (
 from service.http.routes.request import AcceptedRequest, Chunks, accept, write_answer
 from service.http.routes.uploads import media_type
 from service.http.state import ServiceState, state_of
+from service.inference.limits import DEFAULT_TOP
 from service.inference.predictions import top_k
 from service.settings import Settings, spelled
 from service.telemetry.request_record import VERSION
@@ -55,7 +56,7 @@ def router(settings: Settings) -> APIRouter:
 def _handler(contract: Contract) -> Callable[..., Awaitable[Response]]:
     """What classifies by one of the contracts."""
 
-    async def classify(request: Request, top: Top = 5, crops: Crops = "ten") -> Response:
+    async def classify(request: Request, top: Top = DEFAULT_TOP, crops: Crops = "ten") -> Response:
         async with accept(request, crops) as accepted:
             query = await accepted.read(
                 lambda chunks: _query(request, chunks, contract, accepted, top)
