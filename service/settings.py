@@ -27,7 +27,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsInvalid
 from service.http.access import parse_rate
-from service.inference.formats import FORMAT_NAMES
+from service.inference.formats import BOUNDS, FORMAT_NAMES
 from service.inference.limits import DecodeLimits, Limits
 from service.inference.providers import CPU, candidates, devices
 
@@ -261,9 +261,8 @@ class Settings(BaseSettings):
         default=DecodeLimits.decode_timeout,
         gt=0.0,
         le=600.0,
-        description="Seconds of CPU time that decoding one image may take; it also bounds WebP "
-        "to 15 megapixels a second of it, AVIF and HEIC to 40 or 10 MB, run-length coded BMP to 1, "
-        "and progressive JPEG to 500 megapixels times scans.",
+        description="Seconds of CPU time that decoding one image may take; each also bounds the "
+        f"megapixels: {BOUNDS}, and progressive JPEG, times its scans, to 500.",
     )
     scaled_decoding: bool = _images(
         default=DecodeLimits.scaled_decoding,

@@ -142,6 +142,14 @@ def read(path: bytes, limit: int) -> bytes | int:
         return data if len(data) <= limit else len(data)
 
 
+def none_in(places: Iterable[object]) -> str:
+    """What is said where `places` have no image."""
+    return (
+        f"there is no image in {', '.join(map(str, places))}; their names end in "
+        f"{', '.join(formats.SUFFIXES)}"
+    )
+
+
 def text(name: bytes) -> str:
     r"""A name for people and tables: bytes that are not UTF-8 become `\xe9`."""
     return name.decode("utf-8", "backslashreplace")

@@ -23,7 +23,7 @@ from typing import Final
 
 from service import __version__
 from service.batch import store as stores
-from service.batch.files import SUFFIXES, Images, Skipped, text
+from service.batch.files import Images, Skipped, none_in, text
 from service.batch.reader import Outcome, Record, Score, Scorer, ScoringOptions, window
 from service.batch.store import ResultStore, opened
 from service.console import counted, say, shown
@@ -243,12 +243,11 @@ def _finish(job: Job, store: ResultStore) -> None:
         if store.skipped > FEW:
             say("  ...")
     if not store.scored:
-        places = ", ".join(map(str, job.images.places))
+        places = job.images.places
         raise ScoringFailed(
-            f"none of the {store.skipped} images in {places} could be scored"
+            f"none of the {store.skipped} images in {', '.join(places)} could be scored"
             if store.skipped
-            else f"there is no image in {places}; their names end in "
-            f"{', '.join(map(text, SUFFIXES))}"
+            else none_in(places)
         )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from command_help import Status, epilog
-from service.batch.files import SUFFIXES
+from service.batch.files import SUFFIXES, none_in
 from service.cli.options import CROPS, QUESTION, AsJson, choices
 from service.console import clean, console
 from service.errors import FileUnreadable
@@ -149,7 +149,7 @@ def _read(places: Sequence[Path]) -> list[bytes]:
         if not place.is_dir() or os.fsencode(file.name).lower().endswith(SUFFIXES)
     ]
     if not files:
-        raise FileUnreadable(f"there is no image in {', '.join(map(str, places))}")
+        raise FileUnreadable(none_in(places))
     try:
         return [file.read_bytes() for file in files]
     except OSError as error:

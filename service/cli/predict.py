@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 import typer
 
 from command_help import Status, epilog
-from service.batch.files import Images, Skipped, read, readable
+from service.batch.files import Images, Skipped, none_in, read, readable
 from service.cli.options import (
     OUTPUT,
     AsJson,
@@ -185,10 +185,7 @@ def predict(
     with writer(engine, crops, as_json=as_json, json_lines=json_lines) as out:
         asyncio.run(_classify(settings, places, out, selection))
     if not out.images:
-        raise FileUnreadable(
-            f"there is no image in {', '.join(places)}; in folders those count whose names end "
-            "as .jpg, .png, .webp, .gif, .bmp, .avif and .heic do"
-        )
+        raise FileUnreadable(none_in(places))
     if out.refused:
         raise typer.Exit(Status.FAILED)
 

@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batch.files import SUFFIXES, Images, Skipped, text
+from service.batch.files import Images, Skipped, none_in, text
 from service.errors import ServiceError, SettingsInvalid
 from service.inference.model_file import Label
 
@@ -191,8 +191,7 @@ def _ambiguity(ambiguous: Mapping[str, str], by_folder: bool) -> str:
 def _no_label(folder: Path, images: Images, left_out: Sequence[Skipped]) -> str:
     """Why there is nothing to measure."""
     if not left_out:
-        endings = ", ".join(map(text, SUFFIXES))
-        return f"there is no image in {folder}; their names end in {endings}"
+        return none_in([folder])
     first = left_out[0]
     return (
         f"none of the {len(left_out)} images in {folder} is of a class that is known "

@@ -139,5 +139,12 @@ FORMATS: Final = (
         extra="heif",
     ),
 )
+# For people: the megapixels that each second of the time limit is enough for.
+BOUNDS: Final = ", ".join(
+    f"{row.slow_name} to {row.pixels_per_second // MILLION}"
+    + (f" or {row.bytes_per_second // MILLION} MB" if row.bytes_per_second else "")
+    for row in FORMATS
+    if row.pixels_per_second
+)
 FORMAT_NAMES: Final = tuple(row.name.lower() for row in FORMATS)
 SUFFIXES: Final = tuple(suffix for row in FORMATS for suffix in row.suffixes)

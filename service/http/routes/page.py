@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from service.http.state import ServiceState, state_of
 from service.inference import occlusion
+from service.inference.formats import SUFFIXES
 from service.inference.model_file import CENTRE, Model
 
 STATIC: Final = Path(__file__).parents[2] / "static"
@@ -131,6 +132,7 @@ def facts(state: ServiceState) -> dict[str, Any]:
         "keyed": bool(settings.api_keys or settings.api_keys_file),
         "max_body": settings.max_body,
         "max_pixels": settings.max_pixels,
+        "suffixes": SUFFIXES,  # which a browser's own list of images may lack
     }
 
 
