@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Final
 
 from service import __version__
-from service.batch import store as stores
+from service.batch import tables
 from service.batch.files import Images, Skipped, none_in, text
 from service.batch.reader import Outcome, Record, Score, Scorer, ScoringOptions, window
 from service.batch.store import ResultStore, opened
@@ -167,7 +167,7 @@ def score(
 def _check(places: Sequence[str], output: Path, *, overwrite: bool) -> None:
     """Before anything slow: `SettingsInvalid` unless the places are there, and the scores can be
     written to `output`."""
-    stores.check(output)
+    tables.check(output)
     if output.exists() and not overwrite:
         raise SettingsInvalid(
             f"--output {output}: there is such a file; give --overwrite to have it replaced at "
@@ -223,9 +223,9 @@ def _finish(job: Job, store: ResultStore) -> None:
     """The tables, in place of the store; then, for people, what was done."""
     store.commit()
     if store.scored:
-        stores.write(job.output, store.rows(), job.model.labels, job.about(), job.features)
+        tables.write(job.output, store.rows(), job.model.labels, job.about(), job.features)
     if store.skipped:
-        stores.write_skipped(job.skipped, store.without_scores())
+        tables.write_skipped(job.skipped, store.without_scores())
     else:
         job.skipped.unlink(missing_ok=True)  # of an earlier job
     job.partial.unlink()

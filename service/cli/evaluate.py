@@ -108,7 +108,7 @@ def evaluate(
     same images.
     """
     from service.batch.files import text
-    from service.batch.store import check_output
+    from service.batch.tables import check_output
     from service.evaluation import report as reports
     from service.evaluation import results
     from service.evaluation.labels import Classes, EvaluationFailed, read_labels

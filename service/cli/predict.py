@@ -17,6 +17,7 @@ import typer
 
 from command_help import Status, epilog
 from service.batch.files import Images, Skipped, none_in, read, readable
+from service.batch.tables import WRITERS
 from service.cli.options import (
     OUTPUT,
     AsJson,
@@ -97,7 +98,7 @@ def predict(
         _folders(
             "--output",
             "-o",
-            help="Write the scores to this .parquet, .jsonl or .csv; the same command again goes "
+            help=f"Write the scores to this {' or '.join(WRITERS)}; the same command again goes "
             "on where it was stopped.",
             metavar="FILE",
         ),

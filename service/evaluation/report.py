@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from service.batch.files import Skipped, text
-from service.batch.store import replacing
+from service.batch.tables import replacing
 from service.console import clean, console
 from service.evaluation.confusion import Class
 from service.evaluation.intervals import Interval

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.batch.files import Skipped, text
-from service.batch.store import replacing
+from service.batch.tables import replacing
 from service.errors import SettingsInvalid
 from service.evaluation.accuracy import Comparison, Metrics, calibrations, comparisons, metrics
 from service.evaluation.calibration import Bin, bins

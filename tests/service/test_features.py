@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from alexnet_client import Client
-from service.batch import store
+from service.batch import store, tables
 from tests.support.batch import predict, rows
 from tests.support.images import image
 from tests.support.models import without_features
@@ -187,7 +187,7 @@ def test_a_table_has_them_in_its_last_column(
     tiny_model: Path, folder: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In Parquet of a type that arrays are made of without a copy, in groups of few rows."""
-    monkeypatch.setattr(store, "GROUP_VALUES", 2 * (5 + WIDTH))
+    monkeypatch.setattr(tables, "GROUP_VALUES", 2 * (5 + WIDTH))
     output = tmp_path / f"scores.{suffix}"
 
     done = predict(folder, "-o", output, "--features", "--crops", "one", model=tiny_model)
