@@ -66,7 +66,7 @@ class Reservation:
         pixels: Pixels,
         crops: int,
         *,
-        run: Run | None = None,
+        run: Run,
         deadline: float | None = None,
         timings: StageTimings | None = None,
     ) -> Row:
@@ -84,11 +84,10 @@ class Reservation:
 
 
 class Batcher:
-    """Joins images of many requests into runs of `run(images, crops)`, as many as pay at once."""
+    """Joins images of many requests into runs, as many at once as pay."""
 
     def __init__(
         self,
-        run: Run,
         *,
         max_batch: int,
         max_queue: int,
@@ -108,7 +107,6 @@ class Batcher:
         failed for each of its images.  `on_run` gets the images and seconds of each run that
         succeeded, `on_death` the reason when the dispatcher ends without having been stopped.
         """
-        self._run = run
         self._max_queue = max_queue
         self._max_delay = max_delay
         self._run_timeout = run_timeout
@@ -233,15 +231,14 @@ class Batcher:
         pixels: Pixels,
         crops: int,
         *,
-        run: Run | None = None,
+        run: Run,
         alone: bool = True,
         deadline: float | None = None,
         timings: StageTimings | None = None,
     ) -> Row:
         """
-        One image, uint8 `(256, 256, 3)`, to its float32 `(classes,)`.
+        One image, uint8 `(256, 256, 3)`, to the row that `run` gives for it.
 
-        `run` is what runs it, by default the batcher's own; whatever row it gives is the answer.
         `alone` says that its request has no other image.  `deadline` is a time of the running
         loop; if it passes before the image's batch starts, `DeadlineExceeded`.  `timings` is where
         the moments from here on are written down.  What the run raises, this raises.
@@ -253,7 +250,7 @@ class Batcher:
         answer: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
         timings = timings or StageTimings()
         timings.decoded = time.monotonic()
-        self._queue.add(Entry(pixels, crops, run or self._run, alone, deadline, answer, timings))
+        self._queue.add(Entry(pixels, crops, run, alone, deadline, answer, timings))
         self._changed.set()
         return await answer
 

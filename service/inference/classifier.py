@@ -58,7 +58,6 @@ class Classifier:
         """`on_run` and `on_death` are those of `Batcher`."""
         self.engine = engine  # may be replaced: requests that came before keep theirs
         self.batcher = Batcher(
-            lambda images, crops, **how: self.engine.run(images, crops, **how),
             max_batch=limits.max_batch,
             max_queue=limits.max_queue,
             cores=engine.cores,

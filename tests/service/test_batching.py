@@ -91,7 +91,6 @@ def play(
 
     async def whole() -> None:
         batcher = Batcher(
-            gate,
             max_batch=max_batch,
             max_queue=max_queue,
             cores=cores,
@@ -122,9 +121,11 @@ def play(
     return gate
 
 
-async def ask(batcher: Batcher, *marks: int, crops: int = 10) -> list[asyncio.Task[Any]]:
+async def ask(
+    batcher: Batcher, gate: Gate, *marks: int, crops: int = 10
+) -> list[asyncio.Task[Any]]:
     """Submit images in order and let each reach the queue."""
-    tasks = [asyncio.create_task(batcher.submit(image(mark), crops)) for mark in marks]
+    tasks = [asyncio.create_task(batcher.submit(image(mark), crops, run=gate)) for mark in marks]
     await asyncio.sleep(0)
     return tasks
 
@@ -143,7 +144,7 @@ async def settled(batcher: Batcher) -> None:
 
 def test_an_idle_engine_starts_at_once() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        answer = await batcher.submit(image(7), 10)
+        answer = await batcher.submit(image(7), 10, run=gate)
 
         assert answer.tolist() == [7.0]
 
@@ -152,9 +153,9 @@ def test_an_idle_engine_starts_at_once() -> None:
 
 def test_arrivals_gather_while_a_batch_runs() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        tasks = await ask(batcher, 1)
+        tasks = await ask(batcher, gate, 1)
         await gate.running()
-        tasks += await ask(batcher, 2, 3, 4, 5, 6, 7)
+        tasks += await ask(batcher, gate, 2, 3, 4, 5, 6, 7)
         gate.open.set()
 
         answers = await asyncio.gather(*tasks)
@@ -166,10 +167,10 @@ def test_arrivals_gather_while_a_batch_runs() -> None:
 
 def test_different_crops_never_share_a_batch() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        tasks = await ask(batcher, 1)
+        tasks = await ask(batcher, gate, 1)
         await gate.running()
         for mark, crops in [(2, 10), (3, 1), (4, 10), (5, 1)]:
-            tasks += await ask(batcher, mark, crops=crops)
+            tasks += await ask(batcher, gate, mark, crops=crops)
         gate.open.set()
         await asyncio.gather(*tasks)
 
@@ -178,9 +179,9 @@ def test_different_crops_never_share_a_batch() -> None:
 
 def test_a_delay_lets_others_join_and_a_full_batch_does_not_wait_for_it() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        tasks = await ask(batcher, 1)
+        tasks = await ask(batcher, gate, 1)
         await asyncio.sleep(0)
-        tasks += await ask(batcher, 2, 3, 4)
+        tasks += await ask(batcher, gate, 2, 3, 4)
         await asyncio.gather(*tasks)
 
     # The delay is longer than the patience of the test.
@@ -189,9 +190,9 @@ def test_a_delay_lets_others_join_and_a_full_batch_does_not_wait_for_it() -> Non
 
 def test_who_left_before_the_batch_is_not_in_it() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        tasks = await ask(batcher, 1)
+        tasks = await ask(batcher, gate, 1)
         await gate.running()
-        leaver, stayer = await ask(batcher, 2, 3)
+        leaver, stayer = await ask(batcher, gate, 2, 3)
         leaver.cancel()
         gate.open.set()
         await asyncio.gather(*tasks, stayer)
@@ -201,15 +202,15 @@ def test_who_left_before_the_batch_is_not_in_it() -> None:
 
 def test_a_client_that_leaves_during_the_run_does_not_harm_its_batch() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        first = await ask(batcher, 1)
+        first = await ask(batcher, gate, 1)
         await gate.running()
-        leaver, stayer = await ask(batcher, 2, 3)
+        leaver, stayer = await ask(batcher, gate, 2, 3)
         gate.open.set()
         await asyncio.gather(*first)
         leaver.cancel()
 
         assert (await stayer).tolist() == [3.0]
-        assert (await batcher.submit(image(4), 10)).tolist() == [4.0]
+        assert (await batcher.submit(image(4), 10, run=gate)).tolist() == [4.0]
 
     play(scene)
 
@@ -217,10 +218,12 @@ def test_a_client_that_leaves_during_the_run_does_not_harm_its_batch() -> None:
 def test_a_deadline_that_passed_in_the_queue_is_refused_before_the_run() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         now = asyncio.get_running_loop().time()
-        tasks = await ask(batcher, 1)
+        tasks = await ask(batcher, gate, 1)
         await gate.running()
-        late = asyncio.create_task(batcher.submit(image(2), 10, deadline=now))
-        early = asyncio.create_task(batcher.submit(image(3), 10, deadline=now + 2 * PATIENCE))
+        late = asyncio.create_task(batcher.submit(image(2), 10, run=gate, deadline=now))
+        early = asyncio.create_task(
+            batcher.submit(image(3), 10, run=gate, deadline=now + 2 * PATIENCE)
+        )
         await asyncio.sleep(0)
         gate.open.set()
 
@@ -233,10 +236,10 @@ def test_a_deadline_that_passed_in_the_queue_is_refused_before_the_run() -> None
 
 def test_when_a_run_fails_its_images_are_run_one_by_one() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        (first,) = await ask(batcher, 1)
+        (first,) = await ask(batcher, gate, 1)
         await gate.running()
-        unlucky, neighbour = await ask(batcher, 13, 14)
-        lucky = await ask(batcher, 15, crops=1)
+        unlucky, neighbour = await ask(batcher, gate, 13, 14)
+        lucky = await ask(batcher, gate, 15, crops=1)
         gate.open.set()
 
         with pytest.raises(ArithmeticError):
@@ -256,10 +259,10 @@ def test_the_steps_of_an_image_tell_its_way_even_if_its_first_run_failed() -> No
     steps = [StageTimings() for _ in range(3)]
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        first = asyncio.create_task(batcher.submit(image(1), 10, timings=steps[0]))
+        first = asyncio.create_task(batcher.submit(image(1), 10, run=gate, timings=steps[0]))
         await gate.running()
         rest = [
-            asyncio.create_task(batcher.submit(image(mark), 10, timings=its))
+            asyncio.create_task(batcher.submit(image(mark), 10, run=gate, timings=its))
             for mark, its in zip((2, 13), steps[1:], strict=True)
         ]
         await asyncio.sleep(0)
@@ -285,11 +288,14 @@ def test_the_counter_of_runs_gets_each_and_harms_none() -> None:
         raise ArithmeticError("the counter is broken")
 
     async def scene() -> None:
-        batcher = Batcher(Gate(opened=True), max_batch=4, max_queue=8, on_run=count)
+        gate = Gate(opened=True)
+        batcher = Batcher(max_batch=4, max_queue=8, on_run=count)
         await batcher.start()
-        answers = await asyncio.gather(*(batcher.submit(image(mark), 10) for mark in (1, 2)))
+        answers = await asyncio.gather(
+            *(batcher.submit(image(mark), 10, run=gate) for mark in (1, 2))
+        )
         with pytest.raises(ArithmeticError, match="thirteen"):
-            await batcher.submit(image(13), 10)
+            await batcher.submit(image(13), 10, run=gate)
         await batcher.stop()
         assert [float(answer[0]) for answer in answers] == [1.0, 2.0]
 
@@ -301,8 +307,8 @@ def test_the_counter_of_runs_gets_each_and_harms_none() -> None:
 def test_an_engine_is_checked_when_a_run_fails_for_each_of_its_images() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         with pytest.raises(ArithmeticError):
-            await batcher.submit(image(13), 10)
-        assert (await batcher.submit(image(2), 10)).tolist() == [2.0]
+            await batcher.submit(image(13), 10, run=gate)
+        assert (await batcher.submit(image(2), 10, run=gate)).tolist() == [2.0]
         assert batcher.alive
 
     assert play(scene, opened=True).checks == 1
@@ -311,9 +317,9 @@ def test_an_engine_is_checked_when_a_run_fails_for_each_of_its_images() -> None:
 def test_an_engine_that_fails_its_check_is_the_end_and_nobody_waits_for_it() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         gate.broken = True
-        (first,) = await ask(batcher, 13)
+        (first,) = await ask(batcher, gate, 13)
         await gate.running()
-        second = await ask(batcher, 2, crops=1)
+        second = await ask(batcher, gate, 2, crops=1)
         gate.open.set()
 
         with pytest.raises(ArithmeticError):
@@ -329,9 +335,9 @@ def test_an_engine_that_fails_its_check_is_the_end_and_nobody_waits_for_it() -> 
 
 def test_a_run_that_hangs_is_given_up_and_so_are_those_who_wait() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        tasks = [*await ask(batcher, 1)]
+        tasks = [*await ask(batcher, gate, 1)]
         await gate.running()
-        tasks += await ask(batcher, 2)
+        tasks += await ask(batcher, gate, 2)
 
         failures = await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -343,9 +349,9 @@ def test_a_run_that_hangs_is_given_up_and_so_are_those_who_wait() -> None:
 
 def test_a_dispatcher_that_dies_leaves_nobody_waiting() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        running = await ask(batcher, 1)
+        running = await ask(batcher, gate, 1)
         await gate.running()
-        queued = await ask(batcher, 2)
+        queued = await ask(batcher, gate, 2)
         assert batcher._dispatcher
         batcher._dispatcher.cancel()
 
@@ -364,9 +370,9 @@ def test_each_image_is_run_by_the_run_that_it_came_with() -> None:
         return 2 * images[:, 0, 0, :1].astype(np.float32)
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        (first,) = await ask(batcher, 1)
+        (first,) = await ask(batcher, gate, 1)
         await gate.running()
-        old = await ask(batcher, 2, 3)
+        old = await ask(batcher, gate, 2, 3)
         new = asyncio.create_task(batcher.submit(image(2), 10, run=doubled))
         await asyncio.sleep(0)
         gate.open.set()
@@ -380,7 +386,7 @@ def test_each_image_is_run_by_the_run_that_it_came_with() -> None:
 def test_an_image_of_another_shape_never_reaches_a_batch() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         with pytest.raises(ValueError, match="256"):
-            await batcher.submit(np.zeros((2, 2, 3), np.uint8), 10)
+            await batcher.submit(np.zeros((2, 2, 3), np.uint8), 10, run=gate)
 
     assert play(scene).batches == []
 
@@ -403,7 +409,7 @@ def test_places_are_freed_when_a_client_leaves_or_fails() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         async def client() -> None:
             with batcher.reserve(6):
-                await batcher.submit(image(1), 10)
+                await batcher.submit(image(1), 10, run=gate)
 
         task = asyncio.create_task(client())
         await gate.running()
@@ -427,7 +433,7 @@ def test_the_advice_when_to_return_is_the_time_that_what_is_pending_takes() -> N
 
         gate.during = a_second
         with batcher.reserve(1) as places:
-            await places.submit(image(1), 10)  # a second each, from now on
+            await places.submit(image(1), 10, run=gate)  # a second each, from now on
         with batcher.reserve(8), pytest.raises(Overloaded) as caught:
             batcher.check_room()
 
@@ -443,7 +449,7 @@ def test_the_advice_counts_what_images_wait_for_before_their_batch() -> None:
         clock = Clock()
         with batcher.reserve(1) as places:
             clock.now += 1
-            await places.submit(image(1), 10)
+            await places.submit(image(1), 10, run=gate)
         with batcher.reserve(8), pytest.raises(Overloaded) as caught:
             batcher.check_room()
 
@@ -484,12 +490,14 @@ def test_requests_of_several_images_leave_a_quarter_of_the_queue_to_single_ones(
 
 def test_single_images_and_those_of_large_requests_share_each_batch() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        (first,) = await ask(batcher, 1)
+        (first,) = await ask(batcher, gate, 1)
         await gate.running()
         with batcher.reserve(6) as places:
-            large = [asyncio.create_task(places.submit(image(20 + i), 10)) for i in range(6)]
+            large = [
+                asyncio.create_task(places.submit(image(20 + i), 10, run=gate)) for i in range(6)
+            ]
             await asyncio.sleep(0)
-            single = await ask(batcher, 2, 3, 4)
+            single = await ask(batcher, gate, 2, 3, 4)
             gate.open.set()
             await asyncio.gather(first, *large, *single)
 
@@ -500,12 +508,14 @@ def test_single_images_and_those_of_large_requests_share_each_batch() -> None:
 
 def test_with_batches_of_one_the_two_kinds_of_requests_take_turns() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        (first,) = await ask(batcher, 1)
+        (first,) = await ask(batcher, gate, 1)
         await gate.running()
         with batcher.reserve(3) as places:
-            large = [asyncio.create_task(places.submit(image(20 + i), 10)) for i in range(3)]
+            large = [
+                asyncio.create_task(places.submit(image(20 + i), 10, run=gate)) for i in range(3)
+            ]
             await asyncio.sleep(0)
-            single = await ask(batcher, 2, 3)
+            single = await ask(batcher, gate, 2, 3)
             gate.open.set()
             await asyncio.gather(first, *large, *single)
 
@@ -516,12 +526,14 @@ def test_with_batches_of_one_the_two_kinds_of_requests_take_turns() -> None:
 
 def test_a_large_request_does_not_keep_single_images_of_other_crops_waiting() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        (first,) = await ask(batcher, 1)
+        (first,) = await ask(batcher, gate, 1)
         await gate.running()
         with batcher.reserve(12) as places:
-            large = [asyncio.create_task(places.submit(image(20 + i), 10)) for i in range(12)]
+            large = [
+                asyncio.create_task(places.submit(image(20 + i), 10, run=gate)) for i in range(12)
+            ]
             await asyncio.sleep(0)
-            single = await ask(batcher, 2, crops=1)
+            single = await ask(batcher, gate, 2, crops=1)
             gate.open.set()
             await asyncio.gather(first, *large, *single)
 
@@ -537,7 +549,7 @@ def test_stopping_finishes_what_was_accepted_and_accepts_nothing_more() -> None:
         async def client(mark: int) -> float:
             with batcher.reserve(1):
                 await decoded.wait()
-                return float((await batcher.submit(image(mark), 10))[0])
+                return float((await batcher.submit(image(mark), 10, run=gate))[0])
 
         clients = [asyncio.create_task(client(mark)) for mark in (1, 2)]
         await asyncio.sleep(0)
@@ -552,18 +564,18 @@ def test_stopping_finishes_what_was_accepted_and_accepts_nothing_more() -> None:
         await stopping
         assert not batcher.alive
         with pytest.raises(NotReady):
-            await batcher.submit(image(3), 10)
+            await batcher.submit(image(3), 10, run=gate)
 
     play(scene)
 
 
 def test_before_its_start_a_batcher_is_not_alive_and_takes_nothing() -> None:
     async def scene() -> None:
-        batcher = Batcher(Gate(), max_batch=1, max_queue=1)
+        batcher = Batcher(max_batch=1, max_queue=1)
 
         assert not batcher.alive
         with pytest.raises(NotReady):
-            await batcher.submit(image(1), 10)
+            await batcher.submit(image(1), 10, run=Gate())
 
     asyncio.run(scene())
 
@@ -575,10 +587,10 @@ def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "LINGER_SECONDS", 10 * PATIENCE)
 
 
-async def first_batch(batcher: Batcher) -> None:
+async def first_batch(batcher: Batcher, gate: Gate) -> None:
     """One batch, after which the batcher knows how long a batch takes."""
     with batcher.reserve(1) as places:
-        await places.submit(image(1), 10)
+        await places.submit(image(1), 10, run=gate)
 
 
 @pytest.mark.usefixtures("slow_clock")
@@ -586,12 +598,12 @@ def test_a_batch_waits_for_an_image_that_is_being_decoded() -> None:
     """Two places are held: the first to be decoded does not run alone."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        await first_batch(batcher)
+        await first_batch(batcher, gate)
         with batcher.reserve(1) as one, batcher.reserve(1) as two:
-            first = asyncio.create_task(one.submit(image(2), 10))
+            first = asyncio.create_task(one.submit(image(2), 10, run=gate))
             await settled(batcher)
             assert len(gate.batches) == 1
-            await asyncio.gather(first, two.submit(image(3), 10))
+            await asyncio.gather(first, two.submit(image(3), 10, run=gate))
 
     assert play(scene, opened=True).batches == [([1], 10), ([2, 3], 10)]
 
@@ -601,8 +613,8 @@ def test_a_lone_image_starts_at_once() -> None:
     """If it waited for others without end, it would never be answered."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        await first_batch(batcher)
-        await first_batch(batcher)
+        await first_batch(batcher, gate)
+        await first_batch(batcher, gate)
 
     assert len(play(scene, opened=True).batches) == 2
 
@@ -613,10 +625,10 @@ def test_an_image_that_will_not_come_is_not_waited_for(how: str) -> None:
     """Its place is given up, or its client has left."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        await first_batch(batcher)
+        await first_batch(batcher, gate)
         with batcher.reserve(1) as one:
             with batcher.reserve(1) as two:
-                answer = asyncio.create_task(one.submit(image(2), 10))
+                answer = asyncio.create_task(one.submit(image(2), 10, run=gate))
                 await settled(batcher)
                 assert len(gate.batches) == 1
                 if how == "undecodable":
@@ -632,9 +644,9 @@ def test_a_full_batch_waits_for_nobody() -> None:
     """Four of four are there, a fifth is being decoded."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        await first_batch(batcher)
+        await first_batch(batcher, gate)
         with batcher.reserve(5) as places:
-            await asyncio.gather(*(places.submit(image(2), 10) for _ in range(4)))
+            await asyncio.gather(*(places.submit(image(2), 10, run=gate) for _ in range(4)))
 
     assert play(scene, opened=True).batches[1] == ([2, 2, 2, 2], 10)
 
@@ -643,9 +655,9 @@ def test_company_is_waited_for_only_a_moment() -> None:
     """The other image never comes, while its place is held."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        await first_batch(batcher)
+        await first_batch(batcher, gate)
         with batcher.reserve(2) as places:
-            await places.submit(image(2), 10)
+            await places.submit(image(2), 10, run=gate)
 
     assert play(scene, opened=True).batches == [([1], 10), ([2], 10)]
 
@@ -655,17 +667,17 @@ def test_clients_that_come_back_at_once_end_up_in_one_batch() -> None:
     """Three that ask again as soon as they are answered, one after the other, split into batches
     at first, and share each one in the end."""
 
-    async def client(batcher: Batcher, mark: int) -> None:
+    async def client(batcher: Batcher, gate: Gate, mark: int) -> None:
         while True:
             await turns(10 * mark)
             with batcher.reserve(1) as places:
-                await places.submit(image(mark), 10)
+                await places.submit(image(mark), 10, run=gate)
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
         with batcher.reserve(1) as places:
-            first = asyncio.create_task(places.submit(image(9), 10))
+            first = asyncio.create_task(places.submit(image(9), 10, run=gate))
             await gate.running()
-            clients = [asyncio.create_task(client(batcher, mark)) for mark in (1, 2, 3)]
+            clients = [asyncio.create_task(client(batcher, gate, mark)) for mark in (1, 2, 3)]
             gate.open.set()
             await first
         for batch in count(1):
@@ -693,13 +705,13 @@ def test_a_batch_does_not_linger_for_clients_that_do_not_come_back(
     async def scene(batcher: Batcher, gate: Gate) -> None:
         gate.open.set()
         for _ in range(5):
-            await first_batch(batcher)
+            await first_batch(batcher, gate)
             await asyncio.sleep(0.02)
         gate.open.clear()
         monkeypatch.setattr(batching, "LINGER_SECONDS", 10 * PATIENCE)
         with batcher.reserve(2) as places:
-            running = asyncio.create_task(places.submit(image(2), 10))
-            queued = asyncio.create_task(places.submit(image(3), 1))
+            running = asyncio.create_task(places.submit(image(2), 10, run=gate))
+            queued = asyncio.create_task(places.submit(image(3), 1, run=gate))
             gate.open.set()
             await asyncio.gather(running, queued)
 
@@ -711,11 +723,11 @@ def test_no_batch_lingers_while_others_wait_for_the_engine() -> None:
     """An image for ten crops has another on its way, but one for one crop is there."""
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        await first_batch(batcher)
+        await first_batch(batcher, gate)
         with batcher.reserve(3) as places:
             await asyncio.gather(
-                places.submit(image(2), 10),
-                places.submit(image(3), 1),
+                places.submit(image(2), 10, run=gate),
+                places.submit(image(3), 1, run=gate),
             )
 
     assert sorted(play(scene, opened=True).batches[1:]) == [([2], 10), ([3], 1)]
@@ -725,7 +737,7 @@ async def two_runs(batcher: Batcher, gate: Gate, *marks: int) -> list[asyncio.Ta
     """Two images each on a core of its own, both inside the network."""
     with batcher.reserve(2) as places:
         places.release()
-        tasks = await ask(batcher, *marks)
+        tasks = await ask(batcher, gate, *marks)
     await gate.running()
     await gate.running()
     return tasks
@@ -733,9 +745,9 @@ async def two_runs(batcher: Batcher, gate: Gate, *marks: int) -> list[asyncio.Ta
 
 def test_a_lone_image_takes_all_cores_and_the_next_one_waits() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
-        tasks = await ask(batcher, 1)
+        tasks = await ask(batcher, gate, 1)
         await gate.running()
-        tasks += await ask(batcher, 2)
+        tasks += await ask(batcher, gate, 2)
         await turns()
         assert gate.batches == [([1], 10)]
         gate.open.set()
@@ -750,7 +762,7 @@ def test_a_lone_image_takes_all_cores_and_the_next_one_waits() -> None:
 def test_images_that_wait_are_run_at_the_same_time_one_core_each() -> None:
     async def scene(batcher: Batcher, gate: Gate) -> None:
         tasks = await two_runs(batcher, gate, 1, 2)
-        later = await ask(batcher, 3, 4, 5)
+        later = await ask(batcher, gate, 3, 4, 5)
         await turns()
         assert len(gate.batches) == 2
         gate.open.set()
@@ -771,7 +783,7 @@ def test_a_run_that_fails_on_one_core_harms_none_on_another() -> None:
         with pytest.raises(ArithmeticError):
             await unlucky
         assert (await lucky).tolist() == [14.0]
-        assert (await batcher.submit(image(15), 10)).tolist() == [15.0]
+        assert (await batcher.submit(image(15), 10, run=gate)).tolist() == [15.0]
 
     assert play(scene, cores=2).checks == 1
 
@@ -782,7 +794,7 @@ def test_the_end_of_the_dispatcher_ends_all_runs(ended_by: str) -> None:
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
         tasks = await two_runs(batcher, gate, 1, 2)
-        tasks += await ask(batcher, 3)
+        tasks += await ask(batcher, gate, 3)
         if ended_by == "abandon":
             batcher.abandon("too late")
 
@@ -819,8 +831,8 @@ def test_on_many_cores_single_images_and_large_requests_still_take_turns() -> No
         gate.during = in_pairs.wait
         tasks = await two_runs(batcher, gate, 1, 2)
         for mark in (3, 4):
-            tasks.append(asyncio.create_task(batcher.submit(image(mark), 10)))
-            large = batcher.submit(image(10 * mark), 10, alone=False)
+            tasks.append(asyncio.create_task(batcher.submit(image(mark), 10, run=gate)))
+            large = batcher.submit(image(10 * mark), 10, run=gate, alone=False)
             tasks.append(asyncio.create_task(large))
         await asyncio.sleep(0)
         gate.open.set()
