@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from service.http.state import ServiceState
+from service.inference.limits import DEFAULT_TOP
 from service.settings import Settings
 from service.telemetry.metrics import Statistics
 from service.telemetry.request_record import VERSION, ModelNames
 
-CLASSES: Final = 5  # of an encoded image, unless more or fewer are asked for
 # An output of both models, where a request asks for it.  Metadata and configuration do not list it:
 # Triton's image_client takes no model with two outputs, and perf_analyzer asks for all of them.
 FEATURES: Final = "features"
@@ -64,7 +64,7 @@ def models(name: str) -> dict[str, Served]:
     both = (
         Served(names.tensor, "onnxruntime_onnx", pixels, "probabilities", None),
         # Not an ensemble, as Triton would have it: clients look for the steps of one.
-        Served(names.image, "onnxruntime_onnx", image, "classes", CLASSES),
+        Served(names.image, "onnxruntime_onnx", image, "classes", DEFAULT_TOP),
     )
     return {served.name: served for served in both}
 
