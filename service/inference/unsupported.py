@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from service.inference.formats import FORMATS
+from service.inference.formats import CONTAINERS, FORMATS
+from service.inference.isobmff import brands
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,6 @@ JSON: Final = re.compile(rb"\{\s*[\"}]|\[\s*[\[{\"\]\d-]")
 LINE_BREAKS: Final = b"\r\n"
 URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 BASE64: Final = re.compile(rb"[\"']?([A-Za-z0-9+/]{32,})")
-STILLS: Final = {b"mif1", b"msf1"}  # of whatever codec
-AVIF: Final = {b"avif", b"avis"}
 FILM_BOXES: Final = (b"ftyp", b"moov", b"mdat", b"wide", b"skip")
 BOX_SIZE: Final = 0x10  # above the highest byte of a first box's size, and below any letter
 FILMS: Final = (
@@ -73,26 +72,16 @@ def _signed(*signatures: bytes) -> Callable[[bytes], bool]:
     return lambda data: data.startswith(signatures)
 
 
-def _brands(data: bytes) -> set[bytes]:
-    """Of a file in boxes, as films, HEIC and AVIF are: what its first box says that it is."""
-    if data[4:8] != b"ftyp":
-        return set()
-    size = min(int.from_bytes(data[:4], "big"), HEAD)
-    return {data[8:12], *(data[at : at + 4] for at in range(16, size, 4))}
-
-
 def _is_heif(data: bytes) -> bool:
     """A still image whose codec its brands do not name: those of HEIC and AVIF are formats."""
-    brands = _brands(data)
-    return bool(brands & STILLS and not brands & AVIF)
+    return not {*CONTAINERS}.isdisjoint(brands(data))
 
 
 def _is_film(data: bytes) -> bool:
     is_avi = data[:4] == b"RIFF" and data[8:12] == b"AVI "
     packets = data[: 2 * TRANSPORT_PACKET + 1 : TRANSPORT_PACKET]
     in_boxes = data[4:8] in FILM_BOXES and data[0] < BOX_SIZE
-    is_still = _brands(data) & (STILLS | AVIF)
-    return is_avi or packets == b"GGG" or (in_boxes and not is_still) or data.startswith(FILMS)
+    return is_avi or packets == b"GGG" or in_boxes or data.startswith(FILMS)
 
 
 def _is_base64(data: bytes) -> bool:
