@@ -107,15 +107,7 @@ def extra(engine: Engine, result: Result, selection: Selection) -> Extra:
 
 def classes(predictions: Sequence[Prediction]) -> list[ClassAnswer]:
     """Predictions as an answer has them."""
-    return [
-        ClassAnswer(
-            index=prediction.index,
-            wordnet_id=prediction.wordnet_id,
-            label=prediction.label,
-            probability=prediction.probability,
-        )
-        for prediction in predictions
-    ]
+    return [ClassAnswer(**vars(prediction)) for prediction in predictions]
 
 
 def _views(engine: Engine, count: int) -> Sequence[View]:

@@ -21,6 +21,7 @@ from service.telemetry.metrics import OPEN_METRICS, Metrics, Snapshot
 
 EXPOSITIONS: Final = ("text/plain", OPEN_METRICS)
 RELOADED: Final = ("model", "key file", "certificate")  # the names in `ServiceState.stale`
+NOT_READY: Final = "Not ready: starting or draining"
 FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[\w.+@-]+/)+")  # of a path, not of a URL
 
 
@@ -58,7 +59,7 @@ class StatusAnswer(BaseModel):
     status: str
 
 
-def unwell(answer: type[BaseModel], reason: str) -> dict[int | str, dict[str, Any]]:
+def unwell(answer: type[BaseModel], reason: str = NOT_READY) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's `responses` of a check: what any request may meet, and its own 503."""
     responses = documented()
     responses[503] |= {"model": answer | ErrorAnswer, "description": reason}
@@ -69,7 +70,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 def check(
-    router: APIRouter, path: str, answer: type[BaseModel], *, summary: str, unready: str
+    router: APIRouter, path: str, answer: type[BaseModel], *, summary: str, unready: str = NOT_READY
 ) -> Callable[[Endpoint], Endpoint]:
     """Route GET and HEAD of a check, which answers with `answer`: 200, or 503 when `unready`."""
 
@@ -85,26 +86,14 @@ def check(
 router = APIRouter(tags=["operations"])
 
 
-@check(
-    router,
-    "/health",
-    HealthAnswer,
-    summary="Ready or not, and the details",
-    unready="Not ready: starting or draining",
-)
+@check(router, "/health", HealthAnswer, summary="Ready or not, and the details")
 async def health(request: Request) -> Response:
     """What runs, where it runs, and how full the queue is."""
     state = state_of(request)
     return report(_health(state), state.ready)
 
 
-@check(
-    router,
-    "/readyz",
-    StatusAnswer,
-    summary="Readiness probe",
-    unready="Not ready: starting or draining",
-)
+@check(router, "/readyz", StatusAnswer, summary="Readiness probe")
 async def readyz(request: Request) -> Response:
     """200 while an image sent now would be classified, 503 otherwise."""
     state = state_of(request)

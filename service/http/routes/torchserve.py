@@ -50,9 +50,7 @@ class PingAnswer(BaseModel):
     status: str
 
 
-@check(
-    about, "/ping", PingAnswer, summary="Healthy, or not", unready="Not ready: starting or draining"
-)
+@check(about, "/ping", PingAnswer, summary="Healthy, or not")
 async def ping(request: Request) -> Response:
     """200 while an image sent now would be classified, 503 otherwise."""
     ready = state_of(request).ready

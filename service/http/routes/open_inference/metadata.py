@@ -54,13 +54,7 @@ async def live(request: Request) -> Response:
     return report(ServerLive(live=alive), alive)
 
 
-@check(
-    about,
-    "/v2/health/ready",
-    ServerReady,
-    summary="Readiness probe",
-    unready="Not ready: starting or draining",
-)
+@check(about, "/v2/health/ready", ServerReady, summary="Readiness probe")
 async def ready(request: Request) -> Response:
     """As /readyz."""
     well = state_of(request).ready
@@ -132,7 +126,7 @@ async def metadata(request: Request) -> Response:
     "/v2/models/{model}/ready",
     summary="Whether a model answers",
     response_model=ModelReady,
-    responses=unwell(ModelReady, "Not ready: starting or draining") | UNKNOWN,
+    responses=unwell(ModelReady) | UNKNOWN,
 )
 async def model_ready(request: Request) -> Response:
     """As /readyz: both models are ready, or none."""

@@ -123,13 +123,11 @@ class ModelStatus(BaseModel):
 def about(settings: Settings) -> APIRouter:
     """The checks, open to all."""
     routes = APIRouter(tags=[TAG])
-    unready = "Not ready: starting or draining"
     check(
         routes,
         _status_path(settings),
         ModelStatus,
         summary="Whether the model answers, as KServe v1 and TensorFlow Serving say it",
-        unready=unready,
     )(model_status)
     route = settings.health_route
     if route is not None and route not in _readiness(settings):
@@ -138,7 +136,6 @@ def about(settings: Settings) -> APIRouter:
             route,
             StatusAnswer,
             summary="Whether the service can answer, as Vertex AI asks",
-            unready=unready,
         )(health_route)
     return routes
 
