@@ -103,7 +103,7 @@ async def _query(
 ) -> Query:
     body = b"".join([chunk async for chunk in chunks])
     header = request.headers.get(INFERENCE_HEADER)
-    return read(body, header, served, served_models.max_rows(accepted.settings))
+    return read(body, header, served, accepted.settings.max_files)
 
 
 async def _response(request: Request, answer: Answer) -> Response:

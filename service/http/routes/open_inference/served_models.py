@@ -10,13 +10,14 @@ from typing import Any, Final
 
 from service.http.state import ServiceState
 from service.inference.limits import DEFAULT_TOP
-from service.settings import Settings
 from service.telemetry.metrics import Statistics
 from service.telemetry.request_record import VERSION, ModelNames
 
 # An output of both models, where a request asks for it.  Metadata and configuration do not list it:
 # Triton's image_client takes no model with two outputs, and perf_analyzer asks for all of them.
 FEATURES: Final = "features"
+# Of both models.  Not an ensemble, as Triton would have it: clients look for the steps of one.
+PLATFORM: Final = "onnxruntime_onnx"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,6 @@ class Served:
     """A model by its name; each has one input and one output."""
 
     name: str
-    platform: str
     input: Tensor
     output: str
     default_classes: int | None  # None answers with all probabilities
@@ -62,9 +62,8 @@ def models(name: str) -> dict[str, Served]:
     pixels = Tensor("images", "UINT8", (256, 256, 3))
     image = Tensor("image", "BYTES", (1,))
     both = (
-        Served(names.tensor, "onnxruntime_onnx", pixels, "probabilities", None),
-        # Not an ensemble, as Triton would have it: clients look for the steps of one.
-        Served(names.image, "onnxruntime_onnx", image, "classes", DEFAULT_TOP),
+        Served(names.tensor, pixels, "probabilities", None),
+        Served(names.image, image, "classes", DEFAULT_TOP),
     )
     return {served.name: served for served in both}
 
@@ -75,7 +74,7 @@ def metadata(served: Served, state: ServiceState) -> dict[str, Any]:
     return {
         "name": served.name,
         "versions": [VERSION],
-        "platform": served.platform,
+        "platform": PLATFORM,
         "inputs": [_described(served.input)],
         "outputs": [_described(output)],
     }
@@ -95,10 +94,10 @@ def config(served: Served, state: ServiceState) -> dict[str, Any]:
     pixels = served.name == state.names.tensor
     return {
         "name": served.name,
-        "platform": served.platform,
+        "platform": PLATFORM,
         "backend": "onnxruntime",
         "version_policy": {"latest": {"num_versions": 1}},
-        "max_batch_size": max_rows(settings),
+        "max_batch_size": settings.max_files,  # whose rows fit into the queue together
         "input": [
             served.input.config | {"format": "FORMAT_NHWC" if pixels else "FORMAT_NONE"},
         ],
@@ -140,11 +139,6 @@ def statistics(served: Served, its: Statistics) -> dict[str, Any]:
             for size, (runs, nanoseconds) in sorted(its.batches.items())
         ],
     }
-
-
-def max_rows(settings: Settings) -> int:
-    """The rows that one request may have; its images must fit into the queue together."""
-    return settings.max_files
 
 
 def _described(tensor: Tensor) -> dict[str, Any]:
