@@ -17,6 +17,7 @@ from service.batch.files import read
 from service.batch.reader import FileClassifier
 from service.inference.classifier import Classifier
 from service.inference.engine import Engine
+from service.inference.formats import SUFFIXES
 from service.settings import Settings, limits
 from tests.support.commands import BUFFERED, Stream, alexnet, plain
 from tests.support.images import image
@@ -302,6 +303,7 @@ def test_a_folder_without_images_is_one_sentence(tiny_model: Path, tmp_path: Pat
 
     assert (done.returncode, as_json.returncode) == (1, 1)
     assert done.stderr.decode().startswith(f"alexnet: there is no image in {tmp_path};")
+    assert done.stderr.decode().endswith(f" {', '.join(SUFFIXES)}\n")
     assert json.loads(as_json.stderr)["code"] == "file_unreadable"
     assert as_json.stdout == b""
 

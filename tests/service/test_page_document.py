@@ -9,6 +9,7 @@ import pytest
 
 from service.http.routes.page import STATIC, UNSURE, links
 from service.inference import model_file
+from service.inference.formats import SUFFIXES
 from tests.support.models import altered
 from tests.support.servers import Live, serving
 
@@ -42,6 +43,13 @@ def reached(live: Live) -> set[str]:
                 found.add(next_one)
                 left.append(next_one)
     return found
+
+
+def test_the_file_dialog_offers_every_format_that_is_read(live: Live) -> None:
+    """Also those that a system does not know for images."""
+    offered = re.findall(r'accept="image/\*,([^"]*)"', live.client.get("/").text)
+
+    assert [one.split(",") for one in offered] == [list(SUFFIXES)]
 
 
 def test_the_page_is_made_of_its_own_parts_of_the_right_types(live: Live) -> None:
