@@ -34,10 +34,9 @@ import numpy as np
 
 from service.errors import NotReady, Overloaded
 from service.inference.queue import Entry, ImageQueue, Pixels, Row, Run, StageTimings, refuse
-from service.inference.scheduling import Plan, Scheduler
+from service.inference.scheduling import Plan, Scheduler, recent
 
 SHAPE = (256, 256, 3)
-RECENT = 0.2  # weight of the newest batch in the moving average of batch times
 # How long a batch lingers for images that are on their way: a share of the time that a batch takes
 # of late, and at most so many seconds.  Decoding sixteen photographs takes 20 ms on two cores.
 LINGER, LINGER_SECONDS = 0.3, 0.025
@@ -101,8 +100,8 @@ class Batcher:
         """
         `max_batch` and `max_queue` count images; `max_delay` and `run_timeout` are in seconds.
 
-        Up to `cores` runs may be under way, each then with `one_core=True` as a further argument;
-        a run without it takes all cores, and is the only one.
+        Up to `cores` runs may be under way, each then with `one_core=True`; a run
+        without it takes all cores, and is the only one.
         `check` raises if the engine is broken; it is called in a worker thread when a run has
         failed for each of its images.  `on_run` gets the images and seconds of each run that
         succeeded, `on_death` the reason when the dispatcher ends without having been stopped.
@@ -422,14 +421,12 @@ class Batcher:
         after the last one."""
         now = asyncio.get_running_loop().time()
         crops, seconds = batch[0].crops, now - began
-        self._seconds_of[crops] = _recent(self._seconds_of.get(crops, seconds), seconds)
+        self._seconds_of[crops] = recent(self._seconds_of.get(crops, seconds), seconds)
         # All that the images waited for is in it, decoding too.
         each = (now - max(self._ended, self._busy_since)) / len(batch)
-        self._image_seconds = _recent(self._image_seconds or each, each)
+        self._image_seconds = recent(self._image_seconds or each, each)
         if self._answered:
-            self._return_rate = _recent(
-                self._return_rate, min(1.0, self._returned / self._answered)
-            )
+            self._return_rate = recent(self._return_rate, min(1.0, self._returned / self._answered))
         self._ended = now
         self._returning = self._ended + self._linger(crops)
         self._answered, self._returned = len(batch), 0
@@ -437,9 +434,9 @@ class Batcher:
 
 def _join_and_run(batch: Sequence[Entry], one_core: bool) -> tuple[Any, float]:
     """In a worker thread: the one copy, then the engine; and the thread's seconds of CPU."""
-    how = {"one_core": True} if one_core else {}
     began = time.thread_time()
-    rows = batch[0].run(np.stack([entry.pixels for entry in batch]), batch[0].crops, **how)
+    images = np.stack([entry.pixels for entry in batch])
+    rows = batch[0].run(images, batch[0].crops, one_core=one_core)
     if len(rows) != len(batch):
         raise RuntimeError(f"{len(batch)} images went in, {len(rows)} rows came out")
     return rows, time.thread_time() - began
@@ -449,8 +446,3 @@ def _refuse_all(entries: Iterable[Entry]) -> None:
     """Answer those who wait for a run that will not come."""
     for entry in entries:
         refuse(entry, NotReady("The service has stopped. Try again shortly."))
-
-
-def _recent(before: float, newest: float) -> float:
-    """The moving average, one value on."""
-    return before + RECENT * (newest - before)

@@ -24,7 +24,7 @@ from service.errors import DeadlineExceeded
 
 Pixels = NDArray[np.uint8]
 Row = Any  # what a run answers for one image
-# Images and crops to a row for each image; with `one_core=True` on one core, otherwise on all.
+# Images, crops and `one_core` to a row for each image; if that is false, on all cores.
 Run = Callable[..., Sequence[Row] | NDArray[np.float32]]
 
 LATE = "The time allowed passed while the image waited for its turn. Try again, or allow more time."

@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final
 
-RECENT: Final = 0.2  # weight of the newest run in the moving average of a cost
+RECENT: Final = 0.2  # weight of the newest value in a moving average
 WORSE: Final = 1.03  # a batch that costs so many times the least for each image is as good
 
 
@@ -46,8 +46,7 @@ class Scheduler:
         """A run of `size` images took so many seconds, and so many of the CPU of its thread."""
         for costs, seconds in ((self._passed, passed), (self._worked, worked)):
             known = costs[crops, one_core]
-            before = known.get(size, seconds)
-            known[size] = before + RECENT * (seconds - before)
+            known[size] = recent(known.get(size, seconds), seconds)
 
     def plan(self, crops: int, waiting: int, idle: int) -> Plan:
         """
@@ -89,3 +88,8 @@ class Scheduler:
                 nearest = min(known, key=lambda each: abs(math.log(each / size)))
                 return known[nearest] * size / nearest * factor
         return size * other if one_core else float(size)
+
+
+def recent(before: float, newest: float) -> float:
+    """The moving average, one value on."""
+    return before + RECENT * (newest - before)

@@ -366,7 +366,7 @@ def test_a_dispatcher_that_dies_leaves_nobody_waiting() -> None:
 def test_each_image_is_run_by_the_run_that_it_came_with() -> None:
     """A model that has been replaced finishes what it was asked, apart from the new one."""
 
-    def doubled(images: Pixels, crops: int) -> NDArray[np.float32]:
+    def doubled(images: Pixels, crops: int, *, one_core: bool) -> NDArray[np.float32]:
         return 2 * images[:, 0, 0, :1].astype(np.float32)
 
     async def scene(batcher: Batcher, gate: Gate) -> None:
