@@ -68,27 +68,23 @@ def verify(
     agreements = []
     for crops, value in crops_of(model).items():
 
-        def expected(pixels: Pixels, network: AlexNet = network, crops: str = crops) -> Floats:
-            return reference(
+        def expected(
+            pixels: Pixels, network: AlexNet = network, crops: str = crops
+        ) -> tuple[Floats, Floats]:
+            return outputs(
                 network, pixels, crop_size=crop_size, normalisation=normalisation, crops=crops
             )
 
         comparisons = []
+        features = []
         for pixels in (images, random, images[:1]):
-            answer, own = runner.run(pixels, value, batch=BATCH), expected(pixels)
+            answer, (own, own_features) = runner.run(pixels, value, batch=BATCH), expected(pixels)
             comparisons.append(_compare(answer, own))
+            features.append(own_features)
             if precision == "fp32":
                 _must_be_rounding(answer, own, pixels, network, expected)
         _must_have_its_features(
-            runner.features(images[:BATCH], value),
-            features(
-                network,
-                images[:BATCH],
-                crop_size=crop_size,
-                normalisation=normalisation,
-                crops=crops,
-            ),
-            precision,
+            runner.features(images[:BATCH], value), features[0][:BATCH], precision
         )
         real, noise, single = comparisons
         largest = max(real.largest, noise.largest, single.largest)
@@ -136,7 +132,7 @@ def _must_be_rounding(
     own: Floats,
     images: Pixels,
     network: AlexNet,
-    expected: Callable[[Pixels, AlexNet], Floats],
+    expected: Callable[[Pixels, AlexNet], tuple[Floats, Floats]],
 ) -> None:
     """Raise VerificationFailed where an fp32 file differs from PyTorch by more than rounding.
 
@@ -150,7 +146,7 @@ def _must_be_rounding(
     if differences.max() <= limit.largest_difference and distance <= limit.mean_distance:
         return
     worst = np.argsort(-differences, kind="stable")[:BATCH]
-    exact = expected(images[worst], copy.deepcopy(network).double())
+    exact, _ = expected(images[worst], copy.deepcopy(network).double())
     error, own_error = (np.abs(part[worst] - exact).max() for part in (views, own))
     if error > max(MULTIPLE * own_error, limit.largest_difference):
         raise VerificationFailed(
@@ -164,31 +160,31 @@ def reference(
     network: AlexNet, images: Pixels, *, crop_size: int, normalisation: Normalisation, crops: str
 ) -> Floats:
     """PyTorch's answer, in the network's type: (N, V, classes), each view's softmax."""
-    with torch.inference_mode():
-        if crops == "dense":
-            views = _windows(network.eval(), images, crop_size, normalisation)
-        else:
-            cut = ten_crops if crops == "ten" else centre_crop
-            views = _normalised(cut(images, crop_size), normalisation, _type(network))
-        flat = torch.split(views.flatten(0, 1), VIEWS)
-        logits = torch.cat([_logits(network.eval(), part, crops) for part in flat])
-    softmax: Floats = logits.softmax(1).numpy().reshape(*views.shape[:2], -1)
-    return softmax
+    return outputs(network, images, crop_size=crop_size, normalisation=normalisation, crops=crops)[
+        0
+    ]
 
 
-def features(
+def outputs(
     network: AlexNet, images: Pixels, *, crop_size: int, normalisation: Normalisation, crops: str
-) -> Floats:
-    """What PyTorch's last layer takes, the mean over the views: (N, width)."""
+) -> tuple[Floats, Floats]:
+    """The reference, and what PyTorch's last layer takes, the mean over the views: (N, width)."""
     taken: list[Tensor] = []
     hook = network.classifier[-1].register_forward_pre_hook(lambda _, given: taken.append(given[0]))
     try:
-        reference(network, images, crop_size=crop_size, normalisation=normalisation, crops=crops)
+        with torch.inference_mode():
+            if crops == "dense":
+                views = _windows(network.eval(), images, crop_size, normalisation)
+            else:
+                cut = ten_crops if crops == "ten" else centre_crop
+                views = _normalised(cut(images, crop_size), normalisation, _type(network))
+            flat = torch.split(views.flatten(0, 1), VIEWS)
+            logits = torch.cat([_logits(network.eval(), part, crops) for part in flat])
+            features = torch.cat(taken).reshape(*views.shape[:2], -1).mean(1)
     finally:
         hook.remove()
-    views = torch.cat(taken)
-    mean: Floats = views.reshape(len(images), -1, views.shape[1]).mean(1).numpy()
-    return mean
+    softmax: Floats = logits.softmax(1).numpy().reshape(*views.shape[:2], -1)
+    return softmax, features.numpy()
 
 
 def _must_have_its_features(answer: Floats | None, expected: Floats, precision: str) -> None:
