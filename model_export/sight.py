@@ -56,7 +56,7 @@ class Labelled:
 
 
 def read_labelled(folder: Path, labels: Labels) -> Labelled:
-    """``FOLDER/<class>/image``; a class by its name or its WordNet id, however it is written."""
+    """``FOLDER/CLASS/image``; a class by its name or its WordNet id, however it is written."""
     known = {_plain(word): n for n, pair in enumerate(labels) for word in pair if word}
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     pairs = [

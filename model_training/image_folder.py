@@ -1,7 +1,7 @@
 """
 A labelled folder -> its training and validation images.
 
-    FOLDER/<class>/image, or deeper below the class
+    FOLDER/CLASS/image, or deeper below the class
 
 Classes are numbered in the order of their names.  Which images are held out depends only on their
 paths, so a new image moves few others from one side to the other.
