@@ -135,8 +135,8 @@ class Settings(BaseSettings):
     )
     model_name: ModelName = _model(
         default="alexnet",
-        description="The model's name in the APIs of Triton, KServe, TorchServe and others; with "
-        "_image after it, the model that takes encoded images at /v2.",
+        description="The model's name in other servers' APIs; with _image after it, the model "
+        "that takes encoded images at /v2.",
     )
     device: Device = _model(
         default="auto",
@@ -152,8 +152,8 @@ class Settings(BaseSettings):
     gpu: int | None = _model(
         default=None,
         ge=0,
-        description="The GPU's number, from 0, where there are several; by default the first. "
-        "With it, auto refuses to start without a working GPU, too.",
+        description="The GPU's number, from 0; with it, auto too refuses to start without a "
+        "working GPU.",
     )
     gpu_memory_limit: Size = _model(
         default=0,
@@ -187,7 +187,7 @@ class Settings(BaseSettings):
         ge=0,
         le=65535,
         description="A second TCP port, for /docs, /metrics and the health checks alone, without "
-        "a key; none by default.",
+        "a key.",
     )
     admin_host: str = _address(
         default="127.0.0.1", min_length=1, description="The address that the second port is on."
@@ -236,8 +236,8 @@ class Settings(BaseSettings):
         default=60.0,
         gt=0.0,
         le=3600.0,
-        description="Seconds that one run of the network may take; beyond it counts as hung, and "
-        "the process ends with status 70, to be started again.",
+        description="Seconds that one run of the network may take; beyond it the process ends "
+        "with status 70, to be started again.",
     )
 
     formats: Formats = _images(
@@ -254,8 +254,8 @@ class Settings(BaseSettings):
     max_decoding_pixels: int = _images(
         default=Limits.max_decoding_pixels,
         ge=1,
-        description="Pixels of all large images that are decoded at once, the others wait: "
-        "this bounds the memory of decoding, whatever the number of cores.",
+        description="Pixels of all large images decoded at once, others wait: this bounds the "
+        "memory of decoding, whatever the number of cores.",
     )
     decode_timeout: float = _images(
         default=DecodeLimits.decode_timeout,
@@ -285,15 +285,14 @@ class Settings(BaseSettings):
     max_uploads: Size = _requests(
         default=256 * 2**20,
         ge=1,
-        description="Bytes of all bodies held at once; what exceeds them is refused with 503, so "
-        "that many uploads at a time cannot fill the memory.",
+        description="Bytes of all bodies held at once; beyond it is 503, so that uploads cannot "
+        "fill the memory.",
     )
     max_connections: int = _requests(
         default=4096,
         ge=1,
         description="Open connections of the main port, the admin port has 64 of its own; for one "
-        "more the longest idle one is closed, and if none is idle, the newcomer is refused with "
-        "503.",
+        "more the longest idle one is closed, and if none is idle, it gets 503.",
     )
     max_connections_per_address: int | None = _requests(
         default=None,
@@ -345,7 +344,7 @@ class Settings(BaseSettings):
     cors_origins: Names = _access(
         default=(),
         description="Origins whose web pages may send requests (CORS), separated by commas, such "
-        "as https://example.com; none by default, * is any.",
+        "as https://example.com; * is any.",
     )
     ssl_certfile: Path | None = _access(
         default=None,
@@ -356,8 +355,8 @@ class Settings(BaseSettings):
     )
     api_keys: Keys = _access(
         default=(),
-        description="API keys, separated by commas; without any, and without a file of them, no "
-        "key is needed. In the environment only, since every user of a machine can see flags.",
+        description="API keys, separated by commas; without these and a file of them, no key is "
+        "needed. In the environment only, since every user of a machine can see flags.",
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = _logs(
