@@ -194,11 +194,11 @@ class Settings(BaseSettings):
     )
     docs: Literal["main", "admin", "off"] = _address(
         default="main",
-        description="Which port has /docs and /openapi.json: main, admin, or off for none.",
+        description="Which port has /docs and /openapi.json: main, admin or off.",
     )
     metrics: Literal["main", "admin", "off"] = _address(
         default="main",
-        description="Which port has /metrics: main, admin, or off for none.",
+        description="Which port has /metrics: main, admin or off.",
     )
 
     max_batch: int = _batches(
@@ -374,8 +374,8 @@ class Settings(BaseSettings):
     )
     tracing: bool = _logs(
         default=False,
-        description="Send OpenTelemetry spans of requests, decoding, queue and runs to where "
-        "OTEL_EXPORTER_OTLP_ENDPOINT says.",
+        description="Send OpenTelemetry spans of requests, decoding, queue and runs to "
+        "OTEL_EXPORTER_OTLP_ENDPOINT.",
     )
 
     @model_validator(mode="after")
