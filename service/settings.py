@@ -152,8 +152,8 @@ class Settings(BaseSettings):
     gpu: int | None = _model(
         default=None,
         ge=0,
-        description="The GPU's number, from 0; with it, auto too refuses to start without a "
-        "working GPU.",
+        description="The GPU's number, from 0, by default the first; with it, auto too refuses to "
+        "start without a working GPU.",
     )
     gpu_memory_limit: Size = _model(
         default=0,
