@@ -126,6 +126,17 @@ def test_the_page_on_kubernetes_takes_away_each_thing_that_it_puts_there() -> No
         assert folder in put & taken
 
 
+def test_a_placeholder_in_a_path_is_in_upper_case() -> None:
+    """As in the help: FOLDER/CLASS/image."""
+    bracketed = re.compile(r"[\w.]/<[a-z]+>|<[a-z]+>/\w")
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    code = {file.name: re.findall(r"`[^`\n]+`", file.read_text("utf-8")) for file in files}
+
+    assert code["weights.md"]
+    assert [(name, span) for name, spans in code.items() for span in spans
+            if bracketed.search(span)] == []  # fmt: skip
+
+
 def _prose(file: Path) -> str:
     return re.sub(r"^```.*?^```|`[^`\n]+`", "", file.read_text("utf-8"), flags=re.M | re.S)
 
