@@ -1,5 +1,5 @@
 """
-The graph's forms compared: ten crops, shared, dense, one.
+Speed of the graph with ten crops, plain and shared, dense crops, and one.
 
     python -m benchmarks.graphs [--weights FILE] [--batch 8] [--rounds 7]
 

@@ -1,6 +1,6 @@
 """
-The forms of heat maps compared, by RISE's measure.  Which way of hiding parts of an image finds the
-evidence?
+Ways to compute heatmaps compared, by deletion and insertion.  Which way of hiding parts
+of an image finds the evidence?
 
     python -m benchmarks.heatmaps FOLDER [--pictures 100] [--crops one] [--model FILE]
     python -m benchmarks.heatmaps FOLDER --cost http://127.0.0.1:8000

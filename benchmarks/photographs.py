@@ -1,5 +1,5 @@
 """
-A folder of JPEGs -> three folders to send.  They hold typical images, 12-megapixel ones, and a
+A folder of JPEGs -> small, large and mixed images to send: typical ones, 12-megapixel ones, and a
 mixture.
 
 Without a folder, the photographs that the exporter calibrates on, scaled up once to 500 x 375.

@@ -1,5 +1,5 @@
 """
-Model files -> each case's result in each round.
+Model files -> results of each file and choice of crops, in rounds.
 
 A case is measured against the bare runtime within seconds, in the same round; rounds alternate
 over all cases and change the order, so that what else the machine does falls on both sides alike.

@@ -1,5 +1,5 @@
 """
-Four networks are called AlexNet.  Each is here on one page; all take float32 views
+The PyTorch modules of `owt`, `paper`, `caffe` and `d2l`.  All take float32 views
 (N, channels, size, size), already normalised, and give logits (N, classes).
 
 * ``owt``    torchvision's: "One weird trick", arXiv:1404.5997, section 5

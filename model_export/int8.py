@@ -1,5 +1,6 @@
 """
-A network in 8 bit (QDQ).  Its first convolution reads the pixels as they are.
+A network in 8 bit (QDQ): calibration, rounding.  Its first convolution reads the pixels as they
+are.
 
 * Weights: signed, a scale per output channel, 7 of their 8 bits.  Without VNNI, x86 adds pairs of
   products in 16 bits, which 8-bit weights overflow; so the file answers the same everywhere.

@@ -1,5 +1,5 @@
 """
-Which checkpoint tensor is which parameter of a variant.
+Which checkpoint tensor is which parameter: prefixes, names, shapes.
 
 By its name, whatever stands before it (``state_dict.model.features.0.weight``) and whatever
 wrappers stand within it (``features.module.0.weight``).  What has another name is found by its

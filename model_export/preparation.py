@@ -1,5 +1,5 @@
 """
-How the training images were prepared: where that is written.
+Mean, deviation and channels of the training images: where they are written.
 
 The first of these that says so: the command line; a checkpoint of this package, in its metadata; a
 checkpoint's own settings (timm's ``pretrained_cfg``, a script's arguments); a

@@ -51,7 +51,7 @@ class NotAligned(ValueError):
 
 
 def through(extent: Extent, layer: Window) -> Extent:
-    """The extent after a layer, or `NotAligned`."""
+    """The extent after a layer; raises `NotAligned`."""
     if extent.start % layer.stride:
         raise NotAligned(f"a crop begins at {extent.start}, which is no multiple of {layer.stride}")
     length = layer.length(extent.length)
@@ -71,7 +71,7 @@ def through(extent: Extent, layer: Window) -> Extent:
 
 
 def after(extent: Extent, layers: Sequence[Window]) -> Extent:
-    """The extent after a chain of layers, or `NotAligned`."""
+    """The extent after a chain of layers; raises `NotAligned`."""
     return reduce(through, layers, extent)
 
 

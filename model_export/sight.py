@@ -1,5 +1,5 @@
 """
-Does the network see?
+Warns of a network that recognises no images, and of a wrong preparation.
 
 A wrong preparation of the images costs a network 10 to 30 points and breaks
 nothing else, so its answers are looked at: on labelled images of the user's, in other preparations

@@ -1,5 +1,5 @@
 """
-The paper's rule of learning (section 5), and its figures.
+Learning rate and schedule, momentum and decay: section 5 of the paper.
 
     v <- 0.9 v - 0.0005 rate w - rate gradient        w <- w + v
 

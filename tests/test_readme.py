@@ -162,20 +162,3 @@ def test_make_help_lists_every_target() -> None:
 
     lines = [line.split(maxsplit=1) for line in shown.stdout.splitlines()]
     assert [target for target, _ in lines] == declared[1].split()
-
-
-def test_installing_says_which_package_it_is_at() -> None:
-    script = (ROOT / "scripts" / "install").read_text("utf-8")
-    function = re.search(r"^progress\(\) \{.*?^\}", script, re.M | re.S)
-    assert function
-    said = "Collecting a==1 (from x)\n  Downloading a.whl\nCollecting b==2\nInstalling collected"
-
-    shown = subprocess.run(
-        ["bash", "-euc", f"{function[0]}\nprogress 2"],
-        input=f"{said} packages: a, b\n",
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-    assert shown.stderr.split("\n") == ["  1 of 2: a==1", "  2 of 2: b==2", "  unpacking 2", ""]

@@ -1,5 +1,5 @@
 """
-A set's images, from git objects at one commit.
+A set's images, out of its git repository at one commit.
 
 Nothing is checked out, and git verifies the bytes: an object's name is its hash.
 """

@@ -35,9 +35,10 @@ TEACHER_PREPARATION = Normalisation((127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
 
 
 def trunk(folder: Path | None = None) -> nn.Sequential:
-    """``owt``'s convolutions: (N, 3, 224, 224), normalised -> (N, 256, 6, 6).
+    """``owt``'s layers up to the last pooling: float32 (N, 3, 224, 224), normalised as for
+    ImageNet -> (N, 256, 6, 6).
 
-    Their file is fetched into ``folder`` (the user's cache), unless it is there.
+    Their weights are fetched into ``folder`` (default: the user's cache), unless they are there.
     """
     archive = checkpoints.fetch(CONVOLUTIONS, folder=folder)
     with tarfile.open(archive) as files:

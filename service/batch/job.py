@@ -165,8 +165,8 @@ def score(
 
 
 def _check(places: Sequence[str], output: Path, *, overwrite: bool) -> None:
-    """Before anything slow: `SettingsInvalid` unless the places are there, and the scores can be
-    written to `output`."""
+    """Before anything slow: raises `SettingsInvalid` unless the places are there, and the scores
+    can be written to `output`."""
     tables.check(output)
     if output.exists() and not overwrite:
         raise SettingsInvalid(

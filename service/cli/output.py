@@ -1,5 +1,5 @@
 """
-Outcomes -> standard output: bars, lines or JSON.  Bars are for a person, lines and JSON for
+Predictions -> standard output: bars, lines or JSON.  Bars are for a person, lines and JSON for
 programs; each comes as it is made.
 """
 

@@ -1,5 +1,5 @@
 """
-Predictions -> accuracy and confidence of each candidate.  It also says how two of them differ.
+Predictions -> accuracy and confidence of each model and crops, and how two differ.
 
 Everything is a share of 0 to 1, with 95% intervals.
 """
@@ -38,7 +38,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more often one of two candidates is right on the same images."""
+    """How much more often one of two is right on the same images, as a proportion."""
 
     difference: float
     interval: Interval

@@ -1,6 +1,6 @@
 """
-95% intervals of shares, and of their differences.  A difference is that of two shares of the same
-images.
+95% confidence intervals of proportions, and of their differences.  A difference is that of two
+proportions of the same images.
 
 * Wilson's score interval: E. B. Wilson, JASA 22 (1927), 209-212; method 3 of R. G. Newcombe,
   Statistics in Medicine 17 (1998), 857-872.

@@ -1,5 +1,5 @@
 """
-Images -> what each candidate predicts for them.  A candidate is a model with a choice of crops.
+Images -> predictions of each model and choice of crops, which is called a candidate.
 
 Each image is read and decoded once, as the service does it; each batch goes through all candidates.
 Of each image only the five best classes stay in memory.

@@ -125,7 +125,7 @@ class RateLimiter:
 
 
 def parse_rate(text: str) -> tuple[int, int]:
-    """`100/minute` -> 100 and 60 seconds, or a `ValueError` that says what was expected."""
+    """`100/minute` -> (100, 60 seconds); raises `ValueError` that says what was expected."""
     match = RATE.fullmatch(text)
     if match is None:
         raise ValueError("expected a number per second, minute, hour or day, such as 100/minute")

@@ -1,5 +1,5 @@
 """
-How an image is to be seen: colours, orientation.  Its file says so beside the pixels.
+Colour profiles and EXIF orientation of an image.  Its file says so beside the pixels.
 
 Embedded colour profiles: pixels -> sRGB, which the networks were trained on and browsers show.
 LittleCMS converts, with perceptual intent; its transforms are cached.  What converts to the same

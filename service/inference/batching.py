@@ -144,7 +144,7 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Whether the dispatcher runs: without it no answer ever comes."""
+        """Whether the dispatcher, the task that begins runs, works: without it no answer comes."""
         return self._dispatcher is not None and not self._dispatcher.done()
 
     @property
@@ -409,7 +409,7 @@ class Batcher:
         return rows
 
     async def _in_worker(self, work: Callable[..., T], *arguments: object) -> T:
-        """`work`'s result, from a worker thread, or `RunHung`."""
+        """`work`'s result, from a worker thread; raises `RunHung`."""
         run = asyncio.get_running_loop().run_in_executor(self._worker, work, *arguments)
         await asyncio.wait([run], timeout=self._run_timeout)
         if not run.done():

@@ -1,4 +1,4 @@
-"""asyncio: a weighted semaphore, coroutines at once, a deadline.  Requests share them."""
+"""For asyncio: a weighted semaphore, concurrent coroutines, a deadline.  Requests share them."""
 
 import asyncio
 from collections import deque

@@ -197,7 +197,7 @@ class Engine:
             raise self.execution_provider.failed("the start-up image", error) from error
 
     def warm(self) -> None:
-        """Run `fixed_size` with each choice of crops, most crops first, or `ProviderUnusable`."""
+        """Run `fixed_size` with each choice, most crops first; raises `ProviderUnusable`."""
         if not (size := self.fixed_size):
             return
         shape = self.model.golden_image().shape[1:]
@@ -209,7 +209,7 @@ class Engine:
                 raise self.execution_provider.failed(step, error) from error
 
     def check(self) -> None:
-        """Compare the start-up image's answer with the one in the file, or `ModelUnusable`."""
+        """Compare the start-up image's answer with the one in the file; raises `ModelUnusable`."""
         golden, path = self.model.golden, self.model.path
         views = self.model.crops.get("ten", max(self.model.crops.values()))
         image = self.model.golden_image()

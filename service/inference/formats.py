@@ -1,5 +1,5 @@
 """
-The table of image formats.  Everything that tells one format from another is in its row.
+The image formats (JPEG, PNG, WebP ...) and their limits, one row each.
 
 A new format is a new row.  Settings, uploads, folders and the decoder take theirs from here.
 Decoders are named, not imported, so that settings and `--help` load without Pillow.

@@ -143,7 +143,7 @@ class _Metered(BytesIO):
         self._pieces = -1
 
     def look(self) -> None:
-        """Raise `ImageTooCostly` when all pieces or all seconds are spent."""
+        """Raise `ImageTooCostly` after `PIECES` reads, or when the seconds of CPU time are over."""
         if self._pieces < 0 or thread_time() > self._end:
             raise ImageTooCostly(
                 "Decoding the image takes longer than the limit. Open and save it again, "

@@ -1,4 +1,8 @@
-"""What inference may take.  Most limits are explained at the setting of the same name."""
+"""
+Limits of images, batches and classes; the default of `top`.
+
+Most limits are explained at the setting of the same name.
+"""
 
 from dataclasses import dataclass
 from typing import Final

@@ -95,7 +95,7 @@ class Model:
         return {name: self.name, **others}
 
     def crops_number(self, choice: str) -> int:
-        """The number that the graph takes for a choice of crops, or `ParameterInvalid`."""
+        """The number that the graph takes for a choice of crops; raises `ParameterInvalid`."""
         if choice not in self.crops:
             raise ParameterInvalid(f"crops={choice!r}: must be one of {', '.join(self.crops)}")
         return self.crops[choice]

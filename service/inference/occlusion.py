@@ -1,6 +1,6 @@
 """
-Where in an image the evidence for a class lies.  The network answers for copies of the prepared
-image with a part hidden in each.
+Heatmaps by occlusion: where the evidence for a class lies.  The network answers for copies of
+the prepared image with a part hidden in each.
 
 Occlusion (Zeiler & Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4):
 what a class loses while a part is hidden, it had from there.  It needs only answers; class

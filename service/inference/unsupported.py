@@ -1,6 +1,6 @@
 """
-The table of what is sent in an image's place.  A row has its first bytes, what it is, and what to
-do.
+Files that are no image: error texts, one row each.  A row has first bytes, what they begin,
+and what to do.
 
 `formats` has the images that are read, which are looked for first.
 """

@@ -20,7 +20,7 @@ RECENT: Final = 2.0  # seconds that the figures on display look back
 
 
 class Record(NamedTuple):
-    """What became of a request; times of `time.perf_counter()`, seconds."""
+    """One request: when it was due, sent and answered, in seconds of `time.perf_counter()`."""
 
     due: float
     sent: float  # when it was handed to the client, which takes a kept connection or a new one

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,8 @@ def test_the_examples_of_the_help_work(tmp_path: Path) -> None:
         words = [str(places.get(word, word)) for word in line.split()[1:]]
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(VARIANTS, "owt", replace(VARIANTS["owt"], weights=published))
+            # An eighth of the default photographs: the network has its full size.
+            patch.setattr(crops, "load_images", partial(crops.load_images, limit=8))
             variables = plain({"XDG_CACHE_HOME": str(tmp_path)})
             output = ("-o", str(tmp_path / "alexnet.onnx"))
             done = here(main, "alexnet-export", *words, *output, variables=variables)

@@ -32,6 +32,9 @@ REQUESTS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
         "/v1/predict?crops=one&top=2",
         {"files": [("a", ("a.jpg", image())), ("b", ("b.txt", b"only text"))]},
     ),
+    # Before what several cores share: the sizes of its batches are left to the moment.
+    "v2-stats": ("GET", "/v2/models/alexnet/stats", {}),
+    "v2-all-stats": ("GET", "/v2/models/stats", {}),
     "predict-views": (
         "POST",
         "/v1/predict?details=views&top=1",
@@ -94,8 +97,6 @@ REQUESTS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
             }
         },
     ),
-    "v2-stats": ("GET", "/v2/models/alexnet/stats", {}),
-    "v2-all-stats": ("GET", "/v2/models/stats", {}),
     "kserve-v1": (
         "POST",
         "/v1/models/alexnet:predict",

@@ -1,5 +1,5 @@
 """
-The access log, metrics and headers of every answer.  The headers are `X-Request-ID`,
+The access log, and the headers of every response.  The headers are `X-Request-ID`,
 `Server-Timing` and those of security.
 
 The log has a line for each answer that ALEXNET_ACCESS_LOG wants, but one line a second for all that

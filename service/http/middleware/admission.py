@@ -1,5 +1,5 @@
 """
-What is answered before routing.  By the port, by the page's origin, while the queue is full.
+Refusals before routing: full queue, wrong port, CORS.
 
 At ten times what the engine can do, nine requests of ten end here, before their bodies are read,
 and each microsecond that one takes is missing for those that are served.  No place in the queue is

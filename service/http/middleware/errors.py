@@ -1,5 +1,5 @@
 """
-Errors to status and body.  This is the only place where the two meet.
+Errors to status, body and headers, Retry-After among them, in this one place.
 
 Every refusal, from whichever layer, is `{"error": sentence, "code": word}`.  Clients
 branch on the code; people read the sentence.

@@ -114,8 +114,7 @@ def check_names(given: Sequence[str]) -> None:
 
 
 def details_in(values: Sequence[str] | None) -> frozenset[Detail]:
-    """What these values ask for, each of them a word or words with commas between them, or
-    `ParameterInvalid`."""
+    """The values of `details`, such as `views,heatmap`, as a set; raises `ParameterInvalid`."""
     if values is None:
         return frozenset()
     words = ",".join(values)

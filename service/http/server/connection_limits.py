@@ -1,5 +1,5 @@
 """
-What clients may take: seconds, bytes, connections, open files.  The limits are for one of them and
+Limits of connections: number, seconds, bytes, open files.  The limits are for one of them and
 for all together.
 
 Each port has a `ConnectionLimiter` of its own, so that probes on the admin port get through while

@@ -1,5 +1,5 @@
 """
-A connection's bytes to requests, or to a refusal.
+A connection's bytes to requests, or to an error.
 
 httptools finds the parts.  Refused here is what it lets through: headers, or what surrounds the
 chunks of a body, beyond a size or a number; first lines of other protocols; invalid hosts; targets

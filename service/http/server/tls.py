@@ -69,7 +69,7 @@ class TlsAcceptor:
         return TlsHandshake(self._kind, self._context, **arguments)
 
     def renew(self) -> None:
-        """Read the certificate and its key again, from any thread; or `OSError`, `ssl.SSLError`
+        """Read the certificate and its key again, from any thread; raises `OSError`, `ssl.SSLError`
         among them."""
         config = self._config
         # A new context: one that fails to load a pair keeps the half of it.

@@ -1,5 +1,5 @@
 """
-The contracts of platforms that send encoded images.  One table, one parser.
+KServe v1, SageMaker, Vertex AI and Hugging Face.  One table, one parser.
 
     contracts           which platform sends what, where, and what it reads; a body to its images
     endpoints           the routes of the table, and the platforms' checks

@@ -1,6 +1,5 @@
 """
-Which platform sends encoded images, where and how.  A row also has what it reads; such a body is
-parsed to its images.
+Each platform's paths, bodies and answers, one row each.  A body is parsed to its images.
 
 The body is JSON with base64 in it, in any form that one of the platforms uses, or the image itself:
 

@@ -1,5 +1,5 @@
 """
-The endpoints of the table of contracts.  Here is also what platforms ask before they send images.
+The endpoints of the rows in `contracts.py`, and the platforms' own checks of health.
 """
 
 from collections.abc import Awaitable, Callable, Collection
