@@ -1,6 +1,5 @@
 """
-A folder of JPEGs -> small, large and mixed images to send: typical ones, 12-megapixel ones, and a
-mixture.
+A folder of JPEGs -> three to send: typical images, 12-megapixel ones, a mixture.
 
 Without a folder, the photographs that the exporter calibrates on, scaled up once to 500 x 375.
 """

@@ -29,8 +29,9 @@ def packages() -> list[str]:
 
 
 def listed(package: str) -> str:
-    """The Markdown list of a folder's modules."""
-    return "".join(f"- `{name}`: {text}\n" for name, text in lines(package))
+    """What a folder is, and the Markdown list of its modules."""
+    (_, package_text), *modules = lines(package)
+    return f"{package_text}.\n\n" + "".join(f"- `{name}`: {text}\n" for name, text in modules)
 
 
 def lines(package: str) -> Iterator[tuple[str, str]]:
