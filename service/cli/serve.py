@@ -97,10 +97,10 @@ def _log_what_serves(settings: Settings, engine: "Engine") -> None:
         "threads": settings.threads or cpu_quota(),
         "api_keys": has_keys(settings),
     }
-    keys = "with API keys" if has_keys(settings) else "without API keys"
+    keys = "required" if has_keys(settings) else "none"
     log.info(
         "Serving %(model)s %(variant)s %(precision)s, version %(version)s, on %(provider)s, "
-        f"threads: %(threads)d, {keys}",
+        f"threads: %(threads)d, API keys: {keys}",
         fields,
         extra=fields,
     )

@@ -44,9 +44,9 @@ function drawAll(prepared) {
 
 function explain(views) {
   const side = views[0]?.box?.side;
-  const cutting = side ? `${count(side, "pixel")} wide, cut from the central 256` : "cut from the central square";
+  const cutting = side ? `${count(side, "pixel")} wide, cut from the central 256 × 256` : "cut from the central square";
   if (views.length === 1) return `The centre of the picture, ${cutting}.`;
-  const pointing = matchMedia("(hover: hover)").matches ? "Point at" : "Choose";
+  const pointing = matchMedia("(hover: hover)").matches ? "Hover over" : "Choose";
   return `Corners, centre and their mirror images, ${cutting}. ${pointing} one to see what it predicts alone.`;
 }
 

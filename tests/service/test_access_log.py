@@ -230,7 +230,7 @@ def test_the_first_record_of_a_start_says_what_serves(logged: Any) -> None:
 
     assert first["message"] == (
         f"Serving {first['model']} {first['variant']} {first['precision']}, version "
-        f"{first['version']}, on CPUExecutionProvider, threads: {cpu_quota()}, without API keys"
+        f"{first['version']}, on CPUExecutionProvider, threads: {cpu_quota()}, API keys: none"
     )
     assert (first["provider"], first["threads"]) == ("CPUExecutionProvider", cpu_quota())
     assert first["api_keys"] is False
@@ -253,7 +253,7 @@ def test_a_start_warns_of_misspelt_settings_and_of_an_address_that_is_open_to_al
         "--api-keys-file, or let a proxy ask for keys\n",
     ]
     assert " WARNING " not in "".join(careful)
-    assert re.search(r"INFO    Serving .*, threads: 1, with API keys\n", careful[0])
+    assert re.search(r"INFO    Serving .*, threads: 1, API keys: required\n", careful[0])
 
 
 def test_a_record_of_an_answer_has_a_field_for_each_thing(logged: Any) -> None:
