@@ -53,8 +53,8 @@ def load_images(
     """The images of a folder, at any depth, as uint8 (N, 256, 256, 3); the package's own by
     default: see ``model_export/pictures``.
 
-    Files that cannot be read are told to ``left_out`` and left out.  Raises ExportError where
-    fewer than ``FEWEST`` remain.
+    Files that cannot be read are left out; ``left_out`` is called with each and the reason.  Raises
+    ExportError where fewer than ``FEWEST`` remain.
     """
     folder = folder or Path(__file__).with_name("pictures")
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)

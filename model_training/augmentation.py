@@ -116,7 +116,8 @@ def cut_ten(images: Pixels, rows: NDArray[np.int64], crop_size: int) -> NDArray[
 
 
 def prepare(views: Tensor, normalisation: Normalisation, *, noise: Tensor | None = None) -> Tensor:
-    """uint8 RGB (N, size, size, 3) -> float32 (N, channels, size, size), as in the model file.
+    """uint8 RGB (N, size, size, 3) -> float32 (N, channels, size, size), as the exported graph
+    prepares them.
 
     ``noise``, float32 (N, 3), is added to the pixels of 0-255 first, unclipped.
     """

@@ -116,7 +116,8 @@ def distil(
 
 
 def write(output: Path, head: Head, temperature: float, downloads: Path | None = None) -> None:
-    """The trunk's and the folded head's tensors, read back and compared."""
+    """Write the tensors of the convolutions and of the head, the temperature folded into its last
+    layer; then read them back and compare."""
     trunk = pretrained.trunk(downloads).state_dict()
     state: dict[str, Tensor] = {f"features.{name}": tensor for name, tensor in trunk.items()}
     state |= folded(head.cpu(), temperature)

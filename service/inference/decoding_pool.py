@@ -45,7 +45,7 @@ class DecodingPool:
         """
         An encoded image to uint8 `(256, 256, 3)` RGB; raises the errors of `open_image`.
 
-        Small images are decoded at once, large ones when the semaphores allow.
+        Small images are decoded immediately, large ones when the semaphores allow.
         """
         # The executor's queue would keep the bytes of clients that have left.
         box = [data]

@@ -49,7 +49,7 @@ class Figures:
 
 @dataclass
 class LoadStatistics:
-    """What became of each request, in the order in which they ended; seconds on one clock."""
+    """A record of each request, in the order in which they ended."""
 
     began: float  # the end of the warm-up
     full_until: float = math.inf  # from here on fewer are in flight

@@ -92,7 +92,7 @@ async def predictions(request: Request, top: Top = DEFAULT_TOP, crops: Crops = "
 
 
 def by_label(best: Sequence[Prediction]) -> dict[str, float]:
-    """The probabilities by label; of ImageNet's two cranes each has its WordNet id beside it."""
+    """Probabilities by label, with the WordNet id in the key where two classes share a label."""
     named = Counter(prediction.label for prediction in best)
     return {
         prediction.label
