@@ -1,12 +1,13 @@
 """
-The service beside the naive server, in one run; Linux.
+The service beside the naive server, and LitServe where it is installed, in one run; Linux.
 
     scripts/bench --beside naive [--rounds 5] [--seconds 3] [--crops one] [--pictures FOLDER]
 
-Both serve the bundled model on the same cores, without a line of log for each request; the service
-is sent raw bodies, the naive server (`naive.py`) forms.  In each round the two are loaded one after
-the other, in an order that changes, and a ratio is taken within a round; the table has medians and
-the range of the ratio.  About five minutes.
+All serve the bundled model on the same cores, without a line of log for each request; the service
+and LitServe (`lit.py`) are sent raw bodies, the naive server (`naive.py`) forms.  In each round all
+are loaded one after the other, in an order that changes, and a ratio is taken within a round; the
+table has medians and the ranges of the ratios.  Whoever is not loaded is paused: LitServe's worker
+polls, 12% of a core without a request.  About four minutes, six with LitServe.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -33,11 +35,17 @@ from service.settings import BUNDLED
 
 from . import machine
 from .photographs import PACKAGED
-from .processes import START, serving, started
+from .processes import START, Server, paused, serving, started
 
 IN_FLIGHT: Final = (1, 8, 32)
 WARM_UP: Final = 1.0  # seconds, at 8 in flight
 BOUNDARY: Final = "beside"
+# What python -m is given, before a port.
+UVICORN: Final = ("uvicorn", "benchmarks.naive:app", "--no-access-log", "--log-level", "warning")
+COMMANDS: Final = {"naive": (*UVICORN, "--port"), "LitServe": ("benchmarks.lit",)}
+NOT_MEASURED: Final = (
+    "LitServe was not measured: it is not installed; run `.venv-test/bin/pip install litserve`."
+)
 
 
 @dataclass(frozen=True)
@@ -50,20 +58,19 @@ class Load:
 
 
 @contextmanager
-def naive(crops: str) -> Iterator[str]:
-    """The naive server's address, until the block ends."""
+def other(name: str, crops: str) -> Iterator[Server]:
+    """One of `COMMANDS`, until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "benchmarks.naive:app", "--port", str(port)]
     os.environ |= {"NAIVE_MODEL": str(BUNDLED), "NAIVE_CROPS": crops}
-    quiet = ("--no-access-log", "--log-level", "warning")
-    with started([*command, *quiet], stderr=subprocess.DEVNULL) as process:
-        url, end = f"http://127.0.0.1:{port}", time.monotonic() + START
+    command = [sys.executable, "-m", *COMMANDS[name], str(port)]
+    with started(command, stderr=subprocess.DEVNULL) as process:
+        url, began = f"http://127.0.0.1:{port}", time.monotonic()
         while not _answers(f"{url}/docs"):
-            if process.poll() is not None or time.monotonic() > end:
-                raise SystemExit("the naive server did not start")
+            if process.poll() is not None or time.monotonic() > began + START:
+                raise SystemExit(f"the server to compare with, {name}, did not start")
             time.sleep(0.05)
-        yield url
+        yield Server(process.pid, url, time.monotonic() - began)
 
 
 def _answers(url: str) -> bool:
@@ -104,34 +111,49 @@ async def load(url: str, requests: Sequence[Request], in_flight: int, seconds: f
     return Load(len(records) / passed, *(1e3 * seconds for seconds in share))
 
 
-def compare(images: Sequence[bytes], crops: str, rounds: int, seconds: float) -> Iterator[str]:
+def compare(
+    others: Sequence[str], images: Sequence[bytes], crops: str, rounds: int, seconds: float
+) -> Iterator[str]:
     """The rows of one choice of crops, as Markdown."""
+    sent = {
+        "service": [Request(image, query=f"?crops={crops}") for image in images],
+        "naive": [*map(as_form, images)],
+        "LitServe": [*map(Request, images)],
+    }
     with ExitStack() as stack:
-        sides = {
-            "naive": (stack.enter_context(naive(crops)), [*map(as_form, images)]),
-            "service": (
-                stack.enter_context(serving(BUNDLED)).url,
-                [Request(image, query=f"?crops={crops}") for image in images],
-            ),
-        }
-        for url, requests in sides.values():
-            generator.run(load(url, requests, 8, WARM_UP))
+        servers = {"service": stack.enter_context(serving(BUNDLED))}
+        servers |= {name: stack.enter_context(other(name, crops)) for name in others}
+        sides = list(servers)
+
+        def measure(side: str, in_flight: int, seconds: float) -> Load:
+            with ExitStack() as rest:
+                for name in sides:
+                    if name != side:
+                        rest.enter_context(paused(servers[name].pid))
+                return generator.run(load(servers[side].url, sent[side], in_flight, seconds))
+
+        for side in sides:
+            measure(side, 8, WARM_UP)
         for in_flight in IN_FLIGHT:
-            pairs = []
+            done: dict[str, list[Load]] = {side: [] for side in sides}
             for turn in range(rounds):
-                order = list(sides)[:: 1 if turn % 2 else -1]
-                done = {
-                    side: generator.run(load(*sides[side], in_flight, seconds)) for side in order
-                }
-                pairs.append((done["service"], done["naive"]))
-            ratios = [ours.rate / other.rate for ours, other in pairs]
-            yield (
-                f"| {crops} | {in_flight} | {median(ours.rate for ours, _ in pairs):.1f} "
-                f"| {median(other.rate for _, other in pairs):.1f} "
-                f"| {median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) "
-                f"| {median(ours.p99 for ours, _ in pairs):.0f} "
-                f"| {median(other.p99 for _, other in pairs):.0f} |"
-            )
+                first = turn % len(sides)
+                for side in sides[first:] + sides[:first]:
+                    done[side].append(measure(side, in_flight, seconds))
+            cells = [crops, str(in_flight)]
+            cells += [f"{median(one.rate for one in done[side]):.1f}" for side in sides]
+            cells += [_ratio(done["service"], done[name]) for name in others]
+            cells += [f"{median(one.p99 for one in done[side]):.0f}" for side in sides]
+            yield _row(cells)
+
+
+def _ratio(ours: Sequence[Load], theirs: Sequence[Load]) -> str:
+    ratios = [one.rate / another.rate for one, another in zip(ours, theirs, strict=True)]
+    return f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def table(
@@ -142,11 +164,18 @@ def table(
     files = sorted(folder.rglob("*.jpg"))[:64]
     if not files:
         raise SystemExit(f"there are no .jpg files in {folder}; name a folder with --pictures")
+    others = ["naive", *(["LitServe"] if find_spec("litserve") else [])]
     about = machine.sentence(machine.describe("CPUExecutionProvider"))
     yield f"{about}; medians of {rounds} round{'s' * (rounds > 1)}."
     yield ""
-    yield "| crops | in flight | service /s | naive /s | ratio (range) | p99 ms | naive's p99 ms |"
-    yield "|---|---|---|---|---|---|---|"
+    headings = ["crops", "in flight", *(f"{side} /s" for side in ("service", *others))]
+    headings += [f"ratio to {name} (range)" for name in others]
+    headings += ["p99 ms", *(f"{name}'s p99 ms" for name in others)]
+    yield _row(headings)
+    yield f"|{'---|' * len(headings)}"
     bodies = [file.read_bytes() for file in files]
     for choice in crops or ("one", "ten"):
-        yield from compare(bodies, choice, rounds, seconds)
+        yield from compare(others, bodies, choice, rounds, seconds)
+    if "LitServe" not in others:
+        yield ""
+        yield NOT_MEASURED

@@ -9,6 +9,7 @@ that helps it is given to it: the same file, the same options, an upload that Fa
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnxruntime
@@ -24,17 +25,26 @@ session = onnxruntime.InferenceSession(model.path, session_options(onnxruntime))
 app = FastAPI()
 
 
-@app.post("/v1/predict")
-def predict(file: UploadFile) -> list[dict[str, object]]:
-    image = Image.open(file.file).convert("RGB")
+def prepare(file: BinaryIO) -> np.ndarray:
+    """256 x 256 x 3, uint8."""
+    image = Image.open(file).convert("RGB")
     scale = 256 / min(image.size)
     image = image.resize(
         (round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR
     )
     left, top = (image.width - 256) // 2, (image.height - 256) // 2
-    pixels = np.asarray(image.crop((left, top, left + 256, top + 256)))[np.newaxis]
-    (probabilities,) = session.run(["probabilities"], {"images": pixels, "crops": crops})
-    best = probabilities[0].argsort()[:-6:-1]
-    return [
-        {"label": model.labels[i].name, "probability": float(probabilities[0, i])} for i in best
-    ]
+    return np.asarray(image.crop((left, top, left + 256, top + 256)))
+
+
+def classify(pixels: np.ndarray) -> np.ndarray:
+    return np.asarray(session.run(["probabilities"], {"images": pixels, "crops": crops})[0])
+
+
+def answer(probabilities: np.ndarray) -> list[dict[str, object]]:
+    best = probabilities.argsort()[:-6:-1]
+    return [{"label": model.labels[i].name, "probability": float(probabilities[i])} for i in best]
+
+
+@app.post("/v1/predict")
+def predict(file: UploadFile) -> list[dict[str, object]]:
+    return answer(classify(prepare(file.file)[np.newaxis])[0])

@@ -113,6 +113,7 @@ def started(
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
+        process_group=0,  # its own, so that all its processes can be paused
     )
     try:
         with process:
@@ -127,6 +128,16 @@ def started(
     finally:
         if process.poll() is None:  # a second Ctrl-C while waiting
             process.kill()
+
+
+@contextmanager
+def paused(process_id: int) -> Iterator[None]:
+    """A started process and all that it started rest until the block ends."""
+    os.killpg(process_id, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(process_id, signal.SIGCONT)
 
 
 @contextmanager

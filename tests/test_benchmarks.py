@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -222,12 +223,20 @@ def test_without_torch_the_way_out_is_named(
 
 @pytest.mark.external
 def test_the_service_is_measured_beside_the_naive_server() -> None:
-    """A row for each load, with the range of its ratio, and the flags of the machine."""
+    """A row for each load, with the ranges of its ratios, and the flags of the machine; LitServe is
+    measured too, or the way to it is told."""
     done = script("serving", "--beside", "naive", *QUICK)
 
     assert done.returncode == 0, done.stderr
-    about, _, _, _, *rows = done.stdout.splitlines()
+    about, _, headings, _, *rows = done.stdout.splitlines()
+    others = 2 if find_spec("litserve") else 1
     assert "1 round." in about
+    assert headings.count("LitServe") == 3 * (others - 1)
+    if others == 1:
+        *rows, empty, note = rows
+        assert not empty
+        assert "pip install litserve" in note
     assert [row.split(" | ")[:2] for row in rows] == [["| one", n] for n in ("1", "8", "32")]
     for row in rows:
-        assert re.search(r"\d\.\d\d \(\d\.\d\d-\d\.\d\d\)", row)
+        assert row.count(" | ") == headings.count(" | ")
+        assert len(re.findall(r"\d\.\d\d \(\d\.\d\d-\d\.\d\d\)", row)) == others
