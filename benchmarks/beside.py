@@ -6,8 +6,8 @@ The service beside the naive server, and LitServe where it is installed, in one 
 All serve the bundled model on the same cores, without a line of log for each request; the service
 and LitServe (`lit.py`) are sent raw bodies, the naive server (`naive.py`) forms.  In each round all
 are loaded one after the other, in an order that changes, and a ratio is taken within a round; the
-table has medians and the ranges of the ratios.  Whoever is not loaded is paused: LitServe's worker
-polls, 12% of a core without a request.  About four minutes, six with LitServe.
+table has medians and the ranges of the ratios.  A server that is not loaded is paused: LitServe's
+workers poll, 12% of a core without a request.  About four minutes, six with LitServe.
 """
 
 from __future__ import annotations

@@ -178,4 +178,6 @@ TEXTS: Final = (
 
 def unsupported(data: bytes) -> Unsupported | None:
     """What these bytes are, if they are known to be no image that is read here."""
+    if any(row.matches(data) for row in FORMATS):
+        return None
     return next((row for row in (*BINARY, *TEXTS) if row.matches(data)), None)

@@ -136,6 +136,7 @@ def test_the_formats_that_are_taken_are_named_where_one_must_be_chosen(live: Liv
         b"[section]\nkey = value\n",
         b"\xff\xfe\xff\xfe",
         b"\0" * 100,
+        box(b"avif", b"avif", b"mif1", b"miaf"),
         bytes(range(256)),
         b"",
     ],
