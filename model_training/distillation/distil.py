@@ -8,13 +8,15 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -27,6 +29,7 @@ from torch import Tensor
 
 from model_export.alexnet import owt
 from model_export.image_formats import SUFFIXES
+from model_training.devices import processors
 from model_training.distillation import feature_extraction, networks, pretrained
 from model_training.distillation.calibration import (
     logits_of,
@@ -34,15 +37,26 @@ from model_training.distillation.calibration import (
     score,
     temperature_of,
 )
-from model_training.distillation.dataset import Dataset, read_dataset
-from model_training.distillation.duplicates import alike, thumbnails, turned
+from model_training.distillation.crops import CROP_SIZE
+from model_training.distillation.dataset import UNKNOWN, Dataset, label_of, read_dataset
+from model_training.distillation.duplicates import (
+    SHARED,
+    LocalFeatures,
+    alike,
+    local_features,
+    scenes,
+    shared_keypoints,
+    thumbnails,
+    turned,
+)
 from model_training.distillation.feature_extraction import Features, Part
-from model_training.distillation.image_reader import clone, decode
+from model_training.distillation.image_reader import Entry, clone, contents, decode
 from model_training.distillation.sources import MANIFEST, read_manifest
 from model_training.distillation.student import Head, folded
 from model_training.distillation.train import Recipe, StudentTrainer
 from model_training.errors import TrainingError
 
+CANDIDATES = 15  # images that are most alike to a photograph, for both networks
 LOG = ("epoch", "loss", "top1", "top5", "surprise")
 
 
@@ -160,31 +174,103 @@ def exclude(
     console: Console,
 ) -> None:
     """Write the list of the sets' images that show what a photograph in ``folder``, or one of
-    the manifest's validation photographs, shows."""
+    the manifest's validation photographs, shows; and of those that are a part of one in
+    ``folder``."""
     listed = read_manifest(manifest or MANIFEST)
-    photographs = [
-        thumbnails(image)
+    photographs = {
+        file: image
         for file in sorted(folder.rglob("*"))
         if file.suffix.lower() in SUFFIXES and (image := decode(file.read_bytes())) is not None
-    ]
+    }
     if not photographs:
         raise TrainingError(f"{folder} holds no images to compare with")
     with console.status("looking at the validation photographs"):
         repository = clone(listed.validation, clones)
         seen = read_photographs(listed.validation, repository, work).thumbs
-    photographed = turned(np.concatenate([np.stack(photographs), seen]))
-    lines: list[str] = []
-    for part in feature_extraction.parts(listed.sets, clones, work):
-        if part.path.is_file():
-            features = Features.load(part.path)
-            same = alike(features.thumbnails, photographed)
-            lines += [
-                f"{blob} {part.images.name} {path}"
-                for blob, path in zip(features.blobs[same], features.paths[same], strict=True)
-            ]
+    small = [thumbnails(photograph) for photograph in photographs.values()]
+    photographed = turned(np.concatenate([np.stack(small), seen]))
+    parts = [
+        part for part in feature_extraction.parts(listed.sets, clones, work) if part.path.is_file()
+    ]
+    lines: dict[Entry, str] = {}
+    for part in parts:
+        features = Features.load(part.path)
+        for row in np.flatnonzero(alike(features.thumbnails, photographed)):
+            entry = Entry(str(features.paths[row]), str(features.blobs[row]))
+            lines[entry] = f"{entry.blob} {part.images.name} {entry.path}"
+    whole = len(lines)
+    with console.status("comparing local features"):
+        images, labels = list(photographs.values()), [label_of(str(file)) for file in photographs]
+        for part, entry in _parts_of(images, labels, parts, networks.Networks(work)):
+            lines[entry] = f"{entry.blob} {part.images.name} {entry.path}"
     head = "# Images that show what an evaluation photograph shows: git's hash, set, path."
-    output.write_text("\n".join([head, *lines, ""]), "utf-8")
-    console.print(f"{output}: {len(lines)} images alike to {len(photographed) // 8} photographs")
+    output.write_text("\n".join([head, *lines.values(), ""]), "utf-8")
+    console.print(
+        f"{output}: {len(lines)} images alike to {len(photographed) // 8} photographs, "
+        f"{len(lines) - whole} of them only in part"
+    )
+
+
+def _parts_of(
+    photographs: Sequence[Image.Image],
+    labels: Sequence[int],
+    parts: Sequence[Part],
+    both: networks.Networks,
+) -> Iterator[tuple[Part, Entry]]:
+    """The images that were cut from a photograph: among those of its class, and those that the
+    networks see as most alike to it."""
+    whole = [np.asarray(image.resize((CROP_SIZE, CROP_SIZE)))[None] for image in photographs]
+    seen = np.concatenate([scenes(both.features(one), both.logits(one)) for one in whole])
+    likeness = np.full((len(photographs), CANDIDATES), -1, np.float32)
+    places = np.full((len(photographs), CANDIDATES, 2), -1)  # part, image
+    for number, part in enumerate(parts):
+        features = Features.load(part.path)
+        images, first = np.unique(features.owner, return_index=True)  # one crop of each
+        theirs = scenes(features.features[first], features.logits[first])
+        with_this = np.concatenate([likeness, seen @ theirs.T], 1)
+        here = np.stack([np.full_like(images, number), images], 1)
+        all_places = np.concatenate([places, np.broadcast_to(here, (len(seen), *here.shape))], 1)
+        best = np.argpartition(-with_this, CANDIDATES - 1, 1)[:, :CANDIDATES]
+        likeness = np.take_along_axis(with_this, best, 1)
+        places = np.take_along_axis(all_places, best[..., None], 1)
+    mirrored = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in photographs]
+    keypoints: list[tuple[LocalFeatures, ...]] = [
+        tuple(map(local_features, both_ways))
+        for both_ways in zip(photographs, mirrored, strict=True)
+    ]
+    of_class: dict[int, set[int]] = {}
+    for photograph, label in enumerate(labels):
+        of_class.setdefault(label, set()).add(photograph)
+    of_class.pop(UNKNOWN, None)
+    with ThreadPoolExecutor(processors()) as pool:
+        for number, part in enumerate(parts):
+            features = Features.load(part.path)
+            alike_to: dict[int, set[int]] = {}
+            for row, column in np.argwhere(places[..., 0] == number).tolist():
+                alike_to.setdefault(int(places[row, column, 1]), set()).add(row)
+            candidates: dict[Entry, set[int]] = {}
+            for image, (path, blob) in enumerate(zip(features.paths, features.blobs, strict=True)):
+                compared = alike_to.get(image, set()) | of_class.get(label_of(str(path)), set())
+                if compared:
+                    candidates[Entry(str(path), str(blob))] = compared
+
+            def cut_from_one(
+                candidate: tuple[Entry, bytes], compared: dict[Entry, set[int]] = candidates
+            ) -> bool:
+                entry, data = candidate
+                image = decode(data)
+                assert image is not None
+                ours = local_features(image)
+                return any(
+                    shared_keypoints(ours, way) >= SHARED
+                    for photograph in compared[entry]
+                    for way in keypoints[photograph]
+                )
+
+            read = list(contents(part.repository, list(candidates)))
+            for (entry, _), cut in zip(read, pool.map(cut_from_one, read), strict=True):
+                if cut:
+                    yield part, entry
 
 
 def _extract_features(parts: Sequence[Part], work: Path, workers: int, console: Console) -> None:

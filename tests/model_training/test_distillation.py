@@ -18,12 +18,20 @@ from torch.nn import functional
 
 from model_export.alexnet import owt
 from model_export.variants import Weights
-from model_training.distillation import pretrained, train
+from model_training.distillation import pretrained
 from model_training.distillation.calibration import score, temperature_of
 from model_training.distillation.crops import LUMA, random_crop
 from model_training.distillation.dataset import PLACES, Dataset, label_of, read_excluded
 from model_training.distillation.distil import write
-from model_training.distillation.duplicates import alike, thumbnails, turned
+from model_training.distillation.duplicates import (
+    SHARED,
+    alike,
+    local_features,
+    scenes,
+    shared_keypoints,
+    thumbnails,
+    turned,
+)
 from model_training.distillation.image_reader import clone, contents, decode, entries
 from model_training.distillation.sources import ImageSet, read_manifest
 from model_training.distillation.student import FEATURES, Head, folded
@@ -182,6 +190,46 @@ def test_an_image_is_known_again_turned_or_mirrored(way: Image.Transpose) -> Non
     assert not alike(thumbnails(photograph(30).transpose(way))[None], photographs).any()
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_an_image_that_was_cut_from_a_photograph_is_known_by_its_keypoints(mirrored: bool) -> None:
+    whole = photograph(7)
+    width, height = whole.size
+    box = (width // 4, height // 4, width * 3 // 4, height * 3 // 4)
+    part = decode(jpeg(whole.crop(box).resize((200, 200 * height // width)), 60))
+    assert part is not None
+    if mirrored:
+        part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    ways = whole, whole.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+    shared = [shared_keypoints(local_features(part), local_features(way)) for way in ways]
+
+    assert not alike(thumbnails(part)[None], turned(thumbnails(whole)[None])).any()
+    assert shared[mirrored] >= SHARED
+    assert shared[not mirrored] < SHARED
+
+
+def test_other_photographs_and_what_shows_nothing_share_few_keypoints() -> None:
+    images = [local_features(photograph(i)) for i in range(12)]
+    images.append(local_features(Image.new("RGB", (200, 200))))
+
+    shared = [
+        shared_keypoints(image, other) for image in images for other in images if image is not other
+    ]
+
+    assert max(shared) < SHARED
+
+
+def test_a_scene_is_most_like_itself() -> None:
+    random = np.random.default_rng(0)
+    features = random.integers(0, 9, (6, FEATURES), np.uint8)
+    logits = random.normal(0, 3, (6, 1000)).astype(np.float16)
+
+    vectors = scenes(features, logits)
+
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+    assert ((vectors @ vectors.T).argmax(1) == np.arange(6)).all()
+
+
 def test_other_images_are_not_taken_for_the_same() -> None:
     some = np.stack([thumbnails(photograph(i)) for i in range(30)])
     others = np.stack([thumbnails(photograph(i)) for i in range(30, 60)])
@@ -213,20 +261,6 @@ def test_the_folded_layers_are_owts_and_say_what_the_head_said() -> None:
         )
 
 
-class InFloat32(Head):
-    """Ten times as quick as bfloat16, where the processor has no instructions for that."""
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(features.float())
-
-
-@pytest.fixture
-def float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heads learn in float32."""
-    monkeypatch.setattr(train, "Head", InFloat32)
-
-
 def dataset(count: int, *, high: int = 9, labels: torch.Tensor | None = None) -> Dataset:
     """Maps from which a linear teacher's answer can be learned."""
     random = torch.Generator().manual_seed(3)
@@ -247,7 +281,7 @@ SMALL = Recipe(
 
 
 @pytest.mark.external  # learns for seconds
-def test_the_head_learns_what_the_teacher_says(tmp_path: Path, float32: None) -> None:
+def test_the_head_learns_what_the_teacher_says(tmp_path: Path) -> None:
     """A teacher who is half sure: the probabilities come within 0.05."""
     some = dataset(500, high=7)
     recipe = replace(SMALL, epochs=20)
@@ -290,7 +324,7 @@ def test_a_learner_of_another_recipe_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.external  # learns for seconds
-def test_rare_classes_are_lifted_by_the_adjustment(tmp_path: Path, float32: None) -> None:
+def test_rare_classes_are_lifted_by_the_adjustment(tmp_path: Path) -> None:
     # Nine of ten crops are of class 0; what stands between the two could be either.
     features = torch.full((500, FEATURES), 5, dtype=torch.uint8)
     random = torch.Generator().manual_seed(0)
@@ -314,7 +348,7 @@ def test_rare_classes_are_lifted_by_the_adjustment(tmp_path: Path, float32: None
     assert shares[1] == pytest.approx(0.5, abs=0.15)
 
 
-def test_an_image_s_own_label_has_its_share(tmp_path: Path, float32: None) -> None:
+def test_an_image_s_own_label_has_its_share(tmp_path: Path) -> None:
     labels = torch.zeros(500, dtype=torch.int64)
     recipe = replace(SMALL, label=0.5, epochs=8)
     trainer = StudentTrainer(

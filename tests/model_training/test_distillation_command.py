@@ -309,24 +309,32 @@ def test_the_examples_of_the_help_work(
     assert ran == 7
 
 
-def test_photographs_to_measure_on_are_listed_and_left_out(place: Path, threads: None) -> None:
+def test_photographs_to_measure_on_are_listed_and_left_out(
+    place: Path, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distil, "CANDIDATES", 24)  # all: these networks see little
     all_parts = wanted_parts(place)
     list(extract_features(all_parts, place / "work", 1))
     (place / "measured").mkdir()
     small = photograph(4).resize((160, 120)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     (place / "measured" / "n01440764.jpg").write_bytes(jpeg(small, 70))
+    # Image 7 was cut from this one.
+    whole = Image.new("RGB", (2 * photograph(7).width, 2 * photograph(7).height), "olive")
+    whole.paste(photograph(7), (30, 50))
+    (place / "measured" / "n01443537.jpg").write_bytes(jpeg(whole, 70))
     options: list[str | Path] = ["--work", place / "work", "--clones", place / "clones"]
     options += ["--manifest", place / "sets.toml", "-o", place / "excluded.txt"]
 
     status, output = distill("exclude", place / "measured", *options)
 
     assert status == 0, output
-    _, line = (place / "excluded.txt").read_text().splitlines()
+    _, line, part = (place / "excluded.txt").read_text().splitlines()
     assert line.endswith("some n02000004/4.jpg")
+    assert part.endswith("some n02000007/7.jpg")
     files = [part.path for part in all_parts]
     kept = read_dataset(files, place / "excluded.txt")
-    assert kept.excluded == 1
-    assert 2 <= sum(len(Features.load(file).owner) for file in files) - len(kept) <= 3
+    assert kept.excluded == 2
+    assert 4 <= sum(len(Features.load(file).owner) for file in files) - len(kept) <= 6
     assert kept.identity != read_dataset(files).identity
 
 

@@ -35,6 +35,11 @@ from tests.support.models import OWN, altered
 from tests.support.servers import PATIENCE
 
 EVALUATION = Path(__file__).parents[3] / "shared" / "data" / "evaluation"
+# Stanford Dogs, which the bundled model learned from, has a part of each.
+CUT_FROM = {
+    "n02085936", "n02092002", "n02093647", "n02105162",
+    "n02107312", "n02107683", "n02110806", "n02112018",
+}  # fmt: skip
 IMAGES = 24
 HOSTILE = '<img src=x onerror="alert(1)">&.jpg'
 
@@ -540,20 +545,25 @@ def test_a_signal_ends_it_and_leaves_no_file(
 
 @pytest.mark.skipif(not EVALUATION.is_dir(), reason="needs the evaluation images, not shipped")
 @pytest.mark.external  # half a minute
-def test_the_bundled_models_own_record_is_what_is_measured(bundled_model: Path) -> None:
+def test_the_bundled_models_own_record_is_what_is_measured(
+    bundled_model: Path, tmp_path: Path
+) -> None:
+    for image in EVALUATION.glob("n*.jpg"):
+        if image.stem not in CUT_FROM:
+            (tmp_path / image.name).symlink_to(image)
     crops = ("ten", "one", "dense")
     recorded = {
         entry["crops"]: entry
         for entry in Engine.load(bundled_model, device="cpu").model.accuracy
-        if entry["data"].startswith("500 labelled photographs")
+        if entry["data"].startswith("492 labelled photographs")
     }
 
-    runs = measured(EVALUATION, "--crops", ",".join(crops))["runs"]
+    runs = measured(tmp_path, "--crops", ",".join(crops))["runs"]
 
     assert set(recorded) == {"ten", "one", "dense"}
     assert [run["crops"] for run in runs] == list(crops)
     for run in runs:
         entry = recorded[run["crops"]]
-        assert run["pictures"] == 500
+        assert run["pictures"] == 492
         assert (run["top1"], run["top5"]) == (entry["top1"], entry["top5"])
         assert run["ece"] == pytest.approx(entry["ece"], abs=1e-4)
