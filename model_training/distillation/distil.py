@@ -219,24 +219,11 @@ def _parts_of(
 ) -> Iterator[tuple[Part, Entry]]:
     """The images that were cut from a photograph: among those of its class, and those that the
     networks see as most alike to it."""
-    whole = [np.asarray(image.resize((CROP_SIZE, CROP_SIZE)))[None] for image in photographs]
-    seen = np.concatenate([scenes(both.features(one), both.logits(one)) for one in whole])
-    likeness = np.full((len(photographs), CANDIDATES), -1, np.float32)
-    places = np.full((len(photographs), CANDIDATES, 2), -1)  # part, image
-    for number, part in enumerate(parts):
-        features = Features.load(part.path)
-        images, first = np.unique(features.owner, return_index=True)  # one crop of each
-        theirs = scenes(features.features[first], features.logits[first])
-        with_this = np.concatenate([likeness, seen @ theirs.T], 1)
-        here = np.stack([np.full_like(images, number), images], 1)
-        all_places = np.concatenate([places, np.broadcast_to(here, (len(seen), *here.shape))], 1)
-        best = np.argpartition(-with_this, CANDIDATES - 1, 1)[:, :CANDIDATES]
-        likeness = np.take_along_axis(with_this, best, 1)
-        places = np.take_along_axis(all_places, best[..., None], 1)
+    alike_to = _most_alike(photographs, parts, both)
     mirrored = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in photographs]
-    keypoints: list[tuple[LocalFeatures, ...]] = [
-        tuple(map(local_features, both_ways))
-        for both_ways in zip(photographs, mirrored, strict=True)
+    keypoints = [
+        [local_features(image), local_features(mirror)]
+        for image, mirror in zip(photographs, mirrored, strict=True)
     ]
     of_class: dict[int, set[int]] = {}
     for photograph, label in enumerate(labels):
@@ -245,32 +232,50 @@ def _parts_of(
     with ThreadPoolExecutor(processors()) as pool:
         for number, part in enumerate(parts):
             features = Features.load(part.path)
-            alike_to: dict[int, set[int]] = {}
-            for row, column in np.argwhere(places[..., 0] == number).tolist():
-                alike_to.setdefault(int(places[row, column, 1]), set()).add(row)
-            candidates: dict[Entry, set[int]] = {}
+            candidates: dict[Entry, list[LocalFeatures]] = {}
             for image, (path, blob) in enumerate(zip(features.paths, features.blobs, strict=True)):
-                compared = alike_to.get(image, set()) | of_class.get(label_of(str(path)), set())
+                compared = alike_to.get((number, image), set())
+                compared = compared | of_class.get(label_of(str(path)), set())
                 if compared:
-                    candidates[Entry(str(path), str(blob))] = compared
-
-            def cut_from_one(
-                candidate: tuple[Entry, bytes], compared: dict[Entry, set[int]] = candidates
-            ) -> bool:
-                entry, data = candidate
-                image = decode(data)
-                assert image is not None
-                ours = local_features(image)
-                return any(
-                    shared_keypoints(ours, way) >= SHARED
-                    for photograph in compared[entry]
-                    for way in keypoints[photograph]
-                )
-
+                    entry = Entry(str(path), str(blob))
+                    candidates[entry] = [way for one in compared for way in keypoints[one]]
             read = list(contents(part.repository, list(candidates)))
-            for (entry, _), cut in zip(read, pool.map(cut_from_one, read), strict=True):
-                if cut:
+            cut = pool.map(_cut_from_one, (data for _, data in read), candidates.values())
+            for (entry, _), is_cut in zip(read, cut, strict=True):
+                if is_cut:
                     yield part, entry
+
+
+def _cut_from_one(data: bytes, photographs: Sequence[LocalFeatures]) -> bool:
+    image = decode(data)
+    assert image is not None
+    keypoints = local_features(image)
+    return any(shared_keypoints(keypoints, each) >= SHARED for each in photographs)
+
+
+def _most_alike(
+    photographs: Sequence[Image.Image], parts: Sequence[Part], both: networks.Networks
+) -> dict[tuple[int, int], set[int]]:
+    """(part, image) -> the photographs that have it among their CANDIDATES."""
+    whole = [np.asarray(image.resize((CROP_SIZE, CROP_SIZE)))[None] for image in photographs]
+    seen = np.concatenate([scenes(both.features(one), both.logits(one)) for one in whole])
+    likeness = np.full((len(photographs), CANDIDATES), -1, np.float32)
+    places = np.full((len(photographs), CANDIDATES, 2), -1)  # part, image
+    for number, part in enumerate(parts):
+        features = Features.load(part.path)
+        images, first = np.unique(features.owner, return_index=True)  # one crop of each
+        theirs = scenes(features.features[first], features.logits[first])
+        likenesses = np.concatenate([likeness, seen @ theirs.T], 1)
+        here = np.stack([np.full_like(images, number), images], 1)
+        all_places = np.concatenate([places, np.broadcast_to(here, (len(seen), *here.shape))], 1)
+        best = np.argpartition(-likenesses, CANDIDATES - 1, 1)[:, :CANDIDATES]
+        likeness = np.take_along_axis(likenesses, best, 1)
+        places = np.take_along_axis(all_places, best[..., None], 1)
+    alike_to: dict[tuple[int, int], set[int]] = {}
+    for photograph, found in enumerate(places.tolist()):
+        for part, image in found:
+            alike_to.setdefault((part, image), set()).add(photograph)
+    return alike_to
 
 
 def _extract_features(parts: Sequence[Part], work: Path, workers: int, console: Console) -> None:
