@@ -231,14 +231,16 @@ def _parts_of(
     of_class.pop(UNKNOWN, None)
     with ThreadPoolExecutor(processors()) as pool:
         for number, part in enumerate(parts):
-            features = Features.load(part.path)
+            with np.load(part.path) as arrays:  # without what was computed: gigabytes
+                paths, blobs = arrays["paths"].tolist(), arrays["blobs"].tolist()
             candidates: dict[Entry, list[LocalFeatures]] = {}
-            for image, (path, blob) in enumerate(zip(features.paths, features.blobs, strict=True)):
+            for image, (path, blob) in enumerate(zip(paths, blobs, strict=True)):
                 compared = alike_to.get((number, image), set())
-                compared = compared | of_class.get(label_of(str(path)), set())
+                compared = compared | of_class.get(label_of(path), set())
                 if compared:
-                    entry = Entry(str(path), str(blob))
-                    candidates[entry] = [way for one in compared for way in keypoints[one]]
+                    candidates[Entry(path, blob)] = [
+                        way for one in compared for way in keypoints[one]
+                    ]
             read = list(contents(part.repository, list(candidates)))
             cut = pool.map(_cut_from_one, (data for _, data in read), candidates.values())
             for (entry, _), is_cut in zip(read, cut, strict=True):
